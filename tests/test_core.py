@@ -1,0 +1,108 @@
+"Files are whole or absent, randomness repeats, errors name place and cure."
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from pointwssis import core
+from pointwssis.core import ConfigError, DataError
+
+
+def listing(folder): return sorted(p.name for p in folder.iterdir())
+
+
+def test_atomic_file_survives_a_failing_writer(tmp_path):
+    target = tmp_path / "a.json"
+    core.write_json(target, {"x": 1})
+    with pytest.raises(RuntimeError), core.atomic_path(target) as p:
+        p.write_text("half")
+        raise RuntimeError
+    assert core.read_json(target) == {"x": 1}
+    assert listing(tmp_path) == ["a.json"]
+
+
+def test_atomic_folder_replaces_and_survives(tmp_path):
+    target = tmp_path / "stage"
+    for name in "ab":
+        with core.atomic_path(target) as p:
+            p.mkdir()
+            (p / name).touch()
+    assert listing(target) == ["b"]
+    with pytest.raises(RuntimeError), core.atomic_path(target) as p:
+        p.mkdir()
+        (p / "c").touch()
+        raise RuntimeError
+    assert listing(target) == ["b"] and listing(tmp_path) == ["stage"]
+
+
+def test_atomic_path_makes_parents_and_keeps_the_suffix(tmp_path):
+    with core.atomic_path(tmp_path / "x" / "y.safetensors") as p:
+        assert p.suffix == ".safetensors" and p.parent == tmp_path / "x"
+        p.touch()
+    assert (tmp_path / "x" / "y.safetensors").exists()
+
+
+def test_a_failed_swap_brings_the_old_folder_back(tmp_path):
+    (tmp_path / "stage").mkdir()
+    (tmp_path / "stage" / "old").touch()
+    with pytest.raises(FileNotFoundError), core.atomic_path(tmp_path / "stage"): pass  # nothing was written
+    assert listing(tmp_path / "stage") == ["old"] and listing(tmp_path) == ["stage"]
+
+
+@pytest.mark.parametrize("content, words", [
+    (b'{"a": 1,\n "b" 2}', "line 2, column 6"),
+    (b"\xff\xfe\xfa", "cannot be read"),
+    (b"", "line 1, column 1"),
+])
+def test_read_json_names_file_and_place(tmp_path, content, words):
+    path = tmp_path / "f.json"
+    path.write_bytes(content)
+    with pytest.raises(DataError) as e: core.read_json(path)
+    assert "f.json" in str(e.value) and words in str(e.value) and "\n" not in str(e.value)
+
+
+def test_read_json_of_a_missing_file_or_a_folder(tmp_path):
+    with pytest.raises(DataError, match="no such file"): core.read_json(tmp_path / "none.json")
+    with pytest.raises(DataError, match="cannot be read"): core.read_json(tmp_path)
+
+
+def test_write_json_converts_arrays_and_refuses_nan(tmp_path):
+    core.write_json(tmp_path / "a.json", {"n": np.int64(3), "t": torch.tensor([1, 2])}, indent=1)
+    assert json.loads((tmp_path / "a.json").read_text()) == {"n": 3, "t": [1, 2]}
+    with pytest.raises(ValueError): core.write_json(tmp_path / "a.json", {"n": float("nan")})
+
+
+def test_randomness_is_the_same_in_another_process_and_pinned():
+    code = "from pointwssis.core import rng; print(rng(3, 'flip', 5).integers(10**6, size=3).tolist())"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    here = core.rng(3, "flip", 5).integers(10**6, size=3).tolist()
+    assert str(here) == other.strip() and here == [754376, 944423, 386280]
+    assert torch.equal(torch.rand(3, generator=core.torch_generator(1, "a")), torch.rand(3, generator=core.torch_generator(1, "a")))
+    assert not torch.equal(torch.rand(3, generator=core.torch_generator(1, "a")), torch.rand(3, generator=core.torch_generator(1, "b")))
+
+
+def test_keys_do_not_collide():
+    keys = [(), ("a",), ("a", "b"), ("ab",), (1,), ("1",), (1, 1), (11,), (-1,)]
+    assert len({int(core.rng(0, *k).integers(2**60)) for k in keys}) == len(keys)
+    with pytest.raises(TypeError): core.rng(0, 0.5)
+
+
+def test_devices():
+    assert core.pick_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+    for name in ("cuda:99", "gpu", "cuda:x"):
+        with pytest.raises(ConfigError, match=name): core.pick_device(name)
+    assert core.device_name(torch.device("cpu")) == f"CPU, {torch.get_num_threads()} threads"
+
+
+def test_core_does_not_load_torch():
+    subprocess.run([sys.executable, "-c", "import sys, pointwssis.core; assert 'torch' not in sys.modules"], check=True)
+
+
+def test_nearest_and_hash(tmp_path):
+    assert core.nearest("suport", ["report", "support"]) == " Did you mean 'support'?"
+    assert core.nearest("qqq", ["report"]) == ""
+    (tmp_path / "f").write_bytes(b"abc")
+    assert core.file_hash(tmp_path / "f").startswith("ba7816bf8f01cfea")
