@@ -1,0 +1,38 @@
+# Each target sets up .venv by itself: when it is missing, and again when requirements.lock has changed.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+READY := .venv/requirements.lock
+SPLIT ?= 10p
+SEED ?= 0
+
+.PHONY: help setup demo test lab readme
+
+help:
+	@echo "make demo    the whole pipeline on the built-in data set, about ten minutes on two cores (SPLIT=10p SEED=0)"
+	@echo "make test    every test and every notebook's examples"
+	@echo "make lab     JupyterLab on the notebooks"
+	@echo "make readme  README.md from nbs/index.ipynb"
+	@echo "make setup   only .venv, with the versions of requirements.lock"
+
+setup: $(READY)
+
+$(READY): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	@echo "Setting up .venv, a few minutes the first time"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(PIP) install --root-user-action=ignore --no-deps -r requirements.lock
+	@$(PIP) install --root-user-action=ignore --no-deps --no-build-isolation -e .
+	@cp requirements.lock $(READY)
+
+demo: $(READY)
+	@$(BIN)/pointwssis reproduce --dataset shapes --split $(SPLIT) --seed $(SEED)
+
+test: $(READY)
+	@$(BIN)/python -m pytest -q tests
+
+lab: $(READY)
+	@$(BIN)/jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/nbs/index.ipynb
+
+readme: $(READY)
+	@$(BIN)/jupyter nbconvert --log-level=WARN --config=nbs/readme_config.py nbs/index.ipynb

@@ -1,0 +1,89 @@
+"""What the repository as a whole promises: no leftovers, no paths of one machine, a fresh README, sizes that a reader can hold."""
+import ast
+import io
+import json
+import re
+import subprocess
+import sys
+import tokenize
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TEXT = {".py", ".ipynb", ".md", ".ini", ".toml", ".cff", ".json", ".csv", ".lock", ".txt", ""}
+MACHINE_PATH = re.compile(r"(?<![\w.:/~])/(?:home|root|work|tmp|Users|opt|mnt|var|data|usr/local)/\w")
+LEFTOVER = re.compile(r"\b(?:TO" r"DO|FIX" r"ME|X" r"XX)\b")
+CODE_MARK = re.compile(r"[=()\[\]]")
+
+
+def tracked(*patterns: str) -> list[Path]:
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", *patterns]
+    names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    return [ROOT / name for name in names if (ROOT / name).is_file()]
+
+
+def sources() -> list[tuple[str, str]]:
+    "Every Python source of the house with its place: files, and the code cells of notebooks."
+    found = [(str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")) for path in tracked("*.py")]
+    for path in tracked("nbs/*.ipynb"):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        found += [(f"{path.name}, cell {cell['id']}", "".join(cell["source"])) for cell in cells if cell["cell_type"] == "code"]
+    return found
+
+
+def prose_of(path: Path) -> str:
+    "A file's text; of a notebook its cells and text outputs, without the base64 of pictures."
+    text = path.read_text(encoding="utf-8")
+    return re.sub(r'"image/png": "[^"]*"', "", text) if path.suffix == ".ipynb" else text
+
+
+def comments(source: str) -> list[str]:
+    lines = ["#" if line.lstrip().startswith(("%", "!")) else line for line in source.splitlines()]
+    tokens = tokenize.generate_tokens(io.StringIO("\n".join(lines)).readline)
+    return [token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT and token.line.lstrip().startswith("#")]
+
+
+def is_code(comment: str) -> bool:
+    "Whether a comment that stands on a line of its own is a statement that somebody switched off."
+    if comment.startswith(("|", "%%", "noqa")) or not CODE_MARK.search(comment): return False
+    try: body = ast.parse(comment).body
+    except SyntaxError: return False
+    return any(isinstance(node, (ast.Assign, ast.AugAssign, ast.Import, ast.ImportFrom, ast.Return)) for node in body) or (
+        bool(body) and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Call))
+
+
+def test_no_path_of_one_machine():
+    found = [f"{path.relative_to(ROOT)}: {match.group()}" for path in tracked() if path.suffix in TEXT and path != Path(__file__).resolve()
+             for match in MACHINE_PATH.finditer(prose_of(path))]
+    assert found == []
+
+
+def test_nothing_is_left_for_later():
+    assert [str(path.relative_to(ROOT)) for path in tracked() if path.suffix in TEXT and LEFTOVER.search(prose_of(path))] == []
+
+
+@pytest.mark.parametrize("comment, code", [("x = f(y)", True), ("import os", False), ("return x[0]", True), ("print(x)", True),
+                                           ("the shape (H, W)", False), ("(B, C, S, S)", False), ("x0, y0: half open", False)])
+def test_the_finder_of_dead_code(comment, code):
+    assert is_code(comment) == code
+
+
+def test_no_code_is_commented_out():
+    assert [f"{place}: {comment}" for place, source in sources() for comment in comments(source) if is_code(comment)] == []
+
+
+def test_the_lock_pins_every_line():
+    lines = (ROOT / "requirements.lock").read_text().split()
+    assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][0-9A-Za-z.]*", line)] == []
+    locked = {re.sub(r"[-_.]+", "-", line.split("==")[0]).lower() for line in lines}
+    settings = (ROOT / "settings.ini").read_text()
+    wanted = " ".join(re.findall(r"^(?:dev_)?requirements = (.*)$", settings, re.M)).split()
+    assert {re.split(r"[<>=,]", name)[0].lower() for name in wanted} <= locked
+
+
+def test_readme_is_made_from_the_index(tmp_path):
+    command = [str(Path(sys.executable).parent / "jupyter"), "nbconvert", "--log-level=WARN", "--config=nbs/readme_config.py"]
+    subprocess.run([*command, f"--output-dir={tmp_path}", "nbs/index.ipynb"], cwd=ROOT, check=True, capture_output=True)
+    for made in (path for path in tmp_path.rglob("*") if path.is_file()):
+        assert made.read_bytes() == (ROOT / made.relative_to(tmp_path)).read_bytes(), f"{made.name} is stale: run make readme"
