@@ -1,0 +1,268 @@
+"The training loop: reproducible when resumed, accumulated or shared, and loud when it diverges."
+import json, math, os, subprocess, sys, textwrap
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+from torch.utils.data import DataLoader
+
+from pointwssis.config import TrainConfig
+from pointwssis.core import CheckpointError, ConfigError, DataError, StageError
+from pointwssis.engine import Meter, StepSampler, learning_rate, load_into, load_weights, save_weights, train, update_average
+
+CFG = TrainConfig(steps=12, batch_size=4, lr=.1, warmup_steps=3, decay_at=(8,), amp=False, ema=.9, save_every=4, checkpoint_steps=(6,))
+LENGTH = 10
+
+
+class Net(nn.Module):
+    "Batch norm has buffers and dropout draws numbers, so both must survive a cut."
+    def __init__(self, fill=0):
+        super().__init__()
+        torch.manual_seed(fill)
+        self.layers = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(.2), nn.Linear(8, 1))
+
+    def forward(self, x): return self.layers(x)
+
+
+class Items(torch.utils.data.Dataset):
+    def __init__(self, cut=None): self.cut = cut
+
+    def __getitem__(self, item):
+        index, step, slot = item
+        if step == self.cut: raise InterruptedError
+        g = torch.Generator().manual_seed(index)
+        noise = torch.randn(3, generator=torch.Generator().manual_seed(step * 1000 + slot))
+        return torch.randn(3, generator=g) + .1 * noise, torch.tensor(index % 2 * 1.)
+
+
+def loader(sampler, cut=None): return DataLoader(Items(cut), batch_sampler=sampler)
+
+
+def loss(model, batch):
+    x, y = batch
+    out = model(x)[:, 0]
+    return {"loss_a": (out - y).square().mean(), "loss_b": out.abs().mean() * .1, "positives": y.sum()}
+
+
+def run(out, model=None, cfg=CFG, loader_fn=loader, loss_fn=loss, seed=0, **kw):
+    model = model or Net()
+    return model, train(model, loss_fn, loader_fn, cfg, out, seed, "cpu", length=LENGTH, log_every=3, **kw)
+
+
+def same(a, b): return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def without_speed(rows): return [{k: v for k, v in r.items() if k != "images_per_s"} for r in rows]
+
+
+@pytest.mark.parametrize("cfg", [CFG, replace(CFG, optimizer="adamw", ema=0., accumulate=2, clip_norm=.5, schedule="cosine", amp=True)])
+def test_resumed_equals_unbroken(tmp_path, cfg):
+    whole, rows = run(tmp_path / "whole", cfg=cfg)
+    with pytest.raises(InterruptedError): run(tmp_path / "cut", cfg=cfg, loader_fn=lambda s: loader(s, cut=9))
+    assert torch.load(tmp_path / "cut/state.pt", weights_only=True)["step"] == 8
+    resumed, rows_resumed = run(tmp_path / "cut", model=Net(fill=5), cfg=cfg)
+    assert same(whole.state_dict(), resumed.state_dict())
+    assert same(load_file(tmp_path / "whole/last.safetensors"), load_file(tmp_path / "cut/last.safetensors"))
+    assert without_speed(rows) == without_speed(rows_resumed)
+    assert same(load_file(tmp_path / "whole/step_6.safetensors"), load_file(tmp_path / "cut/step_6.safetensors"))
+
+
+def test_seed_changes_the_run(tmp_path):
+    assert not same(run(tmp_path / "a")[0].state_dict(), run(tmp_path / "b", seed=1)[0].state_dict())
+
+
+def test_resume_false_starts_afresh(tmp_path):
+    first, _ = run(tmp_path)
+    again, rows = run(tmp_path, resume=False)
+    assert same(first.state_dict(), again.state_dict()) and rows[0]["step"] == 3
+
+
+def test_resume_refuses_other_settings(tmp_path):
+    run(tmp_path)
+    with pytest.raises(StageError, match="lr 0.1, now it is 0.2"): run(tmp_path, cfg=replace(CFG, lr=.2))
+    with pytest.raises(StageError, match="seed 0, now it is 1"): run(tmp_path, seed=1)
+    run(tmp_path, cfg=replace(CFG, workers=2, save_every=3))
+    (tmp_path / "state.pt").write_bytes(b"PK\x03\x04 broken")
+    with pytest.raises(CheckpointError, match="state.pt.*corrupt"): run(tmp_path)
+
+
+def test_files_and_history(tmp_path):
+    model, rows = run(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"last.safetensors", "state.pt", "step_6.safetensors", "tb"}
+    assert [r["step"] for r in rows] == [3, 4, 6, 8, 9, 12]
+    assert list(rows[0]) == ["step", "loss", "loss_a", "loss_b", "positives", "lr", "images_per_s"]
+    assert all(math.isclose(r["loss"], r["loss_a"] + r["loss_b"], rel_tol=1e-5) and r["images_per_s"] > 0 for r in rows)
+    json.dumps(rows)
+    assert same(model.state_dict(), load_weights(tmp_path / "last.safetensors"))
+    board = EventAccumulator(str(tmp_path / "tb")).Reload()
+    assert [(e.step, round(e.value, 4)) for e in board.Scalars("loss")] == [(r["step"], round(r["loss"], 4)) for r in rows]
+
+
+def test_bar_is_quiet(tmp_path, capfd):
+    run(tmp_path)
+    shown = capfd.readouterr().err
+    assert shown.count("\r") <= 3 and "12/12 steps" in shown and "images/s" in shown and "loss" in shown
+
+
+def test_sampler_covers_each_epoch_once():
+    for length, batch in ((10, 4), (7, 3), (3, 8)):
+        items = [i for b in StepSampler(length, batch, steps=length * 2, seed=3) for i, _, _ in b]
+        epochs = [items[k:k + length] for k in range(0, len(items), length)]
+        assert all(sorted(e) == list(range(length)) for e in epochs)
+        assert len({tuple(e) for e in epochs}) > 1
+
+
+def test_sampler_shares_start_and_length():
+    whole = list(StepSampler(10, 12, steps=5, seed=3))
+    assert [(s, t) for b in whole for _, s, t in b] == [(s, t) for s in range(5) for t in range(12)]
+    tail = StepSampler(10, 12, steps=5, seed=3, start=2)
+    assert list(tail) == whole[2:] and len(tail) == 3
+    shares = [list(StepSampler(10, 12, steps=5, seed=3, rank=r, world=2, accumulate=3)) for r in range(2)]
+    assert len(shares[0]) == 15 and all(len(b) == 2 for b in shares[0])
+    for step in range(5): assert sorted(i for s in shares for b in s[3 * step:3 * step + 3] for i in b) == sorted(whole[step])
+    with pytest.raises(ConfigError, match="multiple of 8"): StepSampler(10, 12, 5, 0, world=8)
+    with pytest.raises(DataError, match="no images"): StepSampler(0, 12, 5, 0)
+
+
+def test_schedules():
+    cfg = TrainConfig(steps=100, lr=1., warmup_steps=10, warmup_factor=.01, decay_at=(50, 80), final_factor=.1)
+    step = [learning_rate(cfg, s) for s in (0, 5, 10, 49, 50, 79, 80, 99)]
+    assert step == pytest.approx([.01, .505, 1, 1, .1, .1, .01, .01])
+    cosine = [learning_rate(replace(cfg, schedule="cosine"), s) for s in (0, 10, 55, 100)]
+    assert cosine == pytest.approx([.01, 1, .55, .1])
+    assert learning_rate(replace(cfg, schedule="constant", warmup_steps=0), 0) == 1
+    with pytest.raises(ConfigError, match="Did you mean 'constant'"): learning_rate(replace(cfg, schedule="constan"), 0)
+
+
+def test_learning_rate_reaches_the_optimizer(tmp_path):
+    _, rows = run(tmp_path)
+    assert [r["lr"] for r in rows] == pytest.approx([learning_rate(CFG, r["step"] - 1) for r in rows])
+    with pytest.raises(ConfigError, match="Did you mean 'sgd'"): run(tmp_path / "x", cfg=replace(CFG, optimizer="sgdd"))
+
+
+def test_average_follows_the_formula():
+    model = nn.BatchNorm1d(2)
+    average = {k: v.clone() for k, v in model.state_dict().items()}
+    wanted = average["weight"].clone()
+    for step in range(1, 200):
+        with torch.no_grad(): model.weight.add_(step)
+        model.num_batches_tracked += 1
+        decay = min(.9, (1 + step) / (10 + step))
+        wanted = decay * wanted + (1 - decay) * model.weight.detach()
+        update_average(average, model, .9, step)
+    assert torch.allclose(average["weight"], wanted) and average["num_batches_tracked"] == 199
+
+
+def test_average_is_what_is_saved(tmp_path):
+    averaged, plain = run(tmp_path / "a")[0], run(tmp_path / "b", cfg=replace(CFG, ema=0.))[0]
+    raw = torch.load(tmp_path / "a/state.pt", weights_only=True)["model"]
+    assert same(raw, plain.state_dict()) and not same(averaged.state_dict(), raw)
+
+
+def plain_net():
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
+
+
+def test_accumulation_equals_the_large_batch(tmp_path):
+    one = run(tmp_path / "one", model=plain_net(), cfg=CFG)
+    two = run(tmp_path / "two", model=plain_net(), cfg=replace(CFG, accumulate=2))
+    for key, value in one[0].state_dict().items(): assert torch.allclose(value, two[0].state_dict()[key], atol=1e-6)
+    assert [r["loss"] for r in one[1]] == pytest.approx([r["loss"] for r in two[1]], abs=1e-5)
+
+
+def test_clipping_bounds_the_step(tmp_path):
+    cfg = replace(CFG, steps=1, clip_norm=1e-3, momentum=0., weight_decay=0., ema=0., warmup_steps=0, checkpoint_steps=())
+    model, before = plain_net(), plain_net()
+    run(tmp_path, model=model, cfg=cfg)
+    moved = torch.cat([(a - b).flatten() for a, b in zip(model.parameters(), before.parameters())]).norm().item()
+    assert moved == pytest.approx(cfg.lr * 1e-3, rel=1e-3)
+
+
+def test_frozen_parameters_stay(tmp_path):
+    model = plain_net()
+    model[0].requires_grad_(False)
+    run(tmp_path, model=model)
+    assert torch.equal(model[0].weight, plain_net()[0].weight) and not torch.equal(model[2].weight, plain_net()[2].weight)
+
+
+def test_broken_loss_names_step_and_parts(tmp_path):
+    calls = []
+    def breaking(model, batch):
+        calls.append(1)
+        return loss(model, batch) | ({"loss_b": batch[0].sum() * float("nan")} if len(calls) == 5 else {})
+    with pytest.raises(StageError, match=r"step 5: loss nan, loss_a \S+, loss_b nan") as error: run(tmp_path, loss_fn=breaking)
+    assert "\n" not in str(error.value)
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 4   # the last good one stays
+
+
+def test_meter_does_not_read_each_step(monkeypatch):
+    meter, reads = Meter(), []
+    original = torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda t: reads.append(1) or original(t))
+    monkeypatch.setattr(torch.Tensor, "item", lambda t: pytest.fail("a host read"))
+    for step in range(4): meter.add({"loss": torch.tensor(float(step))}, step)
+    assert not reads
+    assert meter.read() == {"loss": 1.5} and len(reads) == 1
+
+
+def test_weights_round_trip_and_refusals(tmp_path):
+    model = Net()
+    save_weights(tmp_path / "a.safetensors", model.state_dict())
+    torch.save({"model": model.state_dict()}, tmp_path / "a.pth")
+    for name in ("a.safetensors", "a.pth"): assert same(load_weights(tmp_path / name), model.state_dict())
+    other, before = nn.Sequential(nn.Linear(3, 8)), torch.zeros(8, 3)
+    nn.init.zeros_(other[0].weight)
+    with pytest.raises(CheckpointError, match="a.safetensors: weights of another architecture: 2 missing .first: 0.weight.*unexpected"):
+        load_into(other, load_weights(tmp_path / "a.safetensors"), tmp_path / "a.safetensors")
+    assert torch.equal(other[0].weight, before)
+    with pytest.raises(CheckpointError, match=r"another shape .first: layers.0.weight \(8, 3\), wanted \(8, 4\)"):
+        wide = Net()
+        wide.layers[0] = nn.Linear(4, 8)
+        load_into(wide, model.state_dict(), "x")
+
+
+@pytest.mark.parametrize("name,content", [("a.safetensors", b"\x00" * 20), ("a.safetensors", b""), ("a.pth", b"nonsense"), ("a.pth", b""),
+                                          ("a.pth", b"PK\x03\x04cut")])
+def test_corrupt_weights(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"{name}: not readable as weights"): load_weights(tmp_path / name)
+
+
+def test_other_content_is_no_weights(tmp_path):
+    with pytest.raises(CheckpointError, match="no such weights file"): load_weights(tmp_path / "none.pth")
+    for content in ({"epoch": 3}, [1, 2], {}):
+        torch.save(content, tmp_path / "a.pth")
+        with pytest.raises(CheckpointError, match="no state dict"): load_weights(tmp_path / "a.pth")
+    torch.save(Net(), tmp_path / "whole.pth")      # a pickled object could run code
+    with pytest.raises(CheckpointError, match="not readable as weights"): load_weights(tmp_path / "whole.pth")
+
+
+PROGRAM = textwrap.dedent("""
+    import sys; sys.path[:0] = sys.argv[2:]
+    import json, torch
+    from test_engine import CFG, LENGTH, loader, loss, plain_net, replace, train
+    torch.set_num_threads(1)
+    for part in "ab": rows = train(plain_net(), loss, loader, replace(CFG, accumulate=1 if part == "a" else 2), f"{sys.argv[1]}/{part}", 0, "cpu",
+                                   length=LENGTH, log_every=3)
+""")
+
+
+def test_two_processes_equal_one(tmp_path):
+    (tmp_path / "program.py").write_text(PROGRAM)
+    here = Path(__file__).parent
+    launch = [sys.executable, "-W", "error::UserWarning", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run([*launch, tmp_path / "program.py", tmp_path / "two", here, here.parent], capture_output=True, text=True,
+                          env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr, done.stderr
+    one, rows = run(tmp_path / "one", model=plain_net())
+    for part in "ab":
+        two = load_file(tmp_path / f"two/{part}/last.safetensors")
+        for key, value in one.state_dict().items(): assert torch.allclose(value, two[key], atol=1e-6)
+        history = torch.load(tmp_path / f"two/{part}/state.pt", weights_only=True)["history"]
+        assert [r["loss"] for r in history] == pytest.approx([r["loss"] for r in rows], abs=1e-5)
