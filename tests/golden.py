@@ -1,0 +1,30 @@
+"Weights, inputs and key names of the recorded golden values, for the tests that compare with them."
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+GOLDEN = SHARED / "golden"
+needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="needs the recorded values in ../shared/golden, which are not part of the project")
+
+
+def formula(name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    "The value of a parameter by its published name, as golden/README.md defines it."
+    if name.endswith("num_batches_tracked"): return torch.tensor(0)
+    phase = crc32(name.encode()) % 1000 / 1000 * 2 * np.pi
+    v = np.sin(1.2345 * np.arange(int(np.prod(shape))) + phase).reshape(shape)
+    if name.endswith("running_var"): v = 1 + .3 * np.abs(v)
+    elif name.endswith("running_mean") or name.endswith("bias"): v = .05 * v
+    elif len(shape) == 1: v = 1 + .1 * v
+    else: v = v * np.sqrt(2 / np.prod(shape[1:])) * 1.2
+    return torch.from_numpy(v).float()
+
+
+def unpack(z, key: str) -> np.ndarray:
+    "A bool array stored by np.packbits."
+    shape = z[f"{key}_shape" if f"{key}_shape" in z.files else key + "_shape"]
+    return np.unpackbits(z[key])[:np.prod(shape)].reshape(shape).astype(bool)
