@@ -46,17 +46,22 @@ class PromptStem(nn.Module):
         own = self.weight[:, 3 + channel].transpose(0, 1).flatten(0, 1)[:, None]               # (N * D, 1, k, k)
         return y + F.conv2d(point_map.transpose(0, 1), own, groups=len(image), **shape).view_as(y)
 
-# %% ../nbs/16_refiner.ipynb #a858fd6b
+# %% ../nbs/16_refiner.ipynb #7ccb84b0
 class Encoder(nn.Module):
     "Any backbone without its first convolution: what the stem gives in, one map per stride out, fine to coarse."
-    def __init__(self, name: str, weights: str = ""):
+    def __init__(self,
+        name: str,           # as `backbone.build_body`
+        weights: str = "",   # "", "imagenet" or a file
+        levels: int = 5,     # strides wanted, finest first; what comes after is cut off
+    ):
         super().__init__()
         trunk = Trunk(name, weights == "imagenet")
         if weights not in ("", "imagenet"): load_body(trunk.body, weights)
         self.body, self.names = trunk.body, trunk.names
         first, conv = next((n, m) for n, m in self.body.named_modules() if isinstance(m, nn.Conv2d))
         self.body.set_submodule(first, nn.Identity())
-        self.taps, self.channels = self._probe(conv.out_channels, conv.stride[0])
+        self.taps, self.channels = self._probe(conv.out_channels, conv.stride[0], levels)
+        for name in self.names[self.taps[-1] + 1:]: self.body.set_submodule(name, nn.Identity())
         self.first = [conv]                                # in a list: not a part of this module
 
     def _each(self, x: Tensor):
@@ -64,12 +69,13 @@ class Encoder(nn.Module):
         for name in self.names: yield (x := self.body.get_submodule(name)(x))
 
     @torch.no_grad()
-    def _probe(self, channels: int, stride: int) -> tuple[list[int], list[int]]:
-        "The last block of each stride, and its channels."
+    def _probe(self, channels: int, stride: int, levels: int) -> tuple[list[int], list[int]]:
+        "The last block of each of the finest strides, and its channels."
         maps = list(self.eval()._each(torch.zeros(1, channels, 128 // stride, 128 // stride)))
         self.train()
         last = {y.shape[-1]: i for i, y in enumerate(maps)}
-        return list(last.values()), [maps[i].shape[1] for i in last.values()]
+        taps = list(last.values())[:levels]
+        return taps, [maps[i].shape[1] for i in taps]
 
     def forward(self, x: Tensor) -> list[Tensor]:
         return [y for i, y in enumerate(self._each(x)) if i in self.taps]
@@ -104,7 +110,7 @@ class DecoderStep(nn.Module):
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         return self.conv(torch.cat([resize(x, skip), skip], 1))
 
-# %% ../nbs/16_refiner.ipynb #9df67302
+# %% ../nbs/16_refiner.ipynb #95bcc746
 class MaskRefineNet(nn.Module):
     "U-Net over one crop: image, one point map in its class's channel, rough mask -> two logits a pixel."
     def __init__(self,
@@ -114,11 +120,10 @@ class MaskRefineNet(nn.Module):
     ):
         super().__init__()
         self.cfg, self.num_classes, self.behaviour = cfg, num_classes, behaviour
-        self.encoder = Encoder(cfg.backbone, cfg.weights)
+        self.encoder = Encoder(cfg.backbone, cfg.weights, len(cfg.decoder_channels) + 1)
         self.stem = PromptStem(self.encoder.first.pop(), num_classes, copy_rgb=behaviour == "fixed" and cfg.weights != "")
-        steps = min(len(cfg.decoder_channels), len(self.encoder.channels) - 1)
-        *skips, last = self.encoder.channels[:steps + 1]
-        widths = [cfg.aspp_channels, *cfg.decoder_channels[:steps]]
+        *skips, last = self.encoder.channels
+        widths = [cfg.aspp_channels, *cfg.decoder_channels[:len(skips)]]
         self.aspp = ASPP(last, widths[0])
         self.decoders = nn.ModuleList(map(DecoderStep, widths, skips[::-1], widths[1:]))
         self.head = nn.Conv2d(widths[-1], 2, 1)
@@ -134,7 +139,7 @@ class MaskRefineNet(nn.Module):
         return resize(self.decode(stem), image)
 
     def decode(self, x: Tensor) -> Tensor:     # (N, D, h', w') of the stem -> (N, 2, h', w')
-        *skips, x = self.encoder(x)[:len(self.decoders) + 1]
+        *skips, x = self.encoder(x)
         x = self.aspp(x)
         for step, skip in zip(self.decoders, skips[::-1]): x = step(x, skip)
         return self.head(x)
@@ -340,7 +345,7 @@ def perturb(
     worse = (soft + draw(0, .35) * noise + draw(-.25, .25) > .5).to(rough.dtype)[0]
     return worse if worse.any() else rough
 
-# %% ../nbs/16_refiner.ipynb #43975c80
+# %% ../nbs/16_refiner.ipynb #7eff3b13
 class PairDataset(Dataset):
     "Crops of pairs; an item depends on the seed and the (index, step, slot) triple alone."
     def __init__(self,
@@ -358,10 +363,11 @@ class PairDataset(Dataset):
 
     def __len__(self) -> int: return len(self.pairs)
 
-    def _image(self, image_id: int) -> Tensor:
-        if self.images is None: return torch.from_numpy(self.data.read_image(image_id)).permute(2, 0, 1)
-        if image_id not in self.images: self.images[image_id] = torch.from_numpy(self.data.read_image(image_id)).permute(2, 0, 1)
-        return self.images[image_id]
+    def _image(self, image_id: int) -> Tensor:           # (3, H, W) uint8
+        if self.images is not None and image_id in self.images: return self.images[image_id]
+        image = torch.tensor(self.data.read_image(image_id)).permute(2, 0, 1)
+        if self.images is not None: self.images[image_id] = image
+        return image
 
     def _frame(self, rough: Tensor, xy: Tensor, random: np.random.Generator) -> Tensor:  # (1, 4)
         "A random frame about the object: scale 1 to `crop_scale`, zoom 0.5 to 1.5, mirrored half the time."
