@@ -1,0 +1,146 @@
+"Tables and figures from metrics alone: what is published, what is ours, and what is not known."
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pointwssis.core import DataError, StageError, write_json
+from pointwssis.report import COCO_STUDENT, RESULTS, ap_figure, collect, lines, table, write_report
+
+AP = ("teacher_ap_percent", "student_sw_ap_percent", "student_sw_refined_ap_percent", "supervised_ap_percent")
+STAGES = {"teacher": {"wall_s": 90.0, "device": "CPU, 2 threads"}, "student": {"wall_s": 600.0, "device": "GPU X"}}
+
+
+def put(runs, dataset, split, seed, *values, **more):
+    place = runs / dataset / split / f"s{seed}" / "evaluate"
+    place.mkdir(parents=True)
+    base = {"pseudo_sw_miou_percent": 60.04, "pseudo_sw_refined_miou_percent": 70.06, "points_without_mask": 3, "stages": STAGES}
+    write_json(place / "metrics.json", dict(zip(AP, values)) | base | more)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    put(tmp_path / "runs", "coco", "5p", 0, 20.0, 30.0, 32.26, 38.0)
+    put(tmp_path / "runs", "coco", "12.5p", 0, 21.0, 31.0, 34.0, 38.0)
+    put(tmp_path / "runs", "coco", "10p", 0, 22.0, 31.5, 36.0, 38.0)
+    for seed in (0, 1, 10): put(tmp_path / "runs", "shapes", "10p", seed, 20.0 + seed, 25.0, 30.0, 35.0)
+    return tmp_path / "runs"
+
+
+def of(runs, dataset): return [r for r in collect(runs) if r["dataset"] == dataset]
+
+
+def test_collect_orders_by_share_and_seed(runs):
+    assert [(r["dataset"], r["split"], r["seed"]) for r in collect(runs)] == [
+        ("coco", "5p", 0), ("coco", "10p", 0), ("coco", "12.5p", 0), ("shapes", "10p", 0), ("shapes", "10p", 1), ("shapes", "10p", 10)]
+    assert collect(runs)[0]["metrics"]["student_sw_refined_ap_percent"] == 32.26
+
+
+def test_collect_ignores_what_is_unfinished_and_names_what_is_broken(runs, tmp_path):
+    (runs / "coco/5p/s0/failed").mkdir()
+    (runs / "coco/5p/s1/evaluate").mkdir(parents=True)
+    assert len(collect(runs)) == 6
+    with pytest.raises(StageError, match="Run the stage evaluate first"): collect(tmp_path / "none")
+    (runs / "coco/5p/s1/evaluate/metrics.json").write_text("{,")
+    with pytest.raises(DataError, match="metrics.json"): collect(runs)
+
+
+def test_published_numbers_are_the_known_ones():
+    assert COCO_STUDENT == {"1p": 24.0, "2p": 25.3, "5p": 33.7, "10p": 35.8, "20p": 37.1, "30p": 38.0, "40p": 38.3, "50p": 38.8}
+
+
+def test_coco_table_compares(runs):
+    md, _, _ = table(of(runs, "coco"))
+    assert "| 5% | student sw_refined, AP | 33.7 | 32.3 | -1.4 | 1 |" in md
+    assert "| 10% | student sw_refined, AP | 35.8 | 36.0 | +0.2 | 1 |" in md
+    assert "| 5% | supervised, AP | 39.7 | 38.0 | -1.7 | 1 |" in md
+    assert "| 12.5% | student sw_refined, AP | —¹ | 34.0 | —¹ | 1 |" in md
+    assert "| 5% | teacher, AP | —¹ | 20.0 | —¹ | 1 |" in md
+    assert "test-dev" in md and "not the paper's numbers" not in md and "\n¹ no published number" in md
+
+
+def test_small_data_is_never_compared(runs):
+    md, _, js = table(of(runs, "shapes"))
+    assert "Same method, other data: these are not the paper's numbers" in md.splitlines()[0]
+    assert all(line["published"] is None and line["difference"] is None for line in json.loads(js)["lines"])
+    assert "35.8" not in md and "39.7" not in md
+
+
+def test_seeds_become_mean_and_deviation(runs):
+    md, _, _ = table(of(runs, "shapes"))
+    assert "| 10% | teacher, AP | —¹ | 23.7 ± 5.5 | —¹ | 3 |" in md and "| 10% | student sw, AP | —¹ | 25.0 ± 0.0 | —¹ | 3 |" in md
+
+
+def test_missing_and_undefined_results(runs):
+    put(runs, "coco", "1p", 0, 10.0, None, 20.0)
+    md, _, js = table(of(runs, "coco"))
+    assert "| 1% | student sw, AP | —¹ | —² | —² | 0 |" in md and "| 1% | supervised, AP | 39.7 | —² | —² | 0 |" in md and "\n² not run" in md
+    assert "NaN" not in js
+    ap_figure(of(runs, "coco"))
+    assert "² not run" not in table(of(runs, "shapes"))[0]
+
+
+def test_markdown_is_one_well_formed_table_each(runs):
+    md, _, _ = table(of(runs, "coco"))
+    blocks = [b.splitlines() for b in md.split("\n\n") if b.startswith("|")]
+    assert len(blocks) == 2
+    for block in blocks: assert len({row.count("|") for row in block}) == 1 and set(block[1]) <= set("| -")
+    assert len(blocks[0]) == 2 + 3 * len(RESULTS)
+    assert blocks[1][0] == "| masks | seed | teacher | student | device |"
+    assert blocks[1][2] == "| 5% | 0 | 1.5 | 10.0 | CPU, 2 threads; GPU X |"
+
+
+def test_csv_and_json_hold_full_precision(runs):
+    rows = of(runs, "coco")
+    _, sheet, js = table(rows)
+    read = list(csv.DictReader(io.StringIO(sheet)))
+    assert len(read) == len(lines(rows)) == len(json.loads(js)["lines"])
+    refined = next(r for r in read if r["split"] == "5p" and r["result"] == "student_sw_refined_ap_percent")
+    assert float(refined["here"]) == 32.26 and float(refined["difference"]) == pytest.approx(-1.44) and refined["sd"] == ""
+    assert json.loads(js)["runs"] == rows
+
+
+def test_figure_has_all_series_over_splits(runs):
+    ax = ap_figure(of(runs, "coco")).axes[0]
+    handles, labels = ax.get_legend_handles_labels()
+    assert sorted(labels) == ["published sw_refined (test-dev)", "student sw", "student sw_refined", "supervised", "teacher"]
+    drawn = {h.get_label(): h.lines[0].get_xydata().tolist() for h in ax.containers}
+    assert drawn["student sw_refined"] == [[5, 32.26], [10, 36], [12.5, 34]]
+    published = next(line for line in ax.lines if line.get_label().startswith("published"))
+    assert published.get_xydata().tolist() == [[5, 33.7], [10, 35.8]]
+    colours = [h.lines[0].get_color() for h in ax.containers]
+    assert len(set(colours)) == 4 and len({h.lines[0].get_marker() for h in ax.containers}) == 4
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["5", "10", "12.5"]
+
+
+def test_figure_of_one_split_is_bars(runs):
+    ax = ap_figure(of(runs, "shapes")).axes[0]
+    assert [p.get_height() for p in ax.patches] == pytest.approx([71 / 3, 25, 30, 35])
+    assert "other data" in ax.get_title() and {t.get_text() for t in ax.texts} >= {"23.7", "30.0"}
+
+
+def test_report_writes_all_files_the_same_twice(runs, tmp_path):
+    files = write_report(runs, tmp_path / "figures")
+    assert {f.name for f in files} == {f"{kind}_{d}.{s}" for d in ("coco", "shapes") for kind, suffixes in
+                                       (("results", ("md", "csv", "json")), ("ap_by_split", ("png", "pdf", "json"))) for s in suffixes}
+    assert {f.name for f in (tmp_path / "figures").iterdir()} == {f.name for f in files}
+    before = {f: f.read_bytes() for f in files}
+    write_report(runs, tmp_path / "figures")
+    assert before == {f: f.read_bytes() for f in files}
+    assert before[tmp_path / "figures/ap_by_split_coco.png"][:4] == b"\x89PNG" and before[tmp_path / "figures/ap_by_split_coco.pdf"][:4] == b"%PDF"
+    shown = json.loads(before[tmp_path / "figures/ap_by_split_shapes.json"])
+    assert {p["result"] for p in shown} == set(AP) and shown[0]["here"] == pytest.approx(71 / 3)
+
+
+def test_report_never_imports_torch(runs, tmp_path):
+    code = ("import sys; from pointwssis.report import write_report; write_report(*sys.argv[1:]);"
+            "sys.exit(any(m.split('.')[0] in ('torch', 'torchvision') for m in sys.modules))")
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code, str(runs), str(tmp_path / "f")], cwd=Path(__file__).parent.parent,
+                          env=os.environ | {"MPLBACKEND": "agg"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "f/results_coco.md").exists() and done.stdout == ""
