@@ -1,0 +1,260 @@
+"""The runner, on stages that take a second: order, validity, refusals, failures, and that no process is left behind."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+
+from pointwssis import pipeline
+from pointwssis.config import fields
+from pointwssis.core import ConfigError, DataError, StageError
+from pointwssis.pipeline import STAGES, config_of, fingerprint, is_done, reproduce, run_stage
+
+ROOT = Path(__file__).parent.parent
+PARAMETERS = 'dataset = "shapes"\nsplit = "10p"\nseed = 0\ndata_root = ""\noverrides = {}\ninputs = {}\nout = ""'
+WRITE = """import json
+from pathlib import Path
+made = Path(out)
+made.joinpath("FILE").write_text(json.dumps([STATE, sorted(inputs)]))
+made.parent.joinpath("metrics.json").write_text(json.dumps({"inputs": sorted(inputs)}))
+"""
+MAKES = {"split": "instances_s.json", "pseudo": "instances_sw.json", "student": "last.safetensors", "teacher": "last.safetensors"}
+
+
+def notebook(path: Path, *bodies: str, parameters: str = PARAMETERS, tags=("parameters",)) -> Path:
+    nb = nbformat.v4.new_notebook()
+    nb.cells = [nbformat.v4.new_code_cell(parameters, metadata={"tags": list(tags)}), *map(nbformat.v4.new_code_cell, bodies)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(nb, path)
+    return path
+
+
+def writes(name: str, state: str = "overrides") -> str:
+    return WRITE.replace("FILE", MAKES.get(name, f"{name}.safetensors")).replace("STATE", state)
+
+
+@pytest.fixture
+def stages(tmp_path, monkeypatch) -> Path:
+    "Fake notebooks for every stage; the working directory is a folder of its own."
+    monkeypatch.chdir(tmp_path)
+    for name in {stage.notebook or stage.name for stage in STAGES.values()}:
+        labels = '\nlabels = "sw"' if name == "student" else ""
+        notebook(tmp_path / "stages" / f"{name}.ipynb", writes(name), parameters=PARAMETERS + labels)
+    return tmp_path / "stages"
+
+
+def run(stages: Path, name: str, params: dict | None = None, **options):
+    return run_stage(name, params or {}, notebooks=stages, **options)
+
+
+def manifest(folder: Path) -> dict:
+    return json.loads((folder / "params.json").read_text())
+
+
+def test_the_graph_is_in_an_order_that_can_run():
+    seen: set[str] = set()
+    for stage in STAGES.values():
+        assert set(stage.needs) <= seen
+        seen.add(stage.name)
+    known = {field.name for field in fields(config_of())}
+    assert all(set(stage.ignores) <= known for stage in STAGES.values())
+
+
+def test_every_stage_has_a_real_notebook_with_its_parameters():
+    for stage in STAGES.values():
+        declared = pipeline.declared_parameters(pipeline.NOTEBOOKS / f"{stage.notebook or stage.name}.ipynb")
+        assert {*pipeline.RUN, "inputs", "out", *stage.fixed} <= set(declared)
+        cells = nbformat.read(pipeline.NOTEBOOKS / f"{stage.notebook or stage.name}.ipynb", 4).cells
+        assert len(cells) <= 12
+        assert not any(line.startswith(("def ", "class ")) for cell in cells if cell.cell_type == "code" for line in cell.source.split("\n"))
+
+
+def test_reproduce_runs_all_in_order_and_then_nothing(stages):
+    told = []
+    outcomes = reproduce({}, notebooks=stages, tell=lambda name, outcome: told.append((name, outcome and outcome.how)))
+    assert [outcome.stage for outcome in outcomes] == list(STAGES) and {outcome.how for outcome in outcomes} == {"ran"}
+    assert told[:2] == [("split", None), ("split", "ran")]
+    folder = Path("runs/shapes/10p/s0")
+    assert sorted(path.name for path in folder.iterdir()) == sorted(STAGES)
+    assert sorted(path.name for path in (folder / "pseudo").iterdir()) == ["artifacts", "metrics.json", "notebook.ipynb", "params.json"]
+    again = {outcome.stage: outcome.how for outcome in reproduce({}, notebooks=stages)}
+    assert again.pop("report") == "ran" and set(again.values()) == {"kept"}
+
+
+def test_the_manifest_says_what_was_run(stages):
+    outcome = run(stages, "split", {"seed": 3, "overrides": {"student_train.steps": 5}})
+    assert outcome.folder == Path("runs/shapes/10p/s3/split") and outcome.metrics == {"inputs": []}
+    found = manifest(outcome.folder)
+    assert {"stage", "parameters", "fingerprint", "inputs", "version", "git_commit", "device", "wall_s", "status"} <= set(found)
+    assert found["parameters"] == {"seed": 3, "overrides": {"student_train.steps": 5}} and found["status"] == "done" and found["wall_s"] > 0
+    text = (outcome.folder / "notebook.ipynb").read_text()
+    assert "partial" not in text and "runs/shapes/10p/s3/split/artifacts" in text
+
+
+def test_a_split_has_one_folder_however_it_is_written(stages):
+    assert [run(stages, "split", {"split": text}).how for text in ("10p", "10%", "10")] == ["ran", "kept", "kept"]
+
+
+@pytest.mark.parametrize("params, message", [
+    ({"sede": 1}, "no parameter 'sede'. Did you mean 'seed'?"),
+    ({"seed": "1"}, "wants int, got '1' (str)"),
+    ({"seed": True}, "wants int, got True (bool)"),
+    ({"overrides": [1]}, "wants dict"),
+    ({"overrides": {"student_train.step": 1}}, "Did you mean 'steps'?"),
+    ({"overrides": {"student_train.steps": "many"}}, "got 'many' (str)"),
+    ({"overrides": {"seed": 1}}, "Pass it as --seed"),
+    ({"dataset": "shape"}, "Did you mean 'shapes'?"),
+    ({"split": "100p"}, "100"),
+    ({"dataset": "coco"}, "--data-root"),
+    ({"data_root": "nowhere"}, "nowhere: no such folder"),
+])
+def test_bad_parameters_are_refused_before_anything_is_made(stages, params, message):
+    with pytest.raises((StageError, ConfigError, DataError)) as caught: run(stages, "split", params)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert not Path("runs").exists()
+
+
+def test_an_unknown_stage_is_refused(stages):
+    with pytest.raises(StageError, match="Did you mean 'teacher'"): run(stages, "teachers")
+
+
+def test_a_notebook_without_the_tag_is_refused(stages):
+    notebook(stages / "split.ipynb", writes("split"), tags=())
+    with pytest.raises(StageError, match="0 cells are tagged 'parameters'"): run(stages, "split")
+
+
+def test_a_missing_input_is_named_with_its_cure(stages):
+    with pytest.raises(StageError, match="needs 'split', which has not finished.*pointwssis run split"): run(stages, "teacher")
+
+
+def test_an_input_made_with_other_settings_is_refused(stages):
+    run(stages, "split")
+    run(stages, "teacher")
+    other = {"overrides": {"teacher_train.steps": 9}}
+    with pytest.raises(StageError, match="teacher was made with other settings"): run(stages, "refiner", other)
+    assert run(stages, "teacher", other).how == "ran" and run(stages, "refiner", other).how == "ran"
+
+
+def test_changed_content_of_an_input_runs_the_stage_again(stages):
+    run(stages, "split")
+    assert [run(stages, "teacher").how for _ in range(2)] == ["ran", "kept"]
+    notebook(stages / "split.ipynb", writes("split", '"other content"'))
+    run(stages, "split", force=True)
+    assert run(stages, "teacher").how == "ran"
+
+
+def test_changed_annotations_run_the_split_again(stages):
+    Path("data/annotations").mkdir(parents=True)
+    Path("data/annotations/instances_train.json").write_text("{}")
+    params = {"dataset": "custom", "data_root": "data"}
+    assert [run(stages, "split", params).how for _ in range(2)] == ["ran", "kept"]
+    Path("data/annotations/instances_train.json").write_text('{"images": []}')
+    assert run(stages, "split", params).how == "ran"
+    assert run(stages, "split", {**params, "data_root": str(Path("data").resolve())}).how == "kept"
+    assert str(Path.cwd()) not in Path("runs/custom/10p/s0/split/notebook.ipynb").read_text()
+
+
+def test_evidence_without_artifacts_is_no_input(stages):
+    folder = run(stages, "split").folder
+    (folder / "artifacts" / MAKES["split"]).unlink()
+    assert not is_done(folder) and run(stages, "split").how == "ran"
+
+
+def test_a_finished_notebook_without_a_manifest_is_no_proof(stages):
+    folder = run(stages, "split").folder
+    (folder / "params.json").unlink()
+    assert run(stages, "split").how == "ran"
+
+
+def test_supervised_is_shared_between_splits_and_students_between_refiners(stages):
+    for split in ("10p", "20p"): run(stages, "split", {"split": split})
+    assert run(stages, "supervised", {"split": "10p"}).how == "ran"
+    shared = run(stages, "supervised", {"split": "20p"})
+    assert shared.how == "shared" and is_done(Path("runs/shapes/20p/s0/supervised"))
+    assert run(stages, "supervised", {"split": "20p"}).how == "kept"
+    a, b = config_of(), config_of(overrides={"refiner_train.steps": 1})
+    assert fingerprint(STAGES["student"], a, {}) == fingerprint(STAGES["student"], b, {})
+    assert fingerprint(STAGES["refiner"], a, {}) != fingerprint(STAGES["refiner"], b, {})
+
+
+@pytest.mark.parametrize("body, message", [
+    ("raise ValueError('what\\na mess')", "stage stopped with ValueError: what The traceback is in runs/shapes/10p/s0/failed/split"),
+    ("from pointwssis.core import DataError\nraise DataError('x.json: image 3: no such file. Add it.')", "x.json: image 3: no such file. Add it."),
+    ("1 + 1", "metrics.json: no such file"),
+    ("import os\nos._exit(1)", "process died"),
+])
+def test_a_failure_is_one_line_and_is_kept_aside(stages, body, message):
+    good = run(stages, "split").folder
+    notebook(stages / "split.ipynb", body)
+    with pytest.raises(StageError) as caught: run(stages, "split", force=True)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert is_done(good)
+    failed = Path("runs/shapes/10p/s0/failed/split")
+    assert manifest(failed)["status"] == "failed" and message.split(" The traceback")[0] in manifest(failed)["error"]
+    assert message.split(" The traceback")[0] in nbformat.read(failed / "notebook.ipynb", 4).cells[0].source
+    assert sorted(path.name for path in good.parent.iterdir()) == ["failed", "split"]
+
+
+def test_a_training_that_failed_goes_on_and_others_start_afresh(stages):
+    run(stages, "split")
+    broken = "from pathlib import Path\nstate = Path(out) / 'state.pt'\nprint(state.exists())\nstate.touch()\nraise ValueError"
+    goes_on = "from pathlib import Path\nassert (Path(out) / 'state.pt').exists()\n"
+    notebook(stages / "teacher.ipynb", broken)
+    with pytest.raises(StageError): run(stages, "teacher")
+    notebook(stages / "teacher.ipynb", goes_on, writes("teacher"))
+    with pytest.raises(StageError, match="AssertionError"): run(stages, "teacher", {"overrides": {"teacher_train.steps": 8}})
+    notebook(stages / "teacher.ipynb", broken)
+    with pytest.raises(StageError): run(stages, "teacher")
+    notebook(stages / "teacher.ipynb", goes_on, writes("teacher"))
+    assert run(stages, "teacher").how == "ran"
+
+
+def start(stages: Path, body: str) -> tuple[subprocess.Popen, psutil.Process]:
+    "A runner in a process of its own whose stage has started a child in a further session; both are waited for."
+    child = "import subprocess\nfrom pathlib import Path\nchild = subprocess.Popen(['sleep', '300'], start_new_session=True)\n"
+    notebook(stages / "split.ipynb", child + "Path('child').write_text(str(child.pid))\n" + body)
+    code = f"from pathlib import Path\nfrom pointwssis.pipeline import run_stage\nrun_stage('split', {{}}, notebooks=Path({str(stages)!r}))"
+    runner = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL)
+    for _ in range(600):
+        if Path("child").is_file() and Path("child").read_text(): return runner, psutil.Process(int(Path("child").read_text()))
+        time.sleep(0.1)
+    raise AssertionError("the stage did not start")
+
+
+def gone(process: psutil.Process) -> bool:
+    for _ in range(100):
+        if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE: return True
+        time.sleep(0.1)
+    return False
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_runner_leaves_no_process_and_no_result(stages, how):
+    runner, child = start(stages, "import time\ntime.sleep(300)")
+    kernels = psutil.Process(runner.pid).children(recursive=True)
+    runner.send_signal(how)
+    assert runner.wait(timeout=30) != 0
+    assert gone(child) and all(map(gone, kernels))
+    assert not Path("runs/shapes/10p/s0/split").exists()
+
+
+def test_a_killed_runner_is_cleaned_up_after_by_the_next(stages):
+    runner, child = start(stages, "import time\ntime.sleep(300)")
+    with pytest.raises(StageError, match="in use by another process"): run(stages, "split")
+    runner.kill()
+    runner.wait()
+    notebook(stages / "split.ipynb", writes("split"))
+    assert run(stages, "split").how == "ran" and gone(child)
+
+
+def test_times_of_finished_stages(stages):
+    run(stages, "split")
+    run(stages, "teacher")
+    times = pipeline.stage_times({"split": "runs/shapes/10p/s0/split/artifacts"})
+    assert sorted(times) == ["split_device", "split_wall_s", "teacher_device", "teacher_wall_s"]
