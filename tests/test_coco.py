@@ -74,7 +74,8 @@ def folder(tmp_path):
         masks = random_masks(3, 8, 9)
         content = {
             "images": [{"id": i, "file_name": f"{i}.png", "width": 9, "height": 8} for i in (5, 2)],
-            "annotations": [{"id": 10 + k, "image_id": 5, "category_id": (90, 3)[k % 2], **coco.mask_fields(coco.encode(m))} for k, m in enumerate(masks)],
+            "annotations": [{"id": 10 + k, "image_id": 5, "category_id": (90, 3)[k % 2], **coco.mask_fields(coco.encode(m))}
+                            for k, m in enumerate(masks)],
             "categories": [{"id": 90, "name": "brush"}, {"id": 3, "name": "cat"}], "licence": "none"}
         content["annotations"][2]["iscrowd"] = 1
         change(content)
@@ -100,8 +101,9 @@ def test_load_groups_by_image_and_finds_the_pictures(folder):
 def test_points_leave_the_truth_at_the_door(folder):
     data = folder(need="points")
     masks = random_masks(3, 8, 9)
-    assert data.annotations[5] == [{"id": 10 + k, "image_id": 5, "category_id": (90, 3)[k], "point": list(coco.centroid(masks[k])), "iscrowd": 0}
-                                   for k in range(2)]   # the crowd has no point
+    fixed = {"image_id": 5, "iscrowd": 0}
+    expected = [{"id": 10 + k, "category_id": (90, 3)[k], "point": list(coco.centroid(masks[k])), **fixed} for k in range(2)]
+    assert data.annotations[5] == expected   # the crowd has no point
     assert "segmentation" not in json.dumps(data.annotations)
 
 

@@ -41,7 +41,7 @@ def test_centroid_is_the_mean_of_pixel_centres():
 
 
 def test_deepest_is_on_the_object_and_farthest_from_its_border():
-    for mask in MASKS:
+    for mask in sorted(MASKS, key=np.sum)[::6]:
         x, y = point_of(mask, "deepest", rng(0))
         assert on(mask, (x, y)) and (x % 1, y % 1) == (.5, .5)
         padded = np.pad(mask, 1)
@@ -70,7 +70,8 @@ def test_weak_annotation_has_five_fields():
     record = {"id": 7, "image_id": 3, "category_id": 5, "area": 9, "bbox": [0, 0, 3, 3], "segmentation": [[1]], "iscrowd": 0, "note": "x"}
     weak = weak_annotation(record, MASKS[0], "centroid", rng(0))
     assert weak == {"id": 7, "image_id": 3, "category_id": 5, "point": list(coco.centroid(MASKS[0])), "iscrowd": 0}
-    with pytest.raises(DataError, match="annotation 7 of image 3: the mask is empty"): weak_annotation(record, MASKS[0] & False, "centroid", rng(0))
+    with pytest.raises(DataError, match="annotation 7 of image 3: the mask is empty"):
+        weak_annotation(record, MASKS[0] & False, "centroid", rng(0))
 
 
 def test_points_of_uses_the_class_index(tmp_path):

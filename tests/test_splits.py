@@ -1,0 +1,128 @@
+"Strong and weak: nested, seeded, complete, and the weak file holds points and nothing else."
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pointwssis import coco, shapes
+from pointwssis.core import ConfigError, DataError
+from pointwssis.splits import audit, choose, percentage, split_name, write_split
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"real images are not here: {SHARED}")
+FORBIDDEN = ("segmentation", "bbox", "area", "counts", "mask", "box")
+
+
+def keys(value):
+    "Every key anywhere in a JSON value."
+    if isinstance(value, dict): return set(value).union(*map(keys, value.values()))
+    return set().union(*map(keys, value)) if isinstance(value, list) else set()
+
+
+@pytest.fixture(scope="module")
+def truth(tmp_path_factory):
+    root = shapes.write(tmp_path_factory.mktemp("shapes"), train=30, val=1)
+    return coco.load(root / "annotations" / "instances_train.json", need="masks")
+
+
+@pytest.mark.parametrize("text, percent", [("1p", 1), ("12.5p", 12.5), (10, 10), ("10%", 10), ("99.9", 99.9), (" 5p ", 5)])
+def test_percentage(text, percent): assert percentage(text) == percent and split_name(text) == f"{percent:g}p"
+
+
+@pytest.mark.parametrize("bad", ["0p", "100p", 0, 100, -1, "nan", "inf", "ten", "", "p", "%", "10pp", None])
+def test_percentage_refuses(bad):
+    with pytest.raises(ConfigError, match="Write it like 10p"): percentage(bad)
+
+
+def test_choose_is_nested_seeded_and_complete():
+    sets = [set(choose(range(1000), p, 3)[0]) for p in ("1p", "2p", "5p", "10p", "20p", "30p", "40p", "50p")]
+    assert [len(s) for s in sets] == [10, 20, 50, 100, 200, 300, 400, 500]
+    assert all(a < b for a, b in zip(sets, sets[1:]))
+    strong, weak = choose(range(1000), "10p", 3)
+    assert sorted(strong + weak) == list(range(1000))
+    assert choose(reversed(range(1000)), "10p", 3) == (strong, weak) and choose(range(1000), "10p", 4)[0] != strong
+    assert len(choose([4, 9], "1p", 0)[0]) == 1
+    with pytest.raises(DataError, match="no image"): choose([], "10p", 0)
+
+
+def test_choice_is_pinned(): assert choose(range(100), "5p", 0)[0] == [16, 20, 52, 84, 98]
+
+
+@pytest.mark.parametrize("strategy", ["centroid", "deepest", "random", "jittered"])
+def test_files_hold_what_they_should(truth, tmp_path, strategy):
+    path_s, path_w = write_split(truth, "10p", 0, strategy, tmp_path)
+    assert (path_s.name, path_w.name) == ("instances_train2017_10p_s.json", "instances_train2017_10p_w.json")
+    strong, weak = coco.load(path_s, truth.image_root, need="masks"), coco.load(path_w, truth.image_root, need="points")
+    assert len(strong.ids) == 3 and sorted(strong.ids + weak.ids) == truth.ids
+    assert all(strong.annotations[i] == truth.annotations[i] for i in strong.ids)
+    assert all([a["id"] for a in weak.annotations[i]] == [a["id"] for a in truth.annotations[i]] for i in weak.ids)
+    audit(path_w)
+    assert not {k for k in keys(json.loads(path_w.read_text())) for word in FORBIDDEN if word in k}
+    first = path_w.read_bytes()
+    write_split(truth, "10p", 0, strategy, tmp_path)
+    assert path_w.read_bytes() == first
+
+
+def test_weak_points_are_the_centroids(truth, tmp_path):
+    weak = coco.load(write_split(truth, "10p", 0, "centroid", tmp_path)[1], need="points")
+    for i in weak.ids:
+        for a, t in zip(weak.annotations[i], truth.annotations[i]): assert np.allclose(a["point"], coco.centroid(truth.mask(t)))
+
+
+def test_a_click_does_not_depend_on_the_split(truth, tmp_path):
+    def clicks(percent):
+        data = coco.load(write_split(truth, percent, 0, "random", tmp_path)[1], need="points")
+        return {a["id"]: a["point"] for records in data.annotations.values() for a in records}
+    few, many = clicks("50p"), clicks("10p")
+    assert few and few.items() < many.items()
+
+
+def test_crowds_and_empty_masks_get_no_point(truth, tmp_path):
+    weak_ids = choose(truth.ids, "10p", 0)[1]
+    crowd, sliver = (truth.annotations[i][0] for i in weak_ids[:2])
+    changed = {crowd["id"]: crowd | {"iscrowd": 1}, sliver["id"]: sliver | {"segmentation": [[1, 1, 1.1, 1, 1.1, 1.1]]}}
+    annotations = {i: [changed.get(a["id"], a) for a in records] for i, records in truth.annotations.items()}
+    data = coco.CocoData(truth.path, truth.image_root, truth.images, annotations, truth.categories, {})
+    weak = coco.load(write_split(data, "10p", 0, "centroid", tmp_path)[1], need="points")
+    found = {a["id"] for records in weak.annotations.values() for a in records}
+    assert not found & set(changed) and weak.num_annotations == sum(len(truth.annotations[i]) for i in weak_ids) - 2
+    assert weak.info["info"]["unclickable_annotations"] == [sliver["id"]]
+
+
+def test_a_strong_set_without_objects_is_refused(truth, tmp_path):
+    annotations = dict.fromkeys(truth.images, [])
+    bare = coco.CocoData(truth.path, truth.image_root, truth.images, annotations, truth.categories, {})
+    with pytest.raises(DataError, match="strong images of split 10p show no object"): write_split(bare, "10p", 0, "centroid", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("change, word", [
+    (lambda c: c["annotations"][3].update(segmentation=[]), "'segmentation'"),
+    (lambda c: c["annotations"][3].update(bbox=None), "'bbox'"),
+    (lambda c: c["annotations"][3].update(area=1), "'area'"),
+    (lambda c: c["annotations"][3].update(hint=[1]), "'hint'"),
+    (lambda c: c["images"][0].update(caption="two disks"), "'caption'"),
+    (lambda c: c["info"].update(truth={}), "'truth'"),
+    (lambda c: c.update(masks=[]), "'masks'"),
+])
+def test_audit_finds_anything_that_does_not_belong(truth, tmp_path, change, word):
+    path = write_split(truth, "10p", 0, "centroid", tmp_path)[1]
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=f"_w.json.*must not hold {word}"): audit(path)
+
+
+@needs_shared
+@pytest.mark.parametrize("name", ["animals7", "coco_union"])
+def test_real_data(name, tmp_path):
+    truth = coco.load(SHARED / name / "annotations" / "instances_train.json", need="masks")
+    path_s, path_w = write_split(truth, "20p", 0, "deepest", tmp_path)
+    audit(path_w)
+    strong, weak = coco.load(path_s, truth.image_root, need="masks"), coco.load(path_w, truth.image_root, need="points")
+    assert len(strong.ids) + len(weak.ids) == len(truth.ids)
+    assert strong.num_annotations == sum(len(truth.annotations[i]) for i in strong.ids)   # crowds stay with the masks
+    for i in weak.ids[:40]:
+        masks = {a["id"]: truth.mask(a) for a in truth.annotations[i]}
+        assert all(masks[a["id"]][int(a["point"][1]), int(a["point"][0])] for a in weak.annotations[i])
