@@ -9,9 +9,9 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "pointwssis"
 FLOORS = [
     {"core", "decode", "show"},
-    {"config", "coco", "backbone", "checkpoint", "report", "sampler", "weights"},
+    {"config", "coco", "backbone", "checkpoint", "report", "sampler", "weights", "process"},
     {"shapes", "points", "splits", "targets", "engine", "evaluate"},
-    {"dataset", "prompt", "refiner"},
+    {"dataset", "prompt", "refiner", "graph"},
     {"solov2", "pseudo"},
     {"predict"},
     {"stages", "gallery"},
