@@ -17,13 +17,13 @@ from .core import ConfigError, DataError, nearest
 # %% auto #0
 __all__ = ['BACKENDS', 'SLICES', 'coco_ap', 'to_results', 'pseudo_quality']
 
-# %% ../nbs/10_evaluate.ipynb #12aa55d8
+# %% ../nbs/10_evaluate.ipynb #062468f1
 BACKENDS = {"faster": ("faster_coco_eval", "faster_coco_eval", "COCOeval_faster"),
             "pycocotools": ("pycocotools.coco", "pycocotools.cocoeval", "COCOeval")}
 
 def _judge(backend: str) -> tuple[type, type]:
     "The index class and the evaluator class of a library."
-    if backend not in BACKENDS: raise ConfigError(f"unknown evaluation backend '{backend}'.{nearest(backend, BACKENDS)} Known: {', '.join(BACKENDS)}.")
+    if backend not in BACKENDS: raise ConfigError(f"unknown backend '{backend}'.{nearest(backend, BACKENDS)} Known: {', '.join(BACKENDS)}.")
     index_module, eval_module, name = BACKENDS[backend]
     return importlib.import_module(index_module).COCO, getattr(importlib.import_module(eval_module), name)
 
@@ -35,22 +35,22 @@ def _index(truth: CocoData, annotations: list[dict], backend: str = "faster") ->
     with redirect_stdout(io.StringIO()): index.createIndex()
     return index
 
-# %% ../nbs/10_evaluate.ipynb #8f6ea377
+# %% ../nbs/10_evaluate.ipynb #cfdf84cd
 def _truths(truth: CocoData) -> list[dict]:
     "The true annotations as the evaluators want them: own copies, ids from 1, crowd flag and area present."
-    found = [a for image_id in truth.ids for a in truth.annotations[image_id]]
-    return [{"iscrowd": 0} | a | {"id": i, "area": a["area"] if "area" in a else float(truth.mask(a).sum())} for i, a in enumerate(found, start=1)]
+    found = [{"iscrowd": 0} | a for image_id in truth.ids for a in truth.annotations[image_id]]
+    return [a | {"id": i, "area": a["area"] if "area" in a else float(truth.mask(a).sum())} for i, a in enumerate(found, start=1)]
 
 def _detections(truth: CocoData, results: list[dict]) -> list[dict]:
     "COCO results as annotations; DataError for a result that belongs to nothing."
-    for r in results:
-        if r["image_id"] not in truth.images: raise DataError(f"{truth.path}: no image {r['image_id']}, which a result is for. Predict on the images of this file.")
-        if r["category_id"] not in truth.categories.ids: raise DataError(f"{truth.path}: no category {r['category_id']}, which a result is of. Use the classes of this file.")
+    for kind, known in (("image", truth.images), ("category", truth.categories.ids)):
+        unknown = {r[f"{kind}_id"] for r in results} - set(known)
+        if unknown: raise DataError(f"{truth.path}: no {kind} {min(unknown)}, but a result has it. Predict on this file.")
     rles = [r["segmentation"] for r in results]
-    boxes = [rle_api.toBbox(s).tolist() for s in rles]
-    return [r | {"id": i, "area": int(rle_api.area(s)), "bbox": b, "iscrowd": 0} for i, (r, s, b) in enumerate(zip(results, rles, boxes), start=1)]
+    fields = [{"area": int(rle_api.area(s)), "bbox": rle_api.toBbox(s).tolist(), "iscrowd": 0} for s in rles]
+    return [r | f | {"id": i} for i, (r, f) in enumerate(zip(results, fields), start=1)]
 
-# %% ../nbs/10_evaluate.ipynb #4f4a3da8
+# %% ../nbs/10_evaluate.ipynb #acbddc99
 SLICES = {  # thresholds, area range
     "ap_percent": (slice(None), 0), "ap50_percent": (slice(0, 1), 0), "ap75_percent": (slice(5, 6), 0),
     "aps_percent": (slice(None), 1), "apm_percent": (slice(None), 2), "apl_percent": (slice(None), 3)}
@@ -64,15 +64,14 @@ def coco_ap(
     truth: CocoData,           # with masks, crowds included
     results: list[dict],       # COCO results: image_id, category_id, segmentation (compressed RLE), score
     backend: str = "faster",   # or "pycocotools", the reference; they agree
-) -> dict[str, Any]:           # ap_percent, ap50_, ap75_, aps_, apm_, apl_percent and per_class {name: ap_percent}; None where undefined
+) -> dict[str, Any]:           # ap_, ap50_, ap75_, aps_, apm_, apl_percent and per_class {name: ap_percent}; None where undefined
     "COCO mask AP over all images of `truth`, at most 100 detections an image."
     references, detections = (_index(truth, a, backend) for a in (_truths(truth), _detections(truth, results)))
     judge = _judge(backend)[1](references, detections, "segm")
     with redirect_stdout(io.StringIO()): judge.evaluate(); judge.accumulate()
     precision = np.asarray(judge.eval["precision"])[..., -1]      # (10 thresholds, 101 recalls, classes, 4 areas)
     table = {name: _mean_percent(precision[thresholds, :, :, area]) for name, (thresholds, area) in SLICES.items()}
-    per_class = {name: _mean_percent(precision[:, :, k, 0]) for k, name in enumerate(truth.categories.names)}
-    return table | {"per_class": per_class}
+    return table | {"per_class": {name: _mean_percent(precision[:, :, k, 0]) for k, name in enumerate(truth.categories.names)}}
 
 # %% ../nbs/10_evaluate.ipynb #1610c50a
 def to_results(
@@ -85,13 +84,14 @@ def to_results(
     columns = zip(rles, instances.scores.tolist(), instances.classes.tolist())
     return [{"image_id": image_id, "category_id": categories.id(c), "segmentation": rle, "score": score} for rle, score, c in columns]
 
-# %% ../nbs/10_evaluate.ipynb #62c5f55b
+# %% ../nbs/10_evaluate.ipynb #f8e7bb74
 def _point_ious(pairs: list[tuple[dict, dict]], truth: CocoData) -> list[float]:
     "IoU of each (pseudo, true) pair of annotations; 0 if both are empty."
     index = _index(truth, [])
     rles = [tuple(index.annToRLE(a) for a in pair) for pair in pairs]
     return [float(np.nan_to_num(rle_api.iou([mask], [true], [0])[0, 0])) for mask, true in rles]
 
+def _average(shares: list[float]) -> float | None: return float(np.mean(shares) * 100) if shares else None
 def _of_points(pseudo: CocoData) -> list[dict]: return [a for records in pseudo.annotations.values() for a in records if "point_id" in a]
 
 def pseudo_quality(
@@ -102,11 +102,11 @@ def pseudo_quality(
     by_id = {a["id"]: a for records in truth.annotations.values() for a in records}
     masks, dropped = _of_points(pseudo), pseudo.info.get("dropped_points", [])
     ids = [a["point_id"] for a in masks] + [a["id"] for a in dropped]
-    if unknown := set(ids) - set(by_id): raise DataError(f"{truth.path}: no annotation {min(unknown)}, which a point of {pseudo.path} names. Give the file that the points were made from.")
+    unknown = set(ids) - set(by_id)
+    if unknown: raise DataError(f"{truth.path}: no annotation {min(unknown)} for a point of {pseudo.path}. Give the file it was made from.")
     found = _point_ious([(a, by_id[a["point_id"]]) for a in masks], truth)
+    ious = found + [0.0] * len(dropped)
     results = [{k: a[k] for k in ("image_id", "category_id", "segmentation")} | {"score": 1.0} for a in masks]
     weak_images = truth.select(sorted({by_id[i]["image_id"] for i in ids}))
-    mean = lambda values: float(np.mean(values) * 100) if values else None
-    return {"miou_percent": mean(found + [0.0] * len(dropped)), "miou_found_percent": mean(found),
-            "ap_percent": coco_ap(weak_images, results)["ap_percent"], "points": len(ids), "points_without_mask": len(dropped),
-            "ious": dict(zip(ids, found + [0.0] * len(dropped)))}
+    return {"miou_percent": _average(ious), "miou_found_percent": _average(found), "points": len(ids), "points_without_mask": len(dropped),
+            "ap_percent": coco_ap(weak_images, results)["ap_percent"], "ious": dict(zip(ids, ious))}

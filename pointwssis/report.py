@@ -19,13 +19,15 @@ from .core import StageError, atomic_path, read_json
 __all__ = ['COCO_STUDENT', 'PUBLISHED', 'RESULTS', 'CAPTIONS', 'OTHER_DATA', 'NOT_PUBLISHED', 'NOT_RUN', 'SERIES', 'LOOK',
            'collect', 'lines', 'table', 'ap_figure', 'write_report']
 
-# %% ../nbs/11_report.ipynb #3a48459a
+# %% ../nbs/11_report.ipynb #2550dd09
 COCO_STUDENT = {"1p": 24.0, "2p": 25.3, "5p": 33.7, "10p": 35.8, "20p": 37.1, "30p": 38.0, "40p": 38.3, "50p": 38.8}
-PUBLISHED = {"coco": {"student_sw_refined_ap_percent": COCO_STUDENT, "supervised_ap_percent": dict.fromkeys(COCO_STUDENT, 39.7)}}
+PUBLISHED = {"coco": {"student_sw_refined_ap_percent": COCO_STUDENT,                       # {data set: {result: {split: percent}}}
+                      "supervised_ap_percent": dict.fromkeys(COCO_STUDENT, 39.7)}}
 
 RESULTS = {  # key in metrics.json: name in tables
-    "teacher_ap_percent": "teacher, AP", "student_sw_ap_percent": "student sw, AP", "student_sw_refined_ap_percent": "student sw_refined, AP",
-    "supervised_ap_percent": "supervised, AP", "pseudo_sw_miou_percent": "pseudo masks sw, mIoU",
+    "teacher_ap_percent": "teacher, AP", "student_sw_ap_percent": "student sw, AP",
+    "student_sw_refined_ap_percent": "student sw_refined, AP", "supervised_ap_percent": "supervised, AP",
+    "pseudo_sw_miou_percent": "pseudo masks sw, mIoU",
     "pseudo_sw_refined_miou_percent": "pseudo masks sw_refined, mIoU"}
 
 CAPTIONS = {
@@ -34,7 +36,7 @@ CAPTIONS = {
 OTHER_DATA = "Same method, other data: these are not the paper's numbers, and none of its numbers can be compared with them."
 NOT_PUBLISHED, NOT_RUN = "¹ no published number in our sources", "² not run"
 
-# %% ../nbs/11_report.ipynb #9c967ff4
+# %% ../nbs/11_report.ipynb #ebb3bacc
 def _share(split: str) -> float:
     "Percent of images with masks: '12.5p' is 12.5."
     return float(split.rstrip("p%"))
@@ -44,7 +46,7 @@ def collect(
 ) -> list[dict]:        # dataset, split, seed and everything in metrics.json; ordered
     "The metrics of every finished evaluation; StageError when there is none."
     files = Path(runs).glob("*/*/s*/evaluate/metrics.json")
-    rows = [dict(zip(("dataset", "split", "seed"), (*f.parts[-5:-3], int(f.parts[-3][1:])))) | {"metrics": read_json(f)} for f in files]
+    rows = [{"dataset": f.parts[-5], "split": f.parts[-4], "seed": int(f.parts[-3][1:]), "metrics": read_json(f)} for f in files]
     if not rows: raise StageError(f"{runs}: no evaluated run (dataset/split/s0/evaluate/metrics.json). Run the stage evaluate first.")
     return sorted(rows, key=lambda r: (r["dataset"], _share(r["split"]), r["seed"]))
 
@@ -90,7 +92,7 @@ def _times(rows: Sequence[dict]) -> str:
         body.append([f"{_share(r['split']):g}%", str(r["seed"]), *minutes, "; ".join(dict.fromkeys(s["device"] for s in stages.values()))])
     return _markdown(["masks", "seed", *names, "device"], body)
 
-# %% ../nbs/11_report.ipynb #f90a8f7b
+# %% ../nbs/11_report.ipynb #f66af341
 def table(
     rows: Sequence[dict],        # from `collect`, of one data set
 ) -> tuple[str, str, str]:       # Markdown, CSV, JSON
@@ -98,15 +100,16 @@ def table(
     made = lines(rows)
     caption = CAPTIONS.get(rows[0]["dataset"], OTHER_DATA)
     results = _markdown(["masks", "result", "published", "here", "difference", "seeds"], [_cells(line) for line in made])
-    text = "\n\n".join([f"**{rows[0]['dataset']}.** {caption} All values in percent; ± is the standard deviation over seeds.", results,
-                        "Wall time in minutes:", _times(rows)])
+    head = f"**{rows[0]['dataset']}.** {caption} All values in percent; ± is the standard deviation over seeds."
+    text = "\n\n".join([head, results, "Wall time in minutes:", _times(rows)])
     notes = [note for note in (NOT_PUBLISHED, NOT_RUN) if f"—{note[0]}" in text]
     sheet = csv.DictWriter(buffer := io.StringIO(), list(made[0]), lineterminator="\n")
     sheet.writeheader()
     sheet.writerows(made)
-    return "\n\n".join([text, *notes]) + "\n", buffer.getvalue(), json.dumps({"caption": caption, "lines": made, "runs": list(rows)}, indent=1) + "\n"
+    values = json.dumps({"caption": caption, "lines": made, "runs": list(rows)}, indent=1)
+    return "\n\n".join([text, *notes]) + "\n", buffer.getvalue(), values + "\n"
 
-# %% ../nbs/11_report.ipynb #a5e379fb
+# %% ../nbs/11_report.ipynb #f2cb4996
 SERIES = {"teacher_ap_percent": "o", "student_sw_ap_percent": "s", "student_sw_refined_ap_percent": "D", "supervised_ap_percent": "^"}
 LOOK = ["petroff10", {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9, "legend.frameon": False}]
 
@@ -116,14 +119,16 @@ def _draw_lines(ax: Any, made: list[dict], published: dict[str, float]) -> None:
         points = [(_share(p["split"]), p["here"], p["sd"] or 0) for p in made if p["result"] == key and p["here"] is not None]
         if not points: continue
         x, y, sd = zip(*points)
-        ax.errorbar(x, y, sd, marker=marker, ms=5, capsize=2, ls="--" if "supervised" in key else "-", label=RESULTS[key].removesuffix(", AP"))
-    if published: ax.plot([_share(s) for s in published], published.values(), "D", mfc="none", c="black", ms=7, label="published sw_refined (test-dev)")
+        dash, name = "--" if "supervised" in key else "-", RESULTS[key].removesuffix(", AP")
+        ax.errorbar(x, y, sd, marker=marker, ms=5, capsize=2, ls=dash, label=name)
+    marks, name = dict(ls="", marker="D", mfc="none", c="black", ms=7), "published sw_refined (test-dev)"
+    if published: ax.plot([*map(_share, published)], published.values(), label=name, **marks)
     ticks = sorted({_share(p["split"]) for p in made})
     ax.set_xscale("log")
     ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
     ax.set(xlabel="images with masks (%)", ylim=(0, None))
     ax.minorticks_off()
-    ax.legend(fontsize=8)
+    ax.figure.legend(loc="outside lower center", ncols=3, fontsize=8)
 
 def _draw_bars(ax: Any, made: list[dict]) -> None:
     "One bar a series, its value on top."
@@ -134,7 +139,7 @@ def _draw_bars(ax: Any, made: list[dict]) -> None:
     ax.set_xticks(range(len(SERIES)), [RESULTS[k].removesuffix(", AP").replace(" ", "\n") for k in SERIES])
     ax.set(xlabel=f"{_share(made[0]['split']):g}% of the images with masks")
 
-# %% ../nbs/11_report.ipynb #939d8d53
+# %% ../nbs/11_report.ipynb #8ce7cbbe
 def ap_figure(
     rows: Sequence[dict],                      # from `collect`, of one data set
     size: tuple[float, float] = (4.8, 3.2),    # inches
@@ -148,10 +153,11 @@ def ap_figure(
         ax = fig.add_subplot()
         if len(splits) > 1: _draw_lines(ax, made, {s: published[s] for s in splits if s in published})
         else: _draw_bars(ax, made)
-        ax.set(ylabel="mask AP (%)", title=rows[0]["dataset"] if rows[0]["dataset"] in CAPTIONS else f"{rows[0]['dataset']} (other data than the paper's)")
+        other = "" if rows[0]["dataset"] in CAPTIONS else " (other data than the paper's)"
+        ax.set(ylabel="mask AP (%)", title=rows[0]["dataset"] + other)
     return fig
 
-# %% ../nbs/11_report.ipynb #227a15a9
+# %% ../nbs/11_report.ipynb #3931c481
 def _save_figure(rows: Sequence[dict], stem: Path) -> list[Path]:
     "The figure as .png and .pdf, and what it shows as .json."
     files = [stem.with_suffix(s) for s in (".png", ".pdf", ".json")]
@@ -170,7 +176,7 @@ def write_report(
     for dataset in dict.fromkeys(r["dataset"] for r in rows):
         own = [r for r in rows if r["dataset"] == dataset]
         for suffix, text in zip((".md", ".csv", ".json"), table(own)):
-            with atomic_path(file := Path(figures) / f"results_{dataset}{suffix}") as temporary: temporary.write_text(text, encoding="utf-8")
-            written.append(file)
+            written.append(Path(figures) / f"results_{dataset}{suffix}")
+            with atomic_path(written[-1]) as temporary: temporary.write_text(text, encoding="utf-8")
         written += _save_figure(own, Path(figures) / f"ap_by_split_{dataset}")
     return written

@@ -83,7 +83,7 @@ def test_resume_false_starts_afresh(tmp_path):
 
 def test_resume_refuses_other_settings(tmp_path):
     run(tmp_path)
-    with pytest.raises(StageError, match="lr 0.1, now it is 0.2"): run(tmp_path, cfg=replace(CFG, lr=.2))
+    with pytest.raises(StageError, match="made with lr 0.1, now it is 0.2"): run(tmp_path, cfg=replace(CFG, lr=.2))
     with pytest.raises(StageError, match="seed 0, now it is 1"): run(tmp_path, seed=1)
     run(tmp_path, cfg=replace(CFG, workers=2, save_every=3))
     (tmp_path / "state.pt").write_bytes(b"PK\x03\x04 broken")
