@@ -151,7 +151,7 @@ def command_doctor(args: argparse.Namespace) -> int:
     for good, text in rows: print(f"{'ok  ' if good else 'MISS'} {text}")
     return 0 if all(good for good, _ in rows) else 1
 
-# %% ../nbs/20_cli.ipynb #44d3617f
+# %% ../nbs/20_cli.ipynb #165cf04f
 EPILOG = """examples:
   pointwssis reproduce                                    the built-in data set, every stage
   pointwssis reproduce --data-root DIR --split 5p         your own COCO-format folder
@@ -161,7 +161,7 @@ EPILOG = """examples:
 def make_parser() -> Parser:
     "The whole command line."
     parser = Parser(prog="pointwssis", description="Instance segmentation from a few masks and many points.", epilog=EPILOG)
-    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("-V", "--version", action="version", version=__version__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     def command(name: str, function: Any, *groups: Any) -> Parser:
         sub = commands.add_parser(name, help=function.__doc__, description=function.__doc__)

@@ -8,13 +8,14 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "pointwssis"
 FLOORS = [
-    {"core", "decode", "show"},
+    {"core", "decode", "show", "parallel"},
     {"config", "coco", "backbone", "checkpoint", "report", "sampler", "weights", "process"},
-    {"shapes", "points", "splits", "targets", "engine", "evaluate"},
-    {"dataset", "prompt", "refiner", "graph"},
-    {"solov2", "pseudo"},
+    {"shapes", "points", "targets", "engine", "evaluate", "crops", "refinenet"},
+    {"splits", "dataset", "prompt", "refiner"},
+    {"solov2", "pseudo", "graph"},
     {"predict"},
-    {"stages", "gallery"},
+    {"gallery"},
+    {"stages"},
     {"pipeline"},
     {"cli"},
 ]

@@ -1,0 +1,128 @@
+"""The command line as a user meets it: bad input is one line on stderr and exit code 2, with nothing half-written."""
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pointwssis import shapes
+from pointwssis.cli import checks, main
+
+COMMANDS = ("split", "run", "reproduce", "predict", "report", "doctor")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def fails(capsys, *argv: str) -> str:
+    "The one line that a command that must fail says."
+    try: code = main(argv)
+    except SystemExit as e: code = e.code
+    said = capsys.readouterr().err
+    assert code == 2 and said.startswith("error: ") and said.count("\n") == 1 and "Traceback" not in said
+    return said
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(capsys, command):
+    with pytest.raises(SystemExit) as done: main([command, "--help"])
+    assert done.value.code == 0 and f"pointwssis {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("argv, says", [
+    ((), "COMMAND"),
+    (("rnu", "split"), "invalid choice: 'rnu'"),
+    (("run",), "STAGE"),
+    (("run", "techer"), "unknown stage 'techer'. Did you mean 'teacher'?"),
+    (("run", "teacher"), "needs 'split'"),
+    (("run", "split", "--seed", "one"), "invalid int value: 'one'"),
+    (("run", "split", "--set", "teacher_train.steps"), "is not key=value"),
+    (("run", "split", "--set", "teacher_train.step=3"), "Did you mean"),
+    (("run", "split", "--set", "teacher_train.steps=many"), "got 'many' (str)"),
+    (("run", "split", "--set", "seed=3"), "Pass it as --seed"),
+    (("run", "split", "--data", "x"), "unrecognized arguments"),
+    (("split", "--split", "0p"), "0p"),
+    (("split", "--split", "100%"), "100%"),
+    (("split", "--split", "half"), "half"),
+    (("reproduce", "--dataset", "shape"), "unknown preset 'shape'. Did you mean 'shapes'?"),
+    (("reproduce", "--dataset", "animals7"), "--data-root"),
+    (("reproduce", "--data-root", "nowhere"), "nowhere: no such folder"),
+    (("report", "--runs", "nowhere"), "nowhere: no such folder"),
+    (("predict", "nowhere.jpg", "--weights", "w.safetensors"), "nowhere.jpg: no such image"),
+    (("predict", "--weights", "w.safetensors"), "IMAGE"),
+])
+def test_bad_arguments_are_one_line_and_leave_nothing(here, capsys, argv, says):
+    assert says in fails(capsys, *argv)
+    assert list(here.iterdir()) == []
+
+
+@pytest.fixture
+def picture(here) -> str:
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save("photo.png")
+    return "photo.png"
+
+
+@pytest.mark.parametrize("name, content, says", [("missing.safetensors", None, "missing.safetensors"), ("cut.safetensors", b"\x10\0\0\0\0\0\0\0{", "cut.safetensors"),
+                                                 ("text.pth", b"no weights", "text.pth")])
+def test_bad_weights(capsys, picture, name, content, says):
+    if content is not None: Path(name).write_bytes(content)
+    assert says in fails(capsys, "predict", picture, "--weights", name)
+    assert not Path("predictions").exists()
+
+
+def change(path: Path, edit) -> None:
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+
+
+def drop_a_segmentation(content: dict) -> None: del content["annotations"][0]["segmentation"]
+def drop_the_images(content: dict) -> None: content.update(images=[], annotations=[])
+
+
+@pytest.mark.parametrize("edit, says", [(drop_a_segmentation, "data/annotations/instances_train.json: annotation 1 has no segmentation"),
+                                        (drop_the_images, "there is no image to divide into strong and weak")])
+def test_bad_annotations_pass_through_the_stage_as_one_line(here, capsys, edit, says):
+    shapes.write(here / "data", train=3, val=1)
+    change(here / "data/annotations/instances_train.json", edit)
+    assert says in fails(capsys, "run", "split", "--data-root", "data")
+    assert not Path("runs/custom/10p/s0/split").exists()
+
+
+def test_broken_json_names_the_place(here, capsys):
+    shapes.write(here / "data", train=3, val=1)
+    path = here / "data/annotations/instances_train.json"
+    path.write_text(path.read_text()[:100])
+    assert "instances_train.json: broken JSON at line 1" in fails(capsys, "run", "split", "--data-root", "data")
+
+
+def test_split_writes_two_files_and_copies_them(here, capsys):
+    shapes.write(here / "data", train=6, val=1)
+    assert main(["split", "--data-root", "data", "--split", "50p", "--out", "mine"]) == 0
+    strong, weak = sorted(Path("mine").iterdir())
+    assert capsys.readouterr().out.splitlines()[-2:] == [str(strong), str(weak)]
+    assert "segmentation" in strong.read_text() and "segmentation" not in weak.read_text() and "point" in weak.read_text()
+
+
+def test_an_error_that_is_not_the_users_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr("pointwssis.cli.checks", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError): main(["doctor"])
+
+
+def test_doctor_says_what_is_missing(monkeypatch, capsys):
+    assert main(["doctor"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(checks()) + 1
+    monkeypatch.setattr("pointwssis.cli.PACKAGES", ("numpy", "no-such-package"))
+    assert main(["doctor"]) == 1
+    assert "MISS no-such-package is not installed" in capsys.readouterr().out
+
+
+def test_the_command_is_installed():
+    done = subprocess.run([Path(sys.executable).parent / "pointwssis", "run", "techer"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: unknown stage 'techer'")
