@@ -109,7 +109,7 @@ def table(
     values = json.dumps({"caption": caption, "lines": made, "runs": list(rows)}, indent=1)
     return "\n\n".join([text, *notes]) + "\n", buffer.getvalue(), values + "\n"
 
-# %% ../nbs/11_report.ipynb #f2cb4996
+# %% ../nbs/11_report.ipynb #2c70c706
 SERIES = {"teacher_ap_percent": "o", "student_sw_ap_percent": "s", "student_sw_refined_ap_percent": "D", "supervised_ap_percent": "^"}
 LOOK = ["petroff10", {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9, "legend.frameon": False}]
 
@@ -130,6 +130,7 @@ def _draw_lines(ax: Any, made: list[dict], published: dict[str, float]) -> None:
     ax.minorticks_off()
     ax.figure.legend(loc="outside lower center", ncols=3, fontsize=8)
 
+# %% ../nbs/11_report.ipynb #96807914
 def _draw_bars(ax: Any, made: list[dict]) -> None:
     "One bar a series, its value on top."
     for place, key in enumerate(SERIES):

@@ -20,7 +20,7 @@ def _order(length: int, seed: int, epoch: int) -> np.ndarray:
     "The order of one epoch."
     return rng(seed, "epoch", epoch).permutation(length)
 
-# %% ../nbs/08a_sampler.ipynb #b5512c32
+# %% ../nbs/08a_sampler.ipynb #c6eb0101
 class StepSampler:
     "Batches of (index, step, slot), a pure function of (seed, step): shuffled epochs without replacement, no state to save."
     def __init__(self,
@@ -43,10 +43,9 @@ class StepSampler:
     def __len__(self) -> int: return max(0, self.steps - self.start) * self.accumulate
 
     def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+        first = self.rank * self.accumulate
         for step in range(self.start, self.steps):
-            for part in range(self.accumulate): yield [self._item(step, slot) for slot in self._slots(part)]
-
-    def _slots(self, part: int) -> range: return range(self.rank * self.accumulate + part, self.batch_size, self.shares)
+            for part in range(self.accumulate): yield [self._item(step, slot) for slot in range(first + part, self.batch_size, self.shares)]
 
     def _item(self, step: int, slot: int) -> tuple[int, int, int]:
         epoch, place = divmod(step * self.batch_size + slot, self.length)

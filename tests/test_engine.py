@@ -247,8 +247,9 @@ PROGRAM = textwrap.dedent("""
     import json, torch
     from test_engine import CFG, LENGTH, loader, loss, plain_net, replace, train
     torch.set_num_threads(1)
-    for part in "ab": rows = train(plain_net(), loss, loader, replace(CFG, accumulate=1 if part == "a" else 2), f"{sys.argv[1]}/{part}", 0, "cpu",
-                                   length=LENGTH, log_every=3)
+    for part, accumulate in (("a", 1), ("b", 2)):
+        cfg = replace(CFG, accumulate=accumulate)
+        train(plain_net(), loss, loader, cfg, f"{sys.argv[1]}/{part}", 0, "cpu", length=LENGTH, log_every=3)
 """)
 
 

@@ -28,25 +28,30 @@ def random_truth(rng, images=12):
         annotations[i * 10] = []
         for _ in range(0 if i % 3 == 0 else rng.integers(1, 7)):
             mask, crowd = blob(rng), int(rng.random() < .15)
-            a = {"id": number, "image_id": i * 10, "category_id": int(rng.choice([2, 5, 11])), "segmentation": encode(mask), "iscrowd": crowd}
-            annotations[i * 10].append(a | ({"area": int(mask.sum())} if number % 4 else {}))
+            a = {"id": number, "image_id": i * 10, "category_id": int(rng.choice([2, 5, 11])), "iscrowd": crowd}
+            annotations[i * 10].append(a | {"segmentation": encode(mask)} | ({"area": int(mask.sum())} if number % 4 else {}))
             number += 1
     records = {i: {"id": i, "file_name": f"{i}.png", "width": 160, "height": 160} for i in annotations}
     return CocoData(Path("random.json"), Path(), records, annotations, CATEGORIES, {})
 
 
 def noisy(truth, rng):
-    "Results near the truth: shifted, some missed, some doubled, some of another class, some invented, also on empty images; ties in the scores."
+    "Results near the truth: shifted, some missed, some doubled, some of another class, some invented; scores have ties."
     results = []
     for image_id, annotations in truth.annotations.items():
         record = truth.images[image_id]
         masks = [(np.roll(decode(a["segmentation"], record["height"], record["width"]), int(rng.integers(0, 5)), 1), a["category_id"])
                  for a in annotations for _ in range(rng.integers(0, 3))]
-        masks += [(np.roll(np.tri(record["height"], record["width"], dtype=bool), int(rng.integers(50)), 1), truth.categories.ids[0])] * int(rng.random() < .4)
+        invented = np.roll(np.tri(record["height"], record["width"], dtype=bool), int(rng.integers(50)), 1)
+        if rng.random() < .4: masks.append((invented, truth.categories.ids[0]))     # also on images without objects
         for mask, category in masks:
             category = int(rng.choice(truth.categories.ids)) if rng.random() < .1 else category
-            results.append({"image_id": image_id, "category_id": category, "segmentation": encode(mask), "score": float(rng.integers(1, 20)) / 20})
+            score = float(rng.integers(1, 20)) / 20
+            results.append({"image_id": image_id, "category_id": category, "segmentation": encode(mask), "score": score})
     return results
+
+
+def as_result(a): return {k: a[k] for k in ("image_id", "category_id", "segmentation")} | {"score": 1.}
 
 
 def assert_equal(a, b):
@@ -118,7 +123,7 @@ def test_no_results_and_no_objects(backend):
 def test_first_annotation_id_may_be_zero():
     truth = random_truth(np.random.default_rng(3))
     truth = truth.select([i for i in truth.ids if any(not a["iscrowd"] for a in truth.annotations[i])][:1])
-    perfect = [{k: a[k] for k in ("image_id", "category_id", "segmentation")} | {"score": 1.} for r in truth.annotations.values() for a in r]
+    perfect = [as_result(a) for r in truth.annotations.values() for a in r]
     assert truth.annotations[truth.ids[0]][0]["id"] == 0
     for backend in ("faster", "pycocotools"): assert coco_ap(truth, perfect, backend)["ap_percent"] == pytest.approx(100)
 
@@ -151,8 +156,9 @@ def half_right(truth):
             mask = decode(a["segmentation"], 160, 160)
             columns = np.flatnonzero(mask.any(0))
             kept = mask & (np.arange(160) >= columns.mean())
-            if a["id"] % 5 == 0: dropped.append({"id": a["id"], "image_id": i, "category_id": a["category_id"], "point": [1., 1.], "iscrowd": 0})
-            else: pseudo[i].append({"id": 900 + a["id"], "image_id": i, "category_id": a["category_id"], "segmentation": encode(kept), "point_id": a["id"]})
+            known = {"image_id": i, "category_id": a["category_id"], "iscrowd": 0}
+            if a["id"] % 5 == 0: dropped.append(known | {"id": a["id"], "point": [1., 1.]})
+            else: pseudo[i].append(known | {"id": 900 + a["id"], "segmentation": encode(kept), "point_id": a["id"]})
     return replace(truth, annotations=pseudo, info={"dropped_points": dropped})
 
 
@@ -177,13 +183,14 @@ def test_pseudo_ap_is_over_weak_images_with_scores_one():
     truth = random_truth(np.random.default_rng(6))
     pseudo = half_right(truth)
     weak = truth.select([i for i in truth.ids[1:] if truth.annotations[i]])
-    results = [{k: a[k] for k in ("image_id", "category_id", "segmentation")} | {"score": 1.} for i in weak.ids for a in pseudo.annotations[i]]
+    results = [as_result(a) for i in weak.ids for a in pseudo.annotations[i]]
     assert pseudo_quality(pseudo, truth)["ap_percent"] == pytest.approx(coco_ap(weak, results, "pycocotools")["ap_percent"], abs=1e-9)
 
 
 def test_pseudo_quality_of_perfect_empty_and_foreign_files():
     truth = random_truth(np.random.default_rng(7))
-    perfect = replace(truth, annotations={i: [a | {"point_id": a["id"]} for a in r if not a["iscrowd"]] for i, r in truth.annotations.items()})
+    linked = {i: [a | {"point_id": a["id"]} for a in r if not a["iscrowd"]] for i, r in truth.annotations.items()}
+    perfect = replace(truth, annotations=linked)
     quality = pseudo_quality(perfect, truth)
     assert quality["miou_percent"] == quality["ap_percent"] == pytest.approx(100) and quality["points_without_mask"] == 0
     none = pseudo_quality(replace(truth, annotations={i: [] for i in truth.ids}), truth)
@@ -195,7 +202,8 @@ def test_pseudo_quality_of_perfect_empty_and_foreign_files():
 def test_polygons_count_like_their_masks():
     polygon = [[10., 10., 60., 10., 60., 70., 10., 70.]]
     record = {"id": 1, "image_id": 1, "category_id": 2, "segmentation": polygon, "area": 3000, "iscrowd": 0}
-    truth = CocoData(Path("p.json"), Path(), {1: {"id": 1, "file_name": "1.png", "width": 160, "height": 160}}, {1: [record]}, CATEGORIES, {})
+    image = {"id": 1, "file_name": "1.png", "width": 160, "height": 160}
+    truth = CocoData(Path("p.json"), Path(), {1: image}, {1: [record]}, CATEGORIES, {})
     rle = encode_many(decode(polygon, 160, 160)[None])[0]
     assert coco_ap(truth, [{"image_id": 1, "category_id": 2, "segmentation": rle, "score": 1.}])["ap_percent"] == pytest.approx(100)
     assert pseudo_quality(replace(truth, annotations={1: [record | {"segmentation": rle, "point_id": 1}]}), truth)["miou_percent"] == 100
