@@ -57,7 +57,7 @@ def run_params(
     dataset = args.dataset or ("custom" if args.data_root else "shapes")
     return {"dataset": dataset, "split": args.split, "seed": args.seed, "data_root": args.data_root, "overrides": dict(args.overrides)}
 
-# %% ../nbs/20_cli.ipynb #757cebeb
+# %% ../nbs/20_cli.ipynb #815aba52
 def tell(
     name: str,
     outcome: Any,  # `pipeline.Outcome`, or None when the stage begins
@@ -66,10 +66,10 @@ def tell(
     if outcome is None: return print(f"{name} ...", flush=True)
     how = {"ran": f"done in {outcome.wall_s:.0f} s", "kept": "up to date", "shared": "taken over from another run"}[outcome.how]
     scores = [f"{key.removesuffix('_percent').replace('_', ' ')} {value:.1f}" for key, value in outcome.metrics.items()
-              if key.endswith("_percent") and isinstance(value, (int, float))]
+              if key.endswith(("_ap_percent", "_miou_percent")) and isinstance(value, (int, float))]
     print(f"{name} {how}{': ' if scores else ''}{', '.join(scores)}", flush=True)
 
-# %% ../nbs/20_cli.ipynb #5b32f5b8
+# %% ../nbs/20_cli.ipynb #91f8e474
 def command_run(args: argparse.Namespace) -> None:
     "Run one stage."
     from pointwssis.pipeline import run_stage
@@ -79,8 +79,9 @@ def command_reproduce(args: argparse.Namespace) -> None:
     "Run every stage that is not up to date, then show the table."
     from pointwssis.pipeline import reproduce
     outcomes = reproduce(run_params(args), args.runs, args.force, tell=tell)
-    dataset = outcomes[-1].folder.parents[2].name
-    print(f"\n{Path(f'figures/results_{dataset}.md').read_text(encoding='utf-8')}\nEvidence: {outcomes[-1].folder.parent}  Pictures: figures")
+    folder = outcomes[-1].folder.parent
+    figures = folder.parents[3] / "figures"
+    print(f"\n{(figures / f'results_{folder.parents[1].name}.md').read_text(encoding='utf-8')}\nEvidence is in {folder}, pictures are in {figures}.")
 
 def command_report(args: argparse.Namespace) -> None:
     "Make tables and figures from all runs."

@@ -136,11 +136,12 @@ def _with_root(params: dict[str, Any]) -> dict[str, Any]:
     if root and not Path(root).is_dir(): raise DataError(f"{root}: no such folder. Pass the data set's folder as --data-root DIR.")
     return {**params, "data_root": os.path.relpath(Path(root))} if root else params
 
-# %% ../nbs/19_pipeline.ipynb #67da9cc1
+# %% ../nbs/19_pipeline.ipynb #4c514dbe
 def _injected(params: dict[str, Any], stage: Stage, folder: Path, partial: Path) -> dict[str, Any]:
     "Everything that papermill sets: the user's parameters, and where to read and write."
     inputs = {need: (folder / need / "artifacts").as_posix() for need in stage.needs}
-    return {**params, **stage.fixed, "inputs": inputs, "out": (partial / "artifacts").as_posix()}
+    figures = {"figures": (folder.parents[3] / "figures").as_posix()} if stage.name == "report" else {}
+    return {**figures, **params, **stage.fixed, "inputs": inputs, "out": (partial / "artifacts").as_posix()}
 
 # %% ../nbs/19_pipeline.ipynb #85a39aea
 def run_stage(
