@@ -11,8 +11,9 @@ from .core import ConfigError, nearest
 
 # %% auto #0
 __all__ = ['TEACHER_RANGES', 'TEACHER_GRIDS', 'STUDENT_RANGES', 'STUDENT_GRIDS', 'CAFFE_MEAN', 'CAFFE_STD', 'IMAGENET_MEAN',
-           'IMAGENET_STD', 'REFINER_TRAIN', 'COCO_SCHEDULES', 'PRESETS', 'SOLOv2Config', 'RefinerConfig', 'TrainConfig',
-           'DataConfig', 'Config', 'override', 'preset', 'to_dict']
+           'IMAGENET_STD', 'REFINER_TRAIN', 'COCO_SCHEDULES', 'COCO', 'BDD100K', 'SHAPES', 'ANIMALS7', 'CUSTOM',
+           'PRESETS', 'PUBLISHED_SCHEDULE', 'SOLOv2Config', 'RefinerConfig', 'TrainConfig', 'DataConfig', 'Config',
+           'override', 'preset', 'to_dict']
 
 # %% ../nbs/01_config.ipynb #98bb9055
 TEACHER_RANGES = ((1, 72), (72, 144), (144, 288), (288, 584), (584, 2048))
@@ -22,7 +23,7 @@ STUDENT_GRIDS = (40, 36, 24, 16, 12)
 CAFFE_MEAN, CAFFE_STD = (103.53, 116.28, 123.675), (1.0, 1.0, 1.0)
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
-# %% ../nbs/01_config.ipynb #f07f5deb
+# %% ../nbs/01_config.ipynb #3d31650a
 @dataclass(frozen=True)
 class SOLOv2Config:
     "One SOLOv2 network and how it is decoded. Defaults: the published ResNet-101 student (METHOD, section 2)."
@@ -36,6 +37,7 @@ class SOLOv2Config:
     instance_convs: int = 4
     mask_channels: int = 128
     num_kernels: int = 256                 # length of a kernel = number of mask features
+    norm_groups: int = 32                  # of the group norm in the heads; fewer for narrow heads
     frozen_stages: int = 2                 # 0 trains all, 1 freezes the stem, 2 the stem and the first stage
     frozen_norm: bool = True               # batch norm of the backbone keeps its running statistics
     channel_order: str = "bgr"             # what the backbone was trained on
@@ -50,7 +52,7 @@ class SOLOv2Config:
     nms_sigma: float = 2.0
     nms_iou: float = 0.5                   # mask NMS
 
-# %% ../nbs/01_config.ipynb #2e4b3f2f
+# %% ../nbs/01_config.ipynb #56b30799
 @dataclass(frozen=True)
 class RefinerConfig:
     "MaskRefineNet (METHOD, section 4): a U-Net that sees image, point and rough mask of one crop."
@@ -61,6 +63,7 @@ class RefinerConfig:
     crop_size: int = 256                   # side of the square crop, pixels
     crop_scale: float = 2.0                # crop side over the rough box's side
     sigma: float = 6.0                     # of the point's Gaussian, crop pixels
+    perturb: float = 0.0                   # share of training crops whose rough mask is made worse on purpose
     use_image: bool = True                 # the three inputs, for the ablation
     use_mask: bool = True
     use_point: bool = True
@@ -163,13 +166,14 @@ def override(
     if not _fits(value, hint): raise ConfigError(f"option '{key}' wants {hint}, got {value!r} ({type(value).__name__}).")
     return replace(cfg, **{head: _freeze(float(value) if hint is float else value)})
 
-# %% ../nbs/01_config.ipynb #c3d82915
+# %% ../nbs/01_config.ipynb #deb768c0
 def _with(cfg: Config, changes: dict[str, Any]) -> Config:
+    "Several overrides in a row."
     for key, value in changes.items(): cfg = override(cfg, key, value)
     return cfg
 
-# %% ../nbs/01_config.ipynb #42a77688
-COCO_SCHEDULES = {  # split: (teacher steps, decay, checkpoints whose rough masks teach the refiner)
+# %% ../nbs/01_config.ipynb #d7762151
+COCO_SCHEDULES = {  # split: (teacher steps, decay at, checkpoints)
     "1p": (10_000, (5_000, 8_000), (5_000, 10_000)),
     "2p": (25_000, (15_000, 20_000), (10_000, 20_000)),
     "5p": (30_000, (20_000, 25_000), (15_000, 25_000)),
@@ -180,10 +184,70 @@ COCO_SCHEDULES = {  # split: (teacher steps, decay, checkpoints whose rough mask
     "50p": (270_000, (210_000, 250_000), (180_000, 240_000)),
 }
 
-# %% ../nbs/01_config.ipynb #0c9bb716
-PRESETS: dict[str, dict[str, Any]] = {"shapes": {}, "animals7": {}, "coco": {}, "bdd100k": {}, "custom": {}}
+def _published_teacher(split: str) -> dict[str, Any]:
+    "The teacher's schedule of a split; of the next larger published one for a share in between."
+    share = float(split.rstrip("p"))
+    steps, decay, kept = next((v for k, v in COCO_SCHEDULES.items() if float(k.rstrip("p")) >= share), COCO_SCHEDULES["50p"])
+    return {"teacher_train.steps": steps, "teacher_train.decay_at": decay, "teacher_train.checkpoint_steps": kept}
 
-# %% ../nbs/01_config.ipynb #879a7c21
+# %% ../nbs/01_config.ipynb #773f5cb5
+COCO = {  # arXiv 2303.15062; expected: the published column of the tables
+    "data.train_json": "annotations/instances_train2017.json", "data.val_json": "annotations/instances_val2017.json",
+    "data.train_images": "train2017", "data.val_images": "val2017",
+}
+BDD100K = COCO | {  # same networks and schedules; weak images are those of the detection set
+    "data.train_json": "annotations/bdd100k_ins_labels_train.json", "data.val_json": "annotations/bdd100k_ins_labels_val.json",
+    "data.weak_json": "annotations/bdd100k_det_labels_train.json", "data.train_images": "train", "data.val_images": "val",
+}
+
+# %% ../nbs/01_config.ipynb #6cfd1732
+def _both(part: str, **changes: Any) -> dict[str, Any]:
+    "The same differences for teacher and student; part is \"\" for the network, \"_train\" for the schedule."
+    return {f"{who}{part}.{key}": value for who in ("teacher", "student") for key, value in changes.items()}
+
+_FAST = {"optimizer": "adamw", "schedule": "cosine", "decay_at": (), "final_factor": .01, "warmup_steps": 40, "clip_norm": 10.0, "workers": 0}
+_NARROW = {"fpn_channels": 64, "instance_channels": 64, "instance_convs": 2, "mask_channels": 32, "num_kernels": 32}
+_RGB = {"channel_order": "rgb", "pixel_mean": IMAGENET_MEAN, "pixel_std": IMAGENET_STD}
+
+# %% ../nbs/01_config.ipynb #df5260ac
+SHAPES = {  # the embedded data set, from random weights
+    **_both("", backbone="timm:test_resnet", frozen_stages=0, frozen_norm=False, num_grids=(16, 16, 12, 8, 6), **_NARROW, **_RGB),
+    "teacher.scale_ranges": ((1, 24), (24, 34), (34, 46), (46, 60), (60, 2048)),
+    "student.scale_ranges": ((1, 26), (20, 36), (30, 50), (42, 66), (56, 2048)),
+    **_both("_train", **_FAST, lr=3e-3, weight_decay=.02, short_sides=(128,), long_side=128, scale_jitter=(.77, 1.3), colour_jitter=.2),
+    "teacher_train.steps": 400, "teacher_train.checkpoint_steps": (200, 300), "student_train.steps": 900,
+    "refiner.backbone": "torchvision:resnet18", "refiner.weights": "", "refiner.crop_size": 64, "refiner.aspp_channels": 64,
+    "refiner.decoder_channels": (64, 48, 32), "refiner.perturb": .5, "refiner.sigma": 3.0,
+    **{f"refiner_train.{k}": v for k, v in (_FAST | {"steps": 300, "lr": 1e-3}).items()},
+    "data.short_side": 128, "data.long_side": 128, "data.cache_images": True,
+}
+
+# %% ../nbs/01_config.ipynb #c963b4b3
+ANIMALS7 = {  # seven animals in 700 photographs, MobileNetV2 from ImageNet weights given as a file
+    **_both("", backbone="torchvision:mobilenet_v2", frozen_stages=2, num_grids=(28, 24, 16, 12, 8), **_NARROW, channel_order="rgb",
+            pixel_mean=(127.5, 127.5, 127.5), pixel_std=(127.5, 127.5, 127.5)),
+    "teacher.scale_ranges": ((1, 32), (32, 64), (64, 108), (108, 160), (160, 2048)),
+    "student.scale_ranges": ((1, 40), (24, 80), (50, 130), (90, 190), (140, 2048)),
+    **_both("_train", **_FAST, lr=1e-3, weight_decay=.02, batch_size=8, short_sides=(224, 256), long_side=320, scale_jitter=(.8, 1.4), colour_jitter=.2),
+    "teacher_train.steps": 350, "teacher_train.checkpoint_steps": (175, 260), "student_train.steps": 700,
+    "refiner.backbone": "torchvision:mobilenet_v2", "refiner.weights": "", "refiner.crop_size": 96, "refiner.aspp_channels": 64,
+    "refiner.decoder_channels": (96, 64, 48, 32), "refiner.perturb": .5, "refiner.sigma": 4.0,
+    **{f"refiner_train.{k}": v for k, v in (_FAST | {"steps": 400, "lr": 1e-3}).items()},
+    "data.short_side": 256, "data.long_side": 320, "data.cache_images": True,
+}
+
+# %% ../nbs/01_config.ipynb #71614869
+CUSTOM = {
+    **_both("", backbone="torchvision:resnet50", weights="imagenet", **_RGB),
+    **_both("_train", optimizer="adamw", lr=1e-4, weight_decay=.05, clip_norm=1.0, schedule="cosine", decay_at=(), warmup_steps=500),
+    "teacher_train.steps": 5_000, "teacher_train.checkpoint_steps": (2_500, 3_750), "student_train.steps": 20_000,
+    "refiner.backbone": "torchvision:resnet50", "refiner_train.steps": 10_000, "refiner_train.warmup_steps": 500,
+}
+PRESETS: dict[str, dict[str, Any]] = {"shapes": SHAPES, "animals7": ANIMALS7, "coco": COCO, "bdd100k": BDD100K, "custom": CUSTOM,
+                                      "coco_union": ANIMALS7}
+PUBLISHED_SCHEDULE = ("coco", "bdd100k")
+
+# %% ../nbs/01_config.ipynb #c639f5b4
 def preset(
     dataset: str,             # "shapes", "animals7", "coco_union", "coco", "bdd100k" or "custom"
     split: str = "10p",       # share of images that keep their masks
@@ -191,7 +255,8 @@ def preset(
 ) -> Config:                  # frozen, complete
     "The configuration of a data set and split, with overrides checked for name and type."
     if dataset not in PRESETS: raise ConfigError(f"unknown preset '{dataset}'.{nearest(dataset, PRESETS)} Known: {', '.join(PRESETS)}.")
-    return _with(_with(Config(dataset=dataset, split=split), PRESETS[dataset]), overrides)
+    schedule = _published_teacher(split) if dataset in PUBLISHED_SCHEDULE else {}
+    return _with(_with(Config(dataset=dataset, split=split), PRESETS[dataset] | schedule), overrides)
 
 # %% ../nbs/01_config.ipynb #041d1e9b
 def to_dict(cfg: Config) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from .coco import CategoryTable, encode_many, mask_fields, save
 from .core import ConfigError, rng as keyed_rng
 
 # %% auto #0
-__all__ = ['TURN', 'ONE', 'COS', 'POLYGONS', 'CLASSES', 'PATTERNS', 'RADII', 'LEAST_SHARE', 'LEAST_AREA', 'along', 'depth',
-           'texture', 'colour_away_from', 'draw_image', 'write']
+__all__ = ['TURN', 'ONE', 'COS', 'POLYGONS', 'CLASSES', 'COLOURS', 'PATTERNS', 'RADII', 'LEAST_SHARE', 'LEAST_AREA', 'along',
+           'depth', 'texture', 'colour_away_from', 'draw_image', 'write']
 
 # %% ../nbs/04_shapes.ipynb #5344852e
 TURN, ONE = 240, 1024
@@ -48,7 +48,9 @@ def depth(
     r = np.sqrt((x * x + y * y) * ONE**2).astype(np.int64)   # a square root is exactly rounded on every machine
     return 820 * radius - r if form == "disk" else np.minimum(900 * radius - r, r - 460 * radius)
 
-# %% ../nbs/04_shapes.ipynb #09bfc802
+# %% ../nbs/04_shapes.ipynb #ea60ebda
+COLOURS = np.array([(190, 80, 70), (80, 170, 80), (80, 100, 190), (190, 170, 60), (160, 80, 180)])   # one a class
+
 def _stripes(u, v, period, rng): return u // (period * ONE) % 2 * 512 - 256
 def _checks(u, v, period, rng): return (u // (period * ONE) + v // (period * ONE)) % 2 * 512 - 256
 def _waves(u, v, period, rng): return abs(u // (8 * period) % 1024 - 512) - 256
@@ -62,27 +64,29 @@ def texture(
     size: int,           # side, pixels
     base: np.ndarray,    # (3,) colour, 0..255
     tint: int = 45,      # strongest deviation from the base, grey levels
+    pattern: int | None = None,  # index into PATTERNS; None: any
 ) -> np.ndarray:         # (size, size, 3) int64, may leave 0..255 a little
     "A square of random pattern about a base colour."
     y, x = np.mgrid[:size, :size]
-    step, period, pattern = rng.integers(TURN), rng.integers(3, 10), rng.integers(len(PATTERNS))
-    field = PATTERNS[pattern](along(x, y, step), along(x, y, step + TURN // 4), period, rng)
+    step, period, any_pattern = rng.integers(TURN), rng.integers(3, 10), rng.integers(len(PATTERNS))
+    field = PATTERNS[any_pattern if pattern is None else pattern](along(x, y, step), along(x, y, step + TURN // 4), period, rng)
     return base + (field[..., None] * rng.integers(-tint, tint + 1, 3) >> 8)
 
-# %% ../nbs/04_shapes.ipynb #ca55980a
+# %% ../nbs/04_shapes.ipynb #846a2fed
 def colour_away_from(
     rng: np.random.Generator,
     other: np.ndarray,  # (3,) colour, 0..255
     contrast: int,      # least mean difference over the channels, grey levels
-) -> np.ndarray:        # (3,) colour, 30..225
+    near: np.ndarray | None = None,  # (3,) colour to stay within 55 grey levels of; None: any
+) -> np.ndarray:        # (3,) colour, about 30..225
     "A random colour that is not too near another one."
-    candidates = rng.integers(30, 226, (16, 3))
+    candidates = rng.integers(30, 226, (16, 3)) if near is None else near + rng.integers(-55, 56, (16, 3))
     distance = abs(candidates - other).sum(1)
     far = distance >= 3 * contrast
     return candidates[np.argmax(far) if far.any() else np.argmax(distance)]
 
-# %% ../nbs/04_shapes.ipynb #6defabeb
-RADII = (9, 10, 11, 12, 14, 15, 17, 19, 21, 23, 26, 29, 32)   # pixels, even steps on a log scale
+# %% ../nbs/04_shapes.ipynb #5099a284
+RADII = (14, 16, 18, 20, 22, 25, 28, 31, 35)                  # pixels, even steps on a log scale
 LEAST_SHARE, LEAST_AREA = 15, 60                              # of an object that must stay visible: percent, pixels
 
 def _centre(rng: np.random.Generator, size: int, centres: list[np.ndarray], radius: int) -> np.ndarray:
@@ -102,13 +106,14 @@ def _lay_over(image: np.ndarray, paint: np.ndarray, inside: np.ndarray) -> np.nd
     alpha = np.clip(inside + ONE // 2, 0, ONE)[..., None]
     return (image * (ONE - alpha) + paint * alpha) // ONE
 
-# %% ../nbs/04_shapes.ipynb #f2ef6e1c
+# %% ../nbs/04_shapes.ipynb #fb9adfa9
 def draw_image(
     rng: np.random.Generator,
     size: int = 128,                      # side, pixels
-    objects: tuple[int, int] = (2, 6),    # fewest and most
+    objects: tuple[int, int] = (2, 5),    # fewest and most
     contrast: int = 30,                   # between an object and the background, grey levels
     noise: int = 12,                      # per pixel and channel, +- grey levels
+    habit: int = 80,                      # percent of objects that wear their class's own pattern and about its colour
 ) -> tuple[np.ndarray, np.ndarray, list[int]]:  # (size, size, 3) uint8, (N, size, size) bool, N class indices
     "A scene, the visible part of each object, and what each one is."
     background = rng.integers(30, 226, 3)
@@ -121,7 +126,9 @@ def draw_image(
         centre = _centre(rng, size, centres, radius)
         inside = depth(CLASSES[kind], x - centre[0], y - centre[1], radius, step)
         if not _leaves_enough(visible, areas, mask := inside > 0): continue
-        image = _lay_over(image, texture(rng, size, colour_away_from(rng, background, contrast)), inside)
+        pattern, colour = (int(kind), COLOURS[kind]) if rng.integers(100) < habit else (None, None)
+        base = colour_away_from(rng, background, contrast, colour)
+        image = _lay_over(image, texture(rng, size, base, pattern=pattern), inside)
         visible = np.concatenate([visible & ~mask, mask[None]])
         areas, classes, centres = [*areas, int(mask.sum())], [*classes, int(kind)], [*centres, centre]
     return np.clip(image + rng.integers(-noise, noise + 1, image.shape), 0, 255).astype(np.uint8), visible, classes

@@ -20,10 +20,10 @@ from .prompt import Prompts, as_prompts, candidates
 # %% auto #0
 __all__ = ['PRIOR', 'conv_gn', 'resize', 'with_coordinates', 'InstanceHead', 'to_levels', 'MaskHead', 'init_heads', 'SOLOv2']
 
-# %% ../nbs/14a_solov2.ipynb #9cc591ae
-def conv_gn(inputs: int, outputs: int, kernel: int = 3) -> list[nn.Module]:
-    "Convolution without bias, group norm (32 groups where they divide), ReLU."
-    return [nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False), nn.GroupNorm(gcd(32, outputs), outputs), nn.ReLU()]
+# %% ../nbs/14a_solov2.ipynb #47f20f45
+def conv_gn(inputs: int, outputs: int, groups: int = 32, kernel: int = 3) -> list[nn.Module]:
+    "Convolution without bias, group norm (as many of the groups as divide the channels), ReLU."
+    return [nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False), nn.GroupNorm(gcd(groups, outputs), outputs), nn.ReLU()]
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     "Bilinear without corner alignment; nothing where the size already fits."
@@ -35,14 +35,14 @@ def with_coordinates(x: Tensor) -> Tensor:   # (B, C, H, W) -> (B, C + 2, H, W)
     xs, ys = torch.linspace(-1, 1, w, device=x.device, dtype=x.dtype), torch.linspace(-1, 1, h, device=x.device, dtype=x.dtype)
     return torch.cat([x, xs.expand(b, 1, h, w), ys[:, None].expand(b, 1, h, w)], 1)
 
-# %% ../nbs/14a_solov2.ipynb #aa1f19b3
+# %% ../nbs/14a_solov2.ipynb #00c342a8
 class InstanceHead(nn.Module):
     "Class logits and kernels for every cell of one level."
     def __init__(self, cfg: SOLOv2Config):
         super().__init__()
         def tower(extra: int) -> nn.Sequential:
             widths = [cfg.fpn_channels + extra] + [cfg.instance_channels] * cfg.instance_convs
-            return nn.Sequential(*(layer for i, o in zip(widths, widths[1:]) for layer in conv_gn(i, o)))
+            return nn.Sequential(*(layer for i, o in zip(widths, widths[1:]) for layer in conv_gn(i, o, cfg.norm_groups)))
         self.category_tower, self.kernel_tower = tower(0), tower(2)
         self.category = nn.Conv2d(cfg.instance_channels, cfg.num_classes, 3, padding=1)
         self.kernel = nn.Conv2d(cfg.instance_channels, cfg.num_kernels, 3, padding=1)
@@ -58,7 +58,7 @@ def to_levels(pyramid: list[Tensor]) -> list[Tensor]:
     half = F.interpolate(p2, scale_factor=.5, mode="bilinear", align_corners=False, recompute_scale_factor=True)
     return [half, p3, p4, p5, resize(p6, p5.shape[-2:])]
 
-# %% ../nbs/14a_solov2.ipynb #0fcdcea8
+# %% ../nbs/14a_solov2.ipynb #caff9e80
 class MaskHead(nn.Module):
     "Mask features at stride 4 from p2 .. p5."
     def __init__(self, cfg: SOLOv2Config):
@@ -66,11 +66,11 @@ class MaskHead(nn.Module):
         up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
         def branch(level: int) -> nn.Sequential:
             first = cfg.fpn_channels + 2 * (level == 3)
-            layers = [nn.Sequential(*conv_gn(first if i == 0 else cfg.mask_channels, cfg.mask_channels), *([up] if level else []))
+            layers = [nn.Sequential(*conv_gn(first if i == 0 else cfg.mask_channels, cfg.mask_channels, cfg.norm_groups), *([up] if level else []))
                       for i in range(max(level, 1))]
             return nn.Sequential(*layers)
         self.branches = nn.ModuleList(branch(i) for i in range(4))
-        self.merge = nn.Sequential(*conv_gn(cfg.mask_channels, cfg.num_kernels, 1))
+        self.merge = nn.Sequential(*conv_gn(cfg.mask_channels, cfg.num_kernels, cfg.norm_groups, 1))
 
     def forward(self, pyramid: list[Tensor]) -> Tensor:   # p2 .. -> (B, D, H / 4, W / 4)
         maps = [*pyramid[:3], with_coordinates(pyramid[3])]
