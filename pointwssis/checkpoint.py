@@ -21,7 +21,7 @@ from .core import CheckpointError, atomic_path
 
 # %% auto #0
 __all__ = ['Names', 'RESNET', 'SOLOV2', 'REFINER', 'FAMILIES', 'HARMLESS', 'BROKEN', 'Family', 'ArrayUnpickler', 'read_weights',
-           'tensors_of', 'load_official', 'check', 'to_official']
+           'tensors_of', 'check', 'load_official', 'to_official']
 
 # %% ../nbs/15_checkpoint.ipynb #80317ebd
 Names = tuple[tuple[str, str], ...]     # (theirs, ours)
@@ -46,9 +46,10 @@ def _rename(key: str, starts: Names, parts: Names) -> str | None:
     for a, b in parts: rest = rest.replace(a, b)
     return new + rest[1:]
 
-# %% ../nbs/15_checkpoint.ipynb #8b13b7f4
+# %% ../nbs/15_checkpoint.ipynb #3531a25b
 _BODY: Names = (("stem.conv1.norm.", "bn1."), ("stem.conv1.", "conv1."), *((f"res{k}.", f"layer{k - 1}.") for k in (2, 3, 4, 5)))
-_NORMS: Names = (*((f".conv{i}.norm.", f".bn{i}.") for i in (1, 2, 3)), (".shortcut.norm.", ".downsample.1."), (".shortcut.", ".downsample.0."))
+_NORMS: Names = (*((f".conv{i}.norm.", f".bn{i}.") for i in (1, 2, 3)),
+                 (".shortcut.norm.", ".downsample.1."), (".shortcut.", ".downsample.0."))
 
 RESNET = Family("MSRA ResNet", "model", "stem.conv1.weight", _BODY, _NORMS)
 SOLOV2 = Family("SOLOv2", "model", "ins_head.cate_pred.weight", (
@@ -79,7 +80,7 @@ class ArrayUnpickler(pickle.Unpickler):
         if f"{module}.{name}" in HARMLESS: return HARMLESS[f"{module}.{name}"]
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
-# %% ../nbs/15_checkpoint.ipynb #94beabbb
+# %% ../nbs/15_checkpoint.ipynb #ac4841af
 def _content(path: Path) -> Any:
     "What a .pkl, .pth, .pt or .safetensors file holds, without running any of it."
     if path.suffix == ".safetensors": return load_file(path)
@@ -88,6 +89,8 @@ def _content(path: Path) -> Any:
     arrays = [(value, name) for name, value in _NUMPY.items()]
     with torch.serialization.safe_globals([*arrays, np.ndarray, np.dtype, *_DTYPES, defaultdict]):
         return torch.load(path, map_location="cpu", weights_only=True)
+
+BROKEN = (pickle.UnpicklingError, SafetensorError, RuntimeError, ValueError, TypeError, EOFError, OSError, LookupError, AttributeError)
 
 def read_weights(
     path: str | Path,          # .pkl, .pth, .pt or .safetensors
@@ -102,9 +105,7 @@ def read_weights(
         raise CheckpointError(f"{path}: refused: {reason}. Fetch it again from its publisher.") from None
     return tensors_of(content, str(path))
 
-BROKEN = (pickle.UnpicklingError, SafetensorError, RuntimeError, ValueError, TypeError, EOFError, OSError, LookupError, AttributeError)
-
-# %% ../nbs/15_checkpoint.ipynb #54d738a3
+# %% ../nbs/15_checkpoint.ipynb #a1352024
 def tensors_of(
     content: Any,              # a checkpoint: weights as tensors or arrays, or a dictionary that has them as one entry
     source: str,               # for the message
@@ -112,8 +113,9 @@ def tensors_of(
     "The weights alone, as tensors."
     for key in ("model", "model_state", "state_dict", "blobs"):
         if isinstance(content, dict) and isinstance(content.get(key), dict): content = content[key]
-    arrays = content.items() if isinstance(content, dict) else ()
-    state = {k: torch.as_tensor(v) for k, v in arrays if isinstance(v, (Tensor, np.ndarray)) and getattr(v, "dtype", None) != object}
+    content = content if isinstance(content, dict) else {}
+    arrays = {k: v for k, v in content.items() if isinstance(v, (Tensor, np.ndarray)) and v.dtype != object}
+    state = {k: v if isinstance(v, Tensor) else torch.tensor(v) for k, v in arrays.items()}
     if not state: raise CheckpointError(f"{source}: holds no weights. Point to a checkpoint file.")
     if all(k.startswith("module.") for k in state): state = {k.removeprefix("module."): v for k, v in state.items()}
     return state
@@ -136,33 +138,7 @@ def _with_statistics(state: dict[str, Tensor], eps: float = 1e-5) -> dict[str, T
     neutral |= {f"{n}norm.running_var": torch.full_like(state[f"{n}norm.weight"], 1 - eps) for n in norms}
     return neutral | state
 
-# %% ../nbs/15_checkpoint.ipynb #0249063d
-def _family(keys: Iterable[str], source: str) -> Family:
-    "The published network whose landmark is among the keys, in their spelling."
-    keys = list(keys)
-    for family in FAMILIES:
-        if family.landmark in keys: return family
-    raise CheckpointError(f"{source}: neither SOLOv2 nor MaskRefineNet nor an MSRA ResNet: its first keys are {', '.join(keys[:3])}. "
-                          "It is the file of another architecture; use the one published for this network.")
-
-def load_official(
-    source: str | Path | dict[str, Any],  # a published file, or its content
-    model: nn.Module | None = None,       # check that the weights fit this network
-) -> dict[str, Tensor]:                   # state dict of our `SOLOv2` or `MaskRefineNet`, or of a torchvision ResNet's body
-    "Published weights under our names. Values are not touched."
-    name = "the given weights" if isinstance(source, dict) else str(source)
-    state = tensors_of(source, name) if isinstance(source, dict) else read_weights(source)
-    state = {_from_caffe2(k): v for k, v in state.items()}
-    family = _family(state, name)
-    if family is RESNET: state = _with_statistics({k: v for k, v in state.items() if family.ours(k)})
-    state = {k: v for k, v in state.items() if k not in ("pixel_mean", "pixel_std")}
-    unknown = [k for k in state if family.ours(k) is None]
-    if unknown: raise CheckpointError(f"{name}: {len(unknown)} keys that {family.name} does not have, first {', '.join(unknown[:3])}. It comes from another version or project.")
-    ours = {family.ours(k): v for k, v in state.items()}
-    if model is not None: check(ours, model, name)
-    return ours
-
-# %% ../nbs/15_checkpoint.ipynb #1eb08922
+# %% ../nbs/15_checkpoint.ipynb #53f4f722
 def _cause(state: dict[str, Tensor], own: dict[str, Tensor]) -> str:
     "The likeliest reason why weights do not fit, told from a few telling keys."
     if not set(state) & set(own): return "it is the file of a different network"
@@ -181,6 +157,7 @@ def _depth(state: dict[str, Tensor]) -> int:
     "Number of blocks in a ResNet's third stage."
     return len({k.rpartition("layer3.")[2].partition(".")[0] for k in state if "layer3." in k})
 
+# %% ../nbs/15_checkpoint.ipynb #3f9f5065
 def check(
     state: dict[str, Tensor],  # under our names
     model: nn.Module,
@@ -190,10 +167,39 @@ def check(
     own = model.state_dict()
     missing, extra = [k for k in own if k not in state], [k for k in state if k not in own]
     other = [k for k in own if k in state and state[k].shape != own[k].shape]
-    faults = [f"{len(keys)} {what} (first {', '.join(keys[:3])})" for keys, what in ((missing, "missing"), (extra, "unknown"), (other, "of another shape")) if keys]
+    found = {"missing": missing, "unknown": extra, "of another shape": other}
+    faults = [f"{len(keys)} {what} (first {', '.join(keys[:3])})" for what, keys in found.items() if keys]
     if faults: raise CheckpointError(f"{source}: does not fit: {'; '.join(faults)}. Likely {_cause(state, own)}.")
 
-# %% ../nbs/15_checkpoint.ipynb #e8398529
+# %% ../nbs/15_checkpoint.ipynb #178a4c25
+def _family(keys: Iterable[str], source: str) -> Family:
+    "The published network whose landmark is among the keys, in their spelling."
+    keys = list(keys)
+    for family in FAMILIES:
+        if family.landmark in keys: return family
+    raise CheckpointError(f"{source}: neither SOLOv2 nor MaskRefineNet nor an MSRA ResNet: its first keys are {', '.join(keys[:3])}. "
+                          "It is the file of another architecture; use the one published for this network.")
+
+# %% ../nbs/15_checkpoint.ipynb #d35f8218
+def load_official(
+    source: str | Path | dict[str, Any],  # a published file, or its content
+    model: nn.Module | None = None,       # check that the weights fit this network
+) -> dict[str, Tensor]:                   # state dict of our `SOLOv2` or `MaskRefineNet`, or of a torchvision ResNet's body
+    "Published weights under our names. Values are not touched."
+    name = "the given weights" if isinstance(source, dict) else str(source)
+    state = tensors_of(source, name) if isinstance(source, dict) else read_weights(source)
+    state = {_from_caffe2(k): v for k, v in state.items()}
+    family = _family(state, name)
+    if family is RESNET: state = _with_statistics({k: v for k, v in state.items() if family.ours(k)})
+    state = {k: v for k, v in state.items() if k not in ("pixel_mean", "pixel_std")}
+    unknown = [k for k in state if family.ours(k) is None]
+    if unknown: raise CheckpointError(f"{name}: {len(unknown)} keys that {family.name} does not have, first {', '.join(unknown[:3])}. "
+                                      "It comes from another version or project; use the one published for this network.")
+    ours = {family.ours(k): v for k, v in state.items()}
+    if model is not None: check(ours, model, name)
+    return ours
+
+# %% ../nbs/15_checkpoint.ipynb #0defdbe9
 def to_official(
     state: dict[str, Tensor],        # state dict of our `SOLOv2` or `MaskRefineNet` with a ResNet
     path: str | Path | None = None,  # also write it there, as the published code would
@@ -202,7 +208,8 @@ def to_official(
     for family in (SOLOV2, REFINER):
         names = {k: family.theirs(k) for k in state}
         if family.landmark in names.values() and None not in names.values(): break
-    else: raise CheckpointError(f"only SOLOv2 and MaskRefineNet with a ResNet have a published form; the first keys here are {', '.join(list(state)[:3])}.")
+    else: raise CheckpointError(f"no published form for weights whose first keys are {', '.join(list(state)[:3])}. "
+                                "SOLOv2 and MaskRefineNet have one, both with a ResNet.")
     content = {family.wrapper: {names[k]: v for k, v in state.items()}}
     if path is not None:
         with atomic_path(path) as temporary: torch.save(content, temporary)

@@ -111,7 +111,7 @@ def summary(
     return {"points": every.total(), "points_without_mask": missing.total(),
             "by_class": {name: [every[name], missing[name]] for name in categories.names}}
 
-# %% ../nbs/17_pseudo.ipynb #0f2404e0
+# %% ../nbs/17_pseudo.ipynb #58329495
 def _annotation(mask: PseudoMask, weak: CocoData) -> dict[str, Any]:
     "A COCO record of a pseudo mask, without an id."
     return {"image_id": mask.image_id, "category_id": weak.categories.id(mask.class_index), "iscrowd": 0,
@@ -121,8 +121,10 @@ def _check_halves(strong: CocoData, weak: CocoData) -> None:
     "The two halves of a split have the same classes and folder, and no image in common."
     a, b = strong.path, weak.path
     if strong.categories != weak.categories: raise DataError(f"{b}: its categories differ from those of {a}. Make both by one split.")
-    if strong.image_root != weak.image_root: raise DataError(f"{b}: images in {weak.image_root}, those of {a} in {strong.image_root}. Give both one root.")
-    if twice := set(strong.images) & set(weak.images): raise DataError(f"{b}: image {min(twice)} is also in {a}. Remove it from one of them.")
+    roots = f"its images lie in {weak.image_root}, those of {a} in {strong.image_root}"
+    if strong.image_root != weak.image_root: raise DataError(f"{b}: {roots}. Give both one root.")
+    twice = set(strong.images) & set(weak.images)
+    if twice: raise DataError(f"{b}: image {min(twice)} is also in {a}. Remove it from one of them.")
 
 # %% ../nbs/17_pseudo.ipynb #0d25ec2f
 def write_pseudo(

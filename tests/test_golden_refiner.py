@@ -29,7 +29,7 @@ def test_forward():
     assert np.allclose(y[:, :, ::4, ::4].numpy(), z["logits"], rtol=1e-4, atol=1e-6)
     assert np.isclose(y.mean(), z["mean"], rtol=1e-4) and np.isclose(y.std(), z["std"], rtol=1e-4)
 
-    channel, image, rough = torch.tensor([0, 80]), x[:, :3], x[:, -1:]              # one channel set: our sparse stem against the dense input
+    channel, image, rough = torch.tensor([0, 80]), x[:, :3], x[:, -1:]      # with one channel set, our sparse stem must give the same
     point = gaussian_map(torch.tensor([[30., 20], [5, 90]]), 96, 96)
     dense = torch.zeros(2, 81, 96, 96)
     dense[[0, 1], channel] = point

@@ -74,16 +74,22 @@ def test_refined_masks_keep_order_link_and_score(halves, monkeypatch):
     for a, b in zip(masks, found):
         assert (a.point_id, a.image_id, a.class_index, a.score) == (b.point_id, b.image_id, b.class_index, b.score)
         assert ((coco.decode(a.rle, 72, 72) ^ coco.decode(b.rle, 72, 72)).all() if a.point_id >= 0 else a == b)
-    assert len(found) == len(masks) and sum(n for n, _ in seen) == len(masks) - 1 and all(n >= 3 for n, _ in seen[:-1]) and seen[0][1] == "published"
+    counts = [n for n, _ in seen]
+    assert len(found) == len(masks) and sum(counts) == len(masks) - 1 and min(counts[:-1]) >= 3 and seen[0][1] == "published"
 
 
 def test_refiner_gets_the_click_of_the_mask(halves, monkeypatch):
     _, weak, hidden = halves
     got = {}
-    monkeypatch.setattr(pseudo, "refine_many", lambda net, items, *_: [got.update({tuple(p): (c, i.sum().item()) for p, c in zip(xy.tolist(), classes.tolist())}) or rough
-                                                                       for i, rough, xy, classes in items])
+
+    def note(net, items, *_):
+        for image, _, xy, classes in items: got.update({tuple(p): (c, int(image.sum())) for p, c in zip(xy.tolist(), classes.tolist())})
+        return [rough for _, rough, _, _ in items]
+    monkeypatch.setattr(pseudo, "refine_many", note)
     refine_masks(MaskRefineNet(4, TINY), weak, rough_masks(teacher(hidden), weak), CPU)
-    expected = {tuple(torch.tensor(a["point"]).tolist()): (weak.categories.index(a["category_id"]), int(weak.read_image(i).sum())) for i in weak.ids for a in weak.annotations[i]}
+    def place(a): return tuple(torch.tensor(a["point"]).tolist())
+    def seen(a): return weak.categories.index(a["category_id"]), int(weak.read_image(a["image_id"]).sum())
+    expected = {place(a): seen(a) for i in weak.ids for a in weak.annotations[i]}
     assert got == expected
 
 
@@ -97,7 +103,8 @@ def test_file_for_the_student(halves, tmp_path):
     assert sw.ids == strong.ids + weak.ids and sw.annotations[99] == []
     assert sorted(a["id"] for a in records) == list(range(1, len(records) + 1))
     assert len(records) == strong.num_annotations + len(masks) == len(written["annotations"])
-    assert [a["id"] for a in sw.info["dropped_points"]] == list(skip) and set(sw.info["dropped_points"][0]) == {"id", "image_id", "category_id", "point", "iscrowd"}
+    (dropped,) = sw.info["dropped_points"]
+    assert dropped["id"] in skip and set(dropped) == {"id", "image_id", "category_id", "point", "iscrowd"}
     truth = {a["id"]: a for i in hidden.ids for a in hidden.annotations[i]}
     for a in (a for a in records if "point_id" in a):
         mask = sw.mask(a)

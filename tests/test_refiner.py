@@ -166,7 +166,8 @@ def test_a_network_that_erases_keeps_the_rough_mask(data, net, sign):
 
 def test_published_inference_reads_the_neighbouring_channel_and_an_inclusive_window(data, net, monkeypatch):
     seen = []
-    monkeypatch.setattr(net, "forward", lambda pixels, maps, channel, rough: seen.append((pixels, channel)) or torch.zeros(len(maps), 2, 32, 32))
+    def forward(pixels, maps, channel, rough): return seen.append((pixels, channel)) or torch.zeros(len(maps), 2, 32, 32)
+    monkeypatch.setattr(net, "forward", forward)
     for behaviour in ("fixed", "published"): refine(net, *item(data, lessons(data)[0]), behaviour)
     (fixed, a), (published, b) = seen
     assert b.tolist() == (a + 1).tolist() and not torch.equal(fixed, published)
@@ -211,7 +212,8 @@ def test_fixed_training_shows_the_window_of_inference(data):
     frames = torch.cat([training_frame(window, "fixed", rng(0, i)) for i in range(200)])
     zoom = 10 / (frames[:, 3] - frames[:, 1])
     assert torch.allclose((frames[:, 2] - frames[:, 0]).abs() * zoom, torch.tensor(40.)) and zoom.min() < .6 and zoom.max() > 1.4
-    assert torch.allclose(frames[:, 0] + frames[:, 2], torch.tensor(60.)) and (frames[:, 0] > frames[:, 2]).float().mean().sub(.5).abs() < .15
+    assert torch.allclose(frames[:, 0] + frames[:, 2], torch.tensor(60.))
+    assert (frames[:, 0] > frames[:, 2]).float().mean().sub(.5).abs() < .15
     square = training_frame(window, "published", rng(0, 0))[0]
     assert torch.isclose((square[2] - square[0]).abs(), square[3] - square[1])
 
@@ -224,7 +226,8 @@ def test_published_click_is_the_true_centre_in_the_crop(data):
 
 def test_published_training_teaches_class_0_nothing(data):
     torch.manual_seed(0)
-    batch = torch.utils.data.default_collate([PairDataset(data, lessons(data), SMALL)[0, 0, j] for j in range(4)]) | {"class": torch.zeros(4, dtype=torch.long)}
+    dataset = PairDataset(data, lessons(data), SMALL)
+    batch = torch.utils.data.default_collate([dataset[0, 0, j] for j in range(4)]) | {"class": torch.zeros(4, dtype=torch.long)}
     for behaviour, blind in (("published", True), ("fixed", False)):
         net = MaskRefineNet(4, SMALL, behaviour)
         loss = sum(refiner_loss(net, batch).values())
