@@ -1,0 +1,135 @@
+"The network, its decoding and its prompts: invariants."
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+
+from pointwssis.config import SOLOv2Config
+from pointwssis.core import CheckpointError, ConfigError
+from pointwssis.backbone import FPNBackbone, build_body, load_body
+from pointwssis.decode import mask_nms, matrix_nms, pairwise_iou
+from pointwssis.points import Point
+from pointwssis.prompt import Prompts
+from pointwssis.solov2 import SOLOv2
+from tiny import CFG, tiny_model
+
+MODEL = tiny_model()
+torch.manual_seed(1)
+IMAGES, SIZES, OUT = torch.randn(2, 3, 64, 96), [(64, 96), (60, 90)], [(64, 96), (120, 180)]
+
+
+def clicks(n, seed=0, size=(64, 96)):
+    g = torch.Generator().manual_seed(seed)
+    xy = torch.rand(n, 2, generator=g) * torch.tensor((size[1], size[0]))
+    return [Point(float(x), float(y), int(c), i) for i, ((x, y), c) in enumerate(zip(xy, torch.randint(3, (n,), generator=g)))]
+
+
+def same(a, b):
+    assert torch.equal(a.masks, b.masks) and torch.equal(a.classes, b.classes) and torch.allclose(a.scores, b.scores, atol=1e-5)
+
+
+@pytest.mark.parametrize("prompt", ["none", "point"])
+def test_batch_equals_single(prompt):
+    points = [clicks(4), clicks(3, 1, (120, 180))]
+    both = MODEL.predict(IMAGES, SIZES, OUT, points, prompt, "mask")
+    for b in range(2): same(both[b], MODEL.predict(IMAGES[b:b + 1], SIZES[b:b + 1], OUT[b:b + 1], points[b:b + 1], prompt, "mask")[0])
+
+
+def test_order_of_points_does_not_matter():
+    points = clicks(6)
+    a = MODEL.predict(IMAGES[:1], SIZES[:1], OUT[:1], [points], "point", "mask")[0]
+    b = MODEL.predict(IMAGES[:1], SIZES[:1], OUT[:1], [points[::-1]], "point", "mask")[0]
+    assert {5 - i for i in b.points.tolist()} == set(a.points.tolist()) and torch.allclose(a.scores, b.scores)
+
+
+def test_no_points_no_masks():
+    found = MODEL.predict(IMAGES, SIZES, OUT, [[], clicks(2, 0, (120, 180))], "point", "mask")
+    assert len(found[0]) == 0 and found[0].masks.shape == (0, 64, 96) and len(found[1]) > 0
+
+
+def test_points_on_the_border_and_two_in_one_cell():
+    points = [Point(0., 0., 0, 0), Point(95.99, 63.99, 1, 1), Point(50., 30., 0, 2), Point(50.1, 30.1, 1, 3)]
+    found = MODEL.predict(IMAGES[:1], SIZES[:1], OUT[:1], [points], "point", "mask")[0]
+    assert set(found.points.tolist()) <= set(range(4)) and len(set(found.points.tolist())) == len(found)
+
+
+def test_three_hundred_points():
+    found = MODEL.predict(IMAGES[:1], SIZES[:1], OUT[:1], [clicks(300)], "point", "mask")[0]
+    assert 0 < len(found) <= CFG.max_per_image
+
+
+def test_mask_answers_with_the_class_of_its_point():
+    points = clicks(8)
+    found = MODEL.predict(IMAGES[:1], SIZES[:1], OUT[:1], [points], "point", "mask")[0]
+    assert found.classes.tolist() == [points[i].class_index for i in found.points.tolist()]
+
+
+def test_fixed_category_prompt_allows_only_present_classes_and_leaks_no_location():
+    here, there = (Prompts(torch.tensor([xy]), torch.tensor([1]), torch.tensor([[0., 0., 30., 30.]])) for xy in ((5., 5.), (80., 50.)))
+    a, b = (MODEL.predict(IMAGES[:1], SIZES[:1], OUT[:1], [p], "category", "mask")[0] for p in (here, there))
+    same(a, b)
+    assert set(a.classes.tolist()) <= {1}
+
+
+def test_oracle_needs_boxes_and_prompts_need_points():
+    with pytest.raises(ConfigError, match="box"): MODEL.predict(IMAGES[:1], SIZES[:1], OUT[:1], [clicks(1)], "point_with_size", "mask")
+    with pytest.raises(ConfigError, match="needs points"): MODEL.predict(IMAGES[:1], SIZES[:1], OUT[:1], prompt="point")
+    with pytest.raises(ConfigError, match="Did you mean 'point'"): MODEL.predict(IMAGES[:1], SIZES[:1], OUT[:1], [clicks(1)], "points")
+
+
+def test_unpadded_images_are_refused():
+    with pytest.raises(ConfigError, match="multiples of 32"): MODEL.features(torch.zeros(1, 3, 1, 64))
+
+
+def loop_nms(masks, classes, iou):
+    keep = []
+    for i in range(len(masks)):
+        if all(classes[i] != classes[j] or (masks[i] & masks[j]).sum() / (masks[i] | masks[j]).sum().clamp(min=1) <= iou for j in keep): keep.append(i)
+    return keep
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.integers(0, 25))
+def test_mask_nms_equals_the_greedy_loop(seed, n):
+    g = torch.Generator().manual_seed(seed)
+    masks, classes = torch.rand(n, 3, 5, generator=g) > .35, torch.randint(2, (n,), generator=g)
+    assert mask_nms(masks, classes, .5).nonzero()[:, 0].tolist() == loop_nms(masks, classes, .5)
+
+
+def test_matrix_nms_follows_its_formula():
+    g = torch.Generator().manual_seed(0)
+    masks, scores, classes = torch.rand(8, 4, 6, generator=g) > .4, torch.rand(8, generator=g).sort(descending=True)[0], torch.randint(2, (8,), generator=g)
+    iou = pairwise_iou(masks)
+    rival = lambda i, j: float(iou[i, j]) if classes[i] == classes[j] else 0.
+    for j in range(8):
+        decay = [torch.exp(torch.tensor(-2. * (rival(i, j) ** 2 - max([rival(k, i) for k in range(i)], default=0.) ** 2))) for i in range(j)]
+        assert matrix_nms(masks, scores, classes)[j] == pytest.approx(float(scores[j] * min(decay + [torch.tensor(1.)])), rel=1e-4)
+
+
+def test_bfloat16_stays_near_float32():
+    with torch.inference_mode():
+        exact = MODEL.features(IMAGES)
+        with torch.autocast("cpu", torch.bfloat16): rough = MODEL.features(IMAGES)
+    for a, b in zip(exact.category_logits, rough.category_logits): assert (a - b.float()).abs().max() < .05 * a.abs().max()
+
+
+def test_published_size_is_the_default():
+    cfg = SOLOv2Config()
+    assert (cfg.backbone, cfg.fpn_channels, cfg.instance_channels, cfg.mask_channels, cfg.num_kernels) == ("msra_resnet101", 256, 512, 128, 256)
+
+
+def test_backbones_by_name():
+    for name, known in (("msra_resnet5", "msra_resnet50"), ("torchvision:resnet19", "resnet1"), ("timm:resnet1O", "resnet1"), ("keras:x", "Known")):
+        with pytest.raises(ConfigError, match=known): FPNBackbone(name)
+
+
+def test_backbone_weights_of_another_architecture_are_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="another architecture"): load_body(build_body("torchvision:resnet18"), build_body("torchvision:resnet50").state_dict())
+    (tmp_path / "bad.safetensors").write_bytes(b"no weights")
+    with pytest.raises(CheckpointError, match="bad.safetensors"): load_body(build_body("torchvision:resnet18"), tmp_path / "bad.safetensors")
+
+
+def test_frozen_parts_do_not_train():
+    net = SOLOv2(SOLOv2Config("torchvision:resnet18", num_classes=2, fpn_channels=16, instance_channels=16, mask_channels=16, num_kernels=16, frozen_stages=2))
+    frozen = [n for n, p in net.named_parameters() if not p.requires_grad]
+    assert any("layer1" in n for n in frozen) and not any("layer2" in n or "fpn" in n for n in frozen)
+    assert not any("bn" in n for n, _ in net.named_parameters())

@@ -1,0 +1,116 @@
+"Targets and losses: invariants that hold for any objects."
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+
+from pointwssis.decode import Outputs, level_starts
+from pointwssis.targets import Truth, assign, losses, positive_cells, shrink
+from tiny import CFG, squares
+
+corner = st.tuples(st.integers(0, 88), st.integers(0, 56))
+boxes = st.lists(st.tuples(corner, st.integers(6, 90), st.integers(6, 60)), max_size=6).map(
+    lambda found: [(x, y, min(x + w, 96), min(y + h, 64)) for (x, y), w, h in found])
+
+
+def loop_assign(truth, padded):
+    "The rule of METHOD section 2, one object and one cell at a time."
+    found = []
+    for level, ((low, high), s) in enumerate(zip(CFG.scale_ranges, CFG.num_grids)):
+        for k, (mask, box) in enumerate(zip(truth.masks, truth.boxes.tolist())):
+            w, h = box[2] - box[0], box[3] - box[1]
+            if not low <= (w * h) ** .5 < high: continue
+            ys, xs = mask.nonzero(as_tuple=True)
+            cx, cy = xs.double().mean().item(), ys.double().mean().item()
+            span = []
+            for c, half, side in ((cx, .1 * w, padded[1]), (cy, .1 * h, padded[0])):
+                middle = int(c / side * s)
+                span.append(range(max(max(0, int((c - half) / side * s)), middle - 1), min(min(s - 1, int((c + half) / side * s)), middle + 1) + 1))
+            found += [(level, k, y * s + x) for y in span[1] for x in span[0]]
+    return found
+
+
+@settings(max_examples=60, deadline=None)
+@given(boxes)
+def test_cells_equal_the_loop(found):
+    truth = squares(found, [0] * len(found))
+    t = assign(CFG, [truth], (16, 24))
+    starts = level_starts(CFG.num_grids)
+    ours = list(zip(t.level.tolist(), t.object.tolist(), (t.cell - starts[t.level]).tolist()))
+    assert ours == loop_assign(truth, (64, 96))
+
+
+@settings(max_examples=30, deadline=None)
+@given(boxes, boxes)
+def test_a_batch_is_its_images(a, b):
+    first, second = squares(a, [1] * len(a)), squares(b, [2] * len(b))
+    both, alone = assign(CFG, [first, second], (16, 24)), [assign(CFG, [t], (16, 24)) for t in (first, second)]
+    assert torch.equal(both.classes, torch.cat([t.classes for t in alone]))
+    for i, t in enumerate(alone):
+        assert torch.equal(both.cell[both.image == i], t.cell) and torch.equal(both.level[both.image == i], t.level)
+        assert torch.equal(both.masks[both.object[both.image == i]], t.masks[t.object])
+
+
+def test_later_object_owns_a_shared_cell_and_both_keep_their_mask():
+    t = assign(CFG, [squares([(16, 16, 48, 48), (16, 16, 48, 48)], [2, 1])], (16, 24))
+    assert t.classes[0, t.cell].unique().tolist() == [1] and t.object.unique().tolist() == [0, 1]
+
+
+def test_flip_moves_positives_to_mirrored_cells():
+    "The 64-pixel square is symmetric, so the flipped object's cells are the mirrored cells wherever the centre is off the grid lines."
+    box = (9, 17, 34, 45)
+    a, b = (assign(CFG, [squares([x], [0], (96, 96))], (24, 24)) for x in (box, (96 - box[2], box[1], 96 - box[0], box[3])))
+    starts = level_starts(CFG.num_grids)
+    for level in set(a.level.tolist()):
+        s = CFG.num_grids[level]
+        cells = [(t.cell[t.level == level] - starts[level]) for t in (a, b)]
+        mirrored = cells[0] // s * s + s - 1 - cells[0] % s
+        assert abs(sorted(mirrored.tolist())[0] - sorted(cells[1].tolist())[0]) <= 1 and len(mirrored) > 0
+
+
+def test_empty_masks_and_empty_images_teach_background_only():
+    empty = Truth(torch.zeros(1, 64, 96, dtype=torch.uint8), torch.zeros(1, 4), torch.tensor([0]))
+    for truth in (empty, squares([], [])):
+        t = assign(CFG, [truth], (16, 24))
+        assert not len(t.cell) and (t.classes == CFG.num_classes).all()
+
+
+def random_outputs(batch=1):
+    torch.manual_seed(0)
+    return Outputs([torch.randn(batch, 3, s, s, requires_grad=True) for s in CFG.num_grids], [torch.randn(batch, 16, s, s, requires_grad=True) for s in CFG.num_grids],
+                   torch.randn(batch, 16, 16, 24, requires_grad=True), [])
+
+
+def test_losses_without_objects_are_finite_and_reach_every_head():
+    out = random_outputs()
+    found = losses(out, assign(CFG, [squares([], [])], (16, 24)))
+    sum(found.values()).backward()
+    assert found["loss_ins"] == 0 and found["loss_cate"] > 0 and all(x.grad is not None for x in (out.mask_features, *out.kernels, *out.category_logits))
+
+
+def test_points_without_mask_leave_the_class_loss():
+    "Cells about an ignored point are neither object nor background, whatever the network says there."
+    known = squares([(8, 8, 40, 40)], [1])
+    blind = replace(known, ignore=torch.tensor([[80., 50.]], dtype=torch.float64))
+    plain, ignoring = assign(CFG, [known], (16, 24)), assign(CFG, [blind], (16, 24))
+    changed = (plain.classes != ignoring.classes)[0]
+    assert changed.any() and (ignoring.classes[0, changed] == -1).all() and not changed[plain.cell].any()
+    out = random_outputs()
+    before = losses(out, ignoring)["loss_cate"]
+    starts, first = level_starts(CFG.num_grids), changed.nonzero()[0, 0]
+    out.category_logits[0].data.flatten(2)[0, :, first - starts[0]] += 5
+    assert losses(out, ignoring)["loss_cate"].item() == pytest.approx(before.item()) and losses(out, plain)["loss_cate"] > before
+
+
+def test_shrink_follows_the_four_middle_pixels():
+    torch.manual_seed(0)
+    m = torch.rand(3, 32, 48) > .5
+    four = m.view(3, 8, 4, 12, 4)[:, :, 1:3, :, 1:3].sum((2, 4))
+    assert torch.equal(shrink(m, (8, 12)), (four >= 2).to(torch.uint8))
+    assert not shrink(m[:, :30, :46], (10, 14))[:, 8:].any()
+
+
+def test_object_on_the_border_stays_on_the_grid():
+    level, obj, cell = positive_cells(CFG, torch.tensor([[95., 63.]], dtype=torch.float64), torch.tensor([[90., 58., 96., 64.]]), (64, 96))
+    assert len(cell) and (cell < level_starts(CFG.num_grids)[1]).all()

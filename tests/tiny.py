@@ -1,0 +1,23 @@
+"A SOLOv2 small enough for tests that build one in every function, and random objects for it."
+import torch
+
+from pointwssis.config import SOLOv2Config
+from pointwssis.solov2 import SOLOv2
+from pointwssis.targets import Truth
+
+CFG = SOLOv2Config("timm:test_resnet", num_classes=3, fpn_channels=16, instance_channels=16, instance_convs=1, mask_channels=16, num_kernels=16,
+                   scale_ranges=((1, 16), (12, 28), (24, 48), (40, 80), (72, 2048)), num_grids=(16, 12, 8, 6, 4), frozen_stages=0, frozen_norm=False)
+
+
+def tiny_model(seed: int = 0) -> SOLOv2:
+    torch.manual_seed(seed)
+    model = SOLOv2(CFG)
+    for p in model.instance_head.parameters(): p.data.add_(.05 * torch.randn(p.shape))     # so that cells differ
+    return model.eval()
+
+
+def squares(boxes, classes, size=(64, 96)) -> Truth:
+    "Filled boxes as objects."
+    masks = torch.zeros(len(boxes), *size, dtype=torch.uint8)
+    for m, (x0, y0, x1, y1) in zip(masks, boxes): m[y0:y1, x0:x1] = 1
+    return Truth(masks, torch.tensor(boxes, dtype=torch.float32).view(-1, 4), torch.tensor(classes, dtype=torch.long))
