@@ -222,9 +222,9 @@ SHAPES = {  # the embedded data set, from random weights
     "data.short_side": 128, "data.long_side": 128, "data.cache_images": True,
 }
 
-# %% ../nbs/01_config.ipynb #c963b4b3
+# %% ../nbs/01_config.ipynb #3bb13269
 ANIMALS7 = {  # seven animals in 700 photographs, MobileNetV2 from ImageNet weights given as a file
-    **_both("", backbone="torchvision:mobilenet_v2", frozen_stages=2, num_grids=(28, 24, 16, 12, 8), **_NARROW, channel_order="rgb",
+    **_both("", backbone="torchvision:mobilenet_v2", frozen_stages=3, num_grids=(28, 24, 16, 12, 8), **_NARROW, channel_order="rgb",
             pixel_mean=(127.5, 127.5, 127.5), pixel_std=(127.5, 127.5, 127.5)),
     "teacher.scale_ranges": ((1, 32), (32, 64), (64, 108), (108, 160), (160, 2048)),
     "student.scale_ranges": ((1, 40), (24, 80), (50, 130), (90, 190), (140, 2048)),
