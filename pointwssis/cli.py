@@ -36,12 +36,13 @@ def setting(
     try: return key, json.loads(value)
     except json.JSONDecodeError: return key, value
 
-# %% ../nbs/20_cli.ipynb #fa878820
+# %% ../nbs/20_cli.ipynb #5c925110
 def add_run_options(
     parser: argparse.ArgumentParser,
 ) -> None:
     "The options that say which run is meant."
-    parser.add_argument("--dataset", default="", help="shapes (built in), animals7, coco_union, coco, bdd100k, or custom for any COCO-format folder")
+    parser.add_argument("--dataset", default="",
+                        help="shapes (built in), animals7, coco_union, coco, bdd100k, custom (any COCO-format folder)")
     parser.add_argument("--split", default="10p", help="share of the images that keep their masks, such as 1p or 12.5p (default 10p)")
     parser.add_argument("--seed", type=int, default=0, help="one seed for everything random (default 0)")
     parser.add_argument("--data-root", default="", metavar="DIR", help="the data set's folder")
@@ -69,7 +70,7 @@ def tell(
               if key.endswith(("_ap_percent", "_miou_percent")) and isinstance(value, (int, float))]
     print(f"{name} {how}{': ' if scores else ''}{', '.join(scores)}", flush=True)
 
-# %% ../nbs/20_cli.ipynb #91f8e474
+# %% ../nbs/20_cli.ipynb #d9670af3
 def command_run(args: argparse.Namespace) -> None:
     "Run one stage."
     from pointwssis.pipeline import run_stage
@@ -81,12 +82,14 @@ def command_reproduce(args: argparse.Namespace) -> None:
     outcomes = reproduce(run_params(args), args.runs, args.force, tell=tell)
     folder = outcomes[-1].folder.parent
     figures = folder.parents[3] / "figures"
-    print(f"\n{(figures / f'results_{folder.parents[1].name}.md').read_text(encoding='utf-8')}\nEvidence is in {folder}, pictures are in {figures}.")
+    table = (figures / f"results_{folder.parents[1].name}.md").read_text(encoding="utf-8")
+    print(f"\n{table}\nEvidence is in {folder}, pictures are in {figures}.")
 
 def command_report(args: argparse.Namespace) -> None:
     "Make tables and figures from all runs."
     from pointwssis.report import write_report
-    if not Path(args.runs).is_dir(): raise DataError(f"{args.runs}: no such folder of runs. Run `pointwssis reproduce` first, or pass --runs DIR.")
+    if not Path(args.runs).is_dir():
+        raise DataError(f"{args.runs}: no such folder of runs. Run `pointwssis reproduce` first, or pass --runs DIR.")
     write_report(Path(args.runs), Path(args.figures))
     print(f"tables and figures are in {args.figures}")
 
@@ -115,7 +118,7 @@ def config_for(
     cfg = config_of(**params)
     return cfg, cfg.teacher if manifest["stage"] == "teacher" else cfg.student
 
-# %% ../nbs/20_cli.ipynb #32ac862c
+# %% ../nbs/20_cli.ipynb #0a766920
 def command_predict(args: argparse.Namespace) -> None:
     "Segment images with trained weights."
     from pointwssis.predict import class_names, load_model, predict_files
@@ -125,11 +128,12 @@ def command_predict(args: argparse.Namespace) -> None:
     cfg, network = config_for(weights, args)
     model = load_model(network, weights).to(pick_device(cfg.device))
     table = class_names(weights, model.cfg.num_classes)
-    for path, count in predict_files(model, images, Path(args.out), cfg.data, table, args.score): print(f"{path}: {count} objects", flush=True)
+    for path, count in predict_files(model, images, Path(args.out), cfg.data, table, args.score):
+        print(f"{path}: {count} objects", flush=True)
 
-# %% ../nbs/20_cli.ipynb #7e2e1f68
-PACKAGES = ("torch", "torchvision", "timm", "safetensors", "numpy", "pillow", "opencv-python-headless", "pycocotools", "faster-coco-eval", "matplotlib",
-            "papermill", "nbclient", "ipykernel", "tqdm", "tensorboard")
+# %% ../nbs/20_cli.ipynb #0e2d2ab3
+PACKAGES = ("torch", "torchvision", "timm", "safetensors", "numpy", "pillow", "opencv-python-headless", "pycocotools", "faster-coco-eval",
+            "matplotlib", "papermill", "nbclient", "ipykernel", "tqdm", "tensorboard")
 
 def checks() -> list[tuple[bool, str]]:
     "What the suite needs from a machine: whether it is there, and what was found."
@@ -140,7 +144,7 @@ def checks() -> list[tuple[bool, str]]:
         try: rows.append((True, f"{name} {version(name)}"))
         except PackageNotFoundError: rows.append((False, f"{name} is not installed: pip install {name}"))
     missing = [s.name for s in STAGES.values() if not (NOTEBOOKS / f"{s.notebook or s.name}.ipynb").is_file()]
-    rows.append((not missing, f"stage notebooks missing: {', '.join(missing)}" if missing else f"{len(STAGES)} stages with their notebooks"))
+    rows.append((not missing, f"stage notebooks missing: {', '.join(missing)}" if missing else f"{len(STAGES)} stages with notebooks"))
     rows.append((True, f"device: {device_name(pick_device())}"))
     free = shutil.disk_usage(".").free / 2**30
     return [*rows, (free > 5, f"{free:.0f} GiB free here (5 or more)")]
@@ -152,7 +156,7 @@ def command_doctor(args: argparse.Namespace) -> int:
     for good, text in rows: print(f"{'ok  ' if good else 'MISS'} {text}")
     return 0 if all(good for good, _ in rows) else 1
 
-# %% ../nbs/20_cli.ipynb #165cf04f
+# %% ../nbs/20_cli.ipynb #326d8e94
 EPILOG = """examples:
   pointwssis reproduce                                    the built-in data set, every stage
   pointwssis reproduce --data-root DIR --split 5p         your own COCO-format folder
@@ -170,7 +174,7 @@ def make_parser() -> Parser:
         for group in groups: group(sub)
         return sub
     command("split", command_split, add_run_options).add_argument("--out", default="", metavar="DIR", help="copy the two files here")
-    command("run", command_run, add_run_options).add_argument("stage", metavar="STAGE", help="split, teacher, refiner, pseudo, student, ...")
+    command("run", command_run, add_run_options).add_argument("stage", metavar="STAGE", help="split, teacher, refiner, pseudo, ...")
     command("reproduce", command_reproduce, add_run_options)
     predict = command("predict", command_predict, add_run_options)
     predict.add_argument("images", nargs="+", metavar="IMAGE")

@@ -22,7 +22,7 @@ from .show import show_grid
 __all__ = ['data_root', 'open_left', 'open_val', 'open_truth', 'spread', 'known', 'show_split', 'show_predictions', 'show_pseudo',
            'doubtful', 'show_worst', 'save_picture', 'save_pictures']
 
-# %% ../nbs/18b_gallery.ipynb #ac2d304f
+# %% ../nbs/18b_gallery.ipynb #06bed29e
 def data_root(
     cfg: Config,
     split: str | Path,  # artifacts of the stage `split`
@@ -40,6 +40,7 @@ def open_left(
     path, need = next(Path(folder).glob(f"*{ending}")), "points" if ending == "_w.json" else "masks"
     return load(path, data_root(cfg, split) / cfg.data.train_images, need)
 
+# %% ../nbs/18b_gallery.ipynb #4b0479a4
 def open_val(cfg: Config, split: str | Path) -> CocoData:
     "The validation images with their masks."
     root = data_root(cfg, split)
@@ -82,7 +83,7 @@ def show_split(
     items = [known(strong, i, "masks") for i in spread(strong, count)]
     return show_grid([*items, *(known(weak, i, "points only") for i in spread(weak, count))], columns=max(1, len(items)))
 
-# %% ../nbs/18b_gallery.ipynb #3ced296e
+# %% ../nbs/18b_gallery.ipynb #dca22bea
 def show_predictions(
     model: Any,          # SOLOv2 on its device
     truth: CocoData,     # images with masks
@@ -93,7 +94,8 @@ def show_predictions(
     "True masks above predicted ones."
     ids = spread(truth, count)
     found = [predict_image(model, truth.read_image(i), size, score) for i in ids]
-    seen = [{"image": truth.read_image(i), "masks": f.masks.numpy(), "classes": f.classes.numpy(), "title": "predicted"} for i, f in zip(ids, found)]
+    seen = [{"image": truth.read_image(i), "masks": f.masks.numpy(), "classes": f.classes.numpy(), "title": "predicted"}
+            for i, f in zip(ids, found)]
     return show_grid([*(known(truth, i, "truth") for i in ids), *seen], columns=len(ids))
 
 # %% ../nbs/18b_gallery.ipynb #bd9516e0
@@ -124,7 +126,7 @@ def _window(masks: list[np.ndarray], margin: int = 12) -> tuple[slice, slice]:
     ys, xs = np.nonzero(np.any(masks, axis=0))
     return tuple(slice(max(0, v.min() - margin), v.max() + margin + 1) for v in (ys, xs))
 
-# %% ../nbs/18b_gallery.ipynb #b9c2e127
+# %% ../nbs/18b_gallery.ipynb #3fc0c71a
 def show_worst(
     truth: CocoData,             # held-back masks: for the evaluation only
     pseudo: CocoData,
@@ -138,8 +140,9 @@ def show_worst(
     items = []
     for point in worst:
         masks, image = [truth.mask(true[point]), pseudo.mask(made[point])], truth.read_image(true[point]["image_id"])
-        rows, cols = _window(masks)
-        items += [{"image": image[rows, cols], "masks": [m[rows, cols]], "classes": [0], "title": t} for m, t in zip(masks, ("truth", f"IoU {ious[point]:.2f}"))]
+        window = _window(masks)
+        items += [{"image": image[window], "masks": [mask[window]], "classes": [0], "title": title}
+                  for mask, title in zip(masks, ("truth", f"IoU {ious[point]:.2f}"))]
     return show_grid([*items[::2], *items[1::2]], columns=max(1, len(worst)), size=1.5)
 
 # %% ../nbs/18b_gallery.ipynb #26f790a9
@@ -156,7 +159,7 @@ def save_picture(
     write_json(f"{stem}.json", about, indent=1)
     return [Path(f"{stem}{suffix}") for suffix in (".png", ".pdf", ".json")]
 
-# %% ../nbs/18b_gallery.ipynb #2738182f
+# %% ../nbs/18b_gallery.ipynb #e0db6468
 def save_pictures(
     figures: Path,
     cfg: Config,
@@ -173,5 +176,5 @@ def save_pictures(
     for name, data in (("points", weak), ("rough", rough), ("refined", refined)):
         figure = show_grid([known(data, i) for i in ids], columns=count)
         written += save_picture(figure, figures / f"{cfg.dataset}_{cfg.split}_{name}", shows=name, **about, images=ids)
-    figure = show_predictions(student, val, cfg.data, count)
-    return written + save_picture(figure, figures / f"{cfg.dataset}_{cfg.split}_student", shows="student", **about, images=spread(val, count))
+    figure, stem = show_predictions(student, val, cfg.data, count), figures / f"{cfg.dataset}_{cfg.split}_student"
+    return written + save_picture(figure, stem, shows="student", **about, images=spread(val, count))

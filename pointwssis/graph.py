@@ -31,7 +31,7 @@ class Stage:
     resumes: bool = False           # an interrupted run of it can go on where it stopped
     always: bool = False            # cheap, and reads more than its inputs: never skipped
 
-# %% ../nbs/18c_graph.ipynb #bcb2a86f
+# %% ../nbs/18c_graph.ipynb #865cc680
 WEAK = ("split", "point_strategy", "prompt", "level")        # how weak labels are made and used
 TEACHER, REFINER, STUDENT = (("teacher", "teacher_train"), ("refiner", "refiner_train"), ("student", "student_train"))
 WEIGHTS = ("*.safetensors",)
@@ -45,7 +45,8 @@ STAGES: dict[str, Stage] = {stage.name: stage for stage in (
     Stage("student_refined", {"split": (), "pseudo": ("*_sw_refined.json",)}, (*WEAK, *TEACHER, *REFINER, "behaviour"), "student",
           {"labels": "sw_refined"}, True),
     Stage("supervised", {"split": ()}, (*WEAK, *TEACHER, *REFINER, "behaviour"), resumes=True),
-    Stage("evaluate", {"split": ("*.json",), "pseudo": ("*.json",), **dict.fromkeys(("teacher", "student", "student_refined", "supervised"), WEIGHTS)}),
+    Stage("evaluate", {"split": ("*.json",), "pseudo": ("*.json",),
+                       **dict.fromkeys(("teacher", "student", "student_refined", "supervised"), WEIGHTS)}),
     Stage("report", {"split": ("*.json",), "pseudo": ("*.json",), "student_refined": WEIGHTS, "evaluate": ()}, always=True),
 )}
 
@@ -80,11 +81,13 @@ def run_folder(
     "Where a run's stages lie: runs/<dataset>/<split>/s<seed>."
     return Path(runs) / cfg.dataset / cfg.split / f"s{cfg.seed}"
 
-# %% ../nbs/18c_graph.ipynb #1549fe67
+# %% ../nbs/18c_graph.ipynb #7da48834
 def _files(cfg: Config, stage: Stage, folder: Path) -> dict[str, Path]:
     "Every file whose content decides the stage's result, by a name that holds on any machine."
-    data = {name: Path(cfg.data.root) / name for name in (cfg.data.train_json, cfg.data.val_json, cfg.data.weak_json) if name and cfg.data.root}
-    weights = {f"{part}.weights": Path(getattr(cfg, part).weights) for part in ("teacher", "student", "refiner") if part not in stage.ignores}
+    annotations = (cfg.data.train_json, cfg.data.val_json, cfg.data.weak_json) if cfg.data.root else ()
+    data = {name: Path(cfg.data.root) / name for name in annotations if name}
+    parts = [part for part in ("teacher", "student", "refiner") if part not in stage.ignores]
+    weights = {f"{part}.weights": Path(getattr(cfg, part).weights) for part in parts}
     found = {name: path for name, path in {**data, **weights}.items() if path.is_file()}
     for need, patterns in stage.needs.items():
         artifacts = folder / need / "artifacts"

@@ -49,14 +49,15 @@ def class_names(
     if strong and len(table := load(strong[0]).categories) == count: return table
     return CategoryTable(tuple(range(1, count + 1)), tuple(f"class {i}" for i in range(1, count + 1)))
 
-# %% ../nbs/19a_predict.ipynb #230e8ba5
+# %% ../nbs/19a_predict.ipynb #afefe168
 def read_photo(path: str | Path) -> np.ndarray:   # (H, W, 3) uint8 RGB
     "A user's picture, upright."
     from PIL import ImageOps
     try:
         with Image.open(path) as picture: return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
     except FileNotFoundError: raise DataError(f"{path}: no such image. Check the path.") from None
-    except (OSError, SyntaxError, ValueError): raise DataError(f"{path} cannot be read as an image. Is it complete, and a JPEG or PNG?") from None
+    except (OSError, SyntaxError, ValueError):
+        raise DataError(f"{path} cannot be read as an image. Is it complete, and a JPEG or PNG?") from None
 
 def predict_image(
     model: SOLOv2,
@@ -71,10 +72,18 @@ def predict_image(
     kept = found.scores >= score
     return Instances(*(getattr(found, name)[kept].cpu() for name in ("masks", "scores", "classes", "points")))
 
-# %% ../nbs/19a_predict.ipynb #af28a17e
+# %% ../nbs/19a_predict.ipynb #5c675ed5
 def _objects(found: Instances, table: CategoryTable) -> list[dict]:
     rows = zip(encode_many(found.masks.numpy()), found.scores.tolist(), found.classes.tolist())
-    return [{"category_id": table.id(c), "category": table.names[c], "score": round(score, 4), "segmentation": rle} for rle, score, c in rows]
+    return [{"category_id": table.id(c), "category": table.names[c], "score": round(score, 4), "segmentation": rle}
+            for rle, score, c in rows]
+
+def _write(path: Path, image: np.ndarray, found: Instances, table: CategoryTable, out: Path) -> None:
+    "NAME.json and NAME.png of one picture."
+    size = {"height": image.shape[0], "width": image.shape[1]}
+    write_json(out / f"{path.stem}.json", {"image": path.name, **size, "objects": _objects(found, table)})
+    drawn = Image.fromarray(overlay(image, found.masks.numpy(), found.classes.numpy()))
+    with atomic_path(out / f"{path.stem}.png") as temporary: drawn.save(temporary)
 
 def predict_files(
     model: SOLOv2,
@@ -86,10 +95,10 @@ def predict_files(
 ) -> Iterator[tuple[Path, int]]:  # each picture as it is done, and how many objects it has
     "Predict pictures one by one, and write what was found."
     stems = [path.stem for path in paths]
-    if twice := {stem for stem in stems if stems.count(stem) > 1}: raise DataError(f"several images are named '{min(twice)}'. Predict them one at a time.")
+    if twice := {stem for stem in stems if stems.count(stem) > 1}:
+        raise DataError(f"several images are named '{min(twice)}'. Predict them one at a time.")
     for path in paths:
         image = read_photo(path)
         found = predict_image(model, image, size, score)
-        write_json(out / f"{path.stem}.json", {"image": path.name, "height": image.shape[0], "width": image.shape[1], "objects": _objects(found, table)})
-        with atomic_path(out / f"{path.stem}.png") as temporary: Image.fromarray(overlay(image, found.masks.numpy(), found.classes.numpy())).save(temporary)
+        _write(path, image, found, table, out)
         yield path, len(found)

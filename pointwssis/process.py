@@ -16,9 +16,10 @@ from .core import StageError
 # %% auto #0
 __all__ = ['MARK', 'KERNEL', 'no_survivors', 'claim']
 
-# %% ../nbs/18d_process.ipynb #e531b9c4
+# %% ../nbs/18d_process.ipynb #0e5aa037
 MARK = "POINTWSSIS_STAGE"
-KERNEL = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # pictures inline, no debugger's warning
+KERNEL = {"MPLBACKEND": "module://matplotlib_inline.backend_inline",  # pictures go into the notebook
+          "PYDEVD_DISABLE_FILE_VALIDATION": "1"}                       # the debugger's warning does not
 
 def _end_marked(mark: str) -> None:
     "End every process but this one that carries the mark in its environment."

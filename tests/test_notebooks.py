@@ -9,5 +9,6 @@ ROOT = Path(__file__).parent.parent
 
 def test_every_notebook_runs():
     command = [Path(sys.executable).parent / "nbdev_test", "--n_workers", "2"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"})
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -69,11 +69,11 @@ def test_the_graph_is_in_an_order_that_can_run():
 
 def test_every_stage_has_a_real_notebook_with_its_parameters():
     for stage in STAGES.values():
-        declared = pipeline.declared_parameters(pipeline.NOTEBOOKS / f"{stage.notebook or stage.name}.ipynb")
-        assert {*pipeline.RUN, "inputs", "out", *stage.fixed} <= set(declared)
-        cells = nbformat.read(pipeline.NOTEBOOKS / f"{stage.notebook or stage.name}.ipynb", 4).cells
-        assert len(cells) <= 12
-        assert not any(line.startswith(("def ", "class ")) for cell in cells if cell.cell_type == "code" for line in cell.source.split("\n"))
+        path = pipeline.NOTEBOOKS / f"{stage.notebook or stage.name}.ipynb"
+        assert {*pipeline.RUN, "inputs", "out", *stage.fixed} <= set(pipeline.declared_parameters(path))
+        cells = nbformat.read(path, 4).cells
+        code = [line for cell in cells if cell.cell_type == "code" for line in cell.source.split("\n")]
+        assert len(cells) <= 12 and not any(line.startswith(("def ", "class ")) for line in code)
 
 
 def test_reproduce_runs_all_in_order_and_then_nothing(stages):
@@ -186,7 +186,7 @@ def test_supervised_is_shared_between_splits_and_students_between_refiners(stage
 
 @pytest.mark.parametrize("body, message", [
     ("raise ValueError('what\\na mess')", "stage stopped with ValueError: what The traceback is in runs/shapes/10p/s0/failed/split"),
-    ("from pointwssis.core import DataError\nraise DataError('x.json: image 3: no such file. Add it.')", "x.json: image 3: no such file. Add it."),
+    ("from pointwssis.core import DataError\nraise DataError('x.json: image 3: no such file. Add it.')", "x.json: image 3: no such file."),
     ("1 + 1", "metrics.json: no such file"),
     ("import os\nos._exit(1)", "process died"),
 ])
