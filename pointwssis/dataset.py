@@ -51,7 +51,7 @@ def dropped_points(data: CocoData) -> dict[int, list[dict]]:
     for a in data.info.get("dropped_points", []): by_image.setdefault(a["image_id"], []).append(a)
     return by_image
 
-# %% ../nbs/12_dataset.ipynb #f8cbcb7f
+# %% ../nbs/12_dataset.ipynb #c08188df
 def target_size(height: int, width: int, short: int, long: int) -> tuple[int, int]:
     "Height and width with the short side at `short`, unless the long side would pass `long`."
     scale = min(short / min(height, width), long / max(height, width))
@@ -66,7 +66,7 @@ def resize_sample(s: Sample, size: tuple[int, int]) -> Sample:   # size: height,
     "The whole sample at another size."
     h, w = s.image.shape[:2]
     if (h, w) == tuple(size): return s
-    rows, cols = (np.arange(size[0]) * h // size[0]), (np.arange(size[1]) * w // size[1])
+    rows, cols = ((2 * np.arange(n) + 1) * old // (2 * n) for n, old in zip(size, (h, w)))   # where new pixel centres fall
     return Sample(resize_image(s.image, size), s.masks[:, rows][:, :, cols], s.classes, s.ignore * (size[1] / w, size[0] / h))
 
 # %% ../nbs/12_dataset.ipynb #4eaee94e
