@@ -10,7 +10,7 @@ import torch
 
 from pointwssis.coco import CategoryTable, CocoData, decode, encode, encode_many, load
 from pointwssis.core import ConfigError, DataError
-from pointwssis.evaluate import SLICES, coco_ap, pseudo_quality, to_results
+from pointwssis.evaluate import SLICES, coco_ap, link_by_overlap, pseudo_quality, to_results
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "coco_union"
 CATEGORIES = CategoryTable((2, 5, 11, 90), ("a", "b", "c", "never"))
@@ -207,3 +207,31 @@ def test_polygons_count_like_their_masks():
     rle = encode_many(decode(polygon, 160, 160)[None])[0]
     assert coco_ap(truth, [{"image_id": 1, "category_id": 2, "segmentation": rle, "score": 1.}])["ap_percent"] == pytest.approx(100)
     assert pseudo_quality(replace(truth, annotations={1: [record | {"segmentation": rle, "point_id": 1}]}), truth)["miou_percent"] == 100
+
+
+def square(number, x, category, size=20, image=1):
+    mask = np.zeros((60, 100), bool)
+    mask[10:10 + size, x:x + size] = True
+    return {"id": number, "image_id": image, "category_id": category, "iscrowd": 0, "segmentation": encode(mask)}
+
+
+def test_masks_without_links_are_joined_by_overlap():
+    records = {i: {"id": i, "file_name": f"{i}.png", "width": 100, "height": 60} for i in (1, 2)}
+    crowd = square(14, 0, 2, 50) | {"iscrowd": 1}
+    truth = CocoData(Path("t"), Path(), records, {1: [square(11, 0, 2), square(12, 30, 2), square(13, 60, 5), crowd], 2: [square(15, 0, 11, image=2)]},
+                     CATEGORIES, {})
+    made = [square(1, 28, 2), square(2, 4, 2), square(3, 62, 2), square(4, 62, 11)]     # two good ones, one too many, one of another class
+    found = link_by_overlap(replace(truth, annotations={1: made, 2: []}), truth)
+    assert {a["id"]: a["point_id"] for a in found.annotations[1]} == {1: 12, 2: 11} and found.annotations[2] == []
+    assert [a["id"] for a in found.info["dropped_points"]] == [13, 15] and found.info["masks_without_object"] == 2
+    quality = pseudo_quality(found, truth)
+    assert quality["points"] == 4 and quality["ious"][12] == pytest.approx(18 / 22) and quality["ious"][15] == 0
+
+
+def test_joining_undoes_forgetting():
+    rng = np.random.default_rng(4)
+    truth = random_truth(rng, 6)
+    sharp = {i: [a | {"point_id": a["id"]} for a in records if not a["iscrowd"]] for i, records in truth.annotations.items()}
+    bare = {i: [{k: v for k, v in a.items() if k != "point_id"} for a in records] for i, records in sharp.items()}
+    found = link_by_overlap(replace(truth, annotations=bare), truth).annotations
+    assert {i: sorted(records, key=lambda a: a["id"]) for i, records in found.items()} == sharp
