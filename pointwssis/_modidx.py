@@ -134,6 +134,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
                                     'pointwssis.dataset.CocoDataset.__init__': ( 'dataset.html#cocodataset.__init__',
                                                                                  'pointwssis/dataset.py'),
                                     'pointwssis.dataset.CocoDataset.__len__': ('dataset.html#cocodataset.__len__', 'pointwssis/dataset.py'),
+                                    'pointwssis.dataset.CocoDataset._read': ('dataset.html#cocodataset._read', 'pointwssis/dataset.py'),
                                     'pointwssis.dataset.CocoDataset.sample': ('dataset.html#cocodataset.sample', 'pointwssis/dataset.py'),
                                     'pointwssis.dataset.Sample': ('dataset.html#sample', 'pointwssis/dataset.py'),
                                     'pointwssis.dataset.augment': ('dataset.html#augment', 'pointwssis/dataset.py'),

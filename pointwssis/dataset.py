@@ -22,7 +22,7 @@ __all__ = ['Sample', 'read_sample', 'dropped_points', 'target_size', 'resize_ima
            'flip_sample', 'jitter_colour', 'augment', 'CocoDataset', 'tight_boxes', 'pad_images', 'to_truth', 'collate',
            'normalise', 'inference_batch']
 
-# %% ../nbs/12_dataset.ipynb #2f9d037a
+# %% ../nbs/12_dataset.ipynb #73ba7f4c
 @dataclass
 class Sample:
     "One image and what is known of it, as arrays of one frame."
@@ -35,13 +35,14 @@ def read_sample(
     data: CocoData,
     image_id: int,
     image: np.ndarray | None = None,   # pixels, when already read
+    behaviour: str = "fixed",          # "published" forgets points without a mask: their surroundings become background
 ) -> Sample:
     "Pixels, masks, classes and ignored points of one image."
     image = data.read_image(image_id) if image is None else image
     kept = [a for a in data.annotations[image_id] if not a.get("iscrowd") and "segmentation" in a]
     masks = np.stack([data.mask(a) for a in kept]).astype(np.uint8) if kept else np.zeros((0, *image.shape[:2]), np.uint8)
     classes = np.array([data.categories.index(a["category_id"]) for a in kept], dtype=np.int64)
-    ignore = [a["point"] for a in dropped_points(data).get(image_id, [])]
+    ignore = [] if behaviour == "published" else [a["point"] for a in dropped_points(data).get(image_id, [])]
     return Sample(image, masks, classes, np.array(ignore, dtype=np.float64).reshape(-1, 2))
 
 # %% ../nbs/12_dataset.ipynb #bbaac150
@@ -109,7 +110,7 @@ def augment(
     if r.random() < cfg.flip: s = flip_sample(s)
     return replace(s, image=jitter_colour(s.image, cfg.colour_jitter, r)) if cfg.colour_jitter else s
 
-# %% ../nbs/12_dataset.ipynb #e95a1cb4
+# %% ../nbs/12_dataset.ipynb #f3cc977c
 class CocoDataset(Dataset):
     "Training samples of a COCO data set, augmented by (seed, step, slot)."
     def __init__(self,
@@ -117,18 +118,21 @@ class CocoDataset(Dataset):
         cfg: TrainConfig,
         seed: int = 0,
         cache: bool = False,   # keep decoded samples in memory
+        behaviour: str = "fixed",  # as `read_sample`
     ):
         if not len(data.ids): raise DataError(f"{data.path}: no images to train on. Check the split.")
-        self.data, self.cfg, self.seed, self.ids = data, cfg, seed, data.ids
+        self.data, self.cfg, self.seed, self.ids, self.behaviour = data, cfg, seed, data.ids, behaviour
         self.cache: dict[int, Sample] | None = {} if cache else None
 
     def __len__(self) -> int: return len(self.ids)
 
     def sample(self, index: int) -> Sample:
         "The sample as stored, before augmentation."
-        if self.cache is None: return read_sample(self.data, self.ids[index])
-        if index not in self.cache: self.cache[index] = read_sample(self.data, self.ids[index])
+        if self.cache is None: return self._read(index)
+        if index not in self.cache: self.cache[index] = self._read(index)
         return self.cache[index]
+
+    def _read(self, index: int) -> Sample: return read_sample(self.data, self.ids[index], behaviour=self.behaviour)
 
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[int, Sample]:
         index, step, slot = key
