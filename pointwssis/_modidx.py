@@ -284,6 +284,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
                                     'pointwssis.process.claim': ('process.html#claim', 'pointwssis/process.py'),
                                     'pointwssis.process.no_survivors': ('process.html#no_survivors', 'pointwssis/process.py')},
             'pointwssis.prompt': { 'pointwssis.prompt.Prompts': ('prompt.html#prompts', 'pointwssis/prompt.py'),
+                                   'pointwssis.prompt.Prompts.coarse': ('prompt.html#prompts.coarse', 'pointwssis/prompt.py'),
                                    'pointwssis.prompt.Prompts.to_input': ('prompt.html#prompts.to_input', 'pointwssis/prompt.py'),
                                    'pointwssis.prompt._above': ('prompt.html#_above', 'pointwssis/prompt.py'),
                                    'pointwssis.prompt._object_cells': ('prompt.html#_object_cells', 'pointwssis/prompt.py'),

@@ -85,7 +85,7 @@ def init_heads(*heads: nn.Module) -> None:
         nn.init.normal_(m.weight, std=.01)
         if m.bias is not None: nn.init.zeros_(m.bias)
 
-# %% ../nbs/14a_solov2.ipynb #5c6142ad
+# %% ../nbs/14a_solov2.ipynb #530bc5c9
 class SOLOv2(nn.Module):
     "SOLOv2 (Wang et al., NeurIPS 2020), with prompts."
     def __init__(self, cfg: SOLOv2Config):
@@ -116,7 +116,7 @@ class SOLOv2(nn.Module):
         points: list[list[Point] | Prompts] | None = None,  # one list an image, original pixels
         prompt: str = "none",              # "none", "category", "point" or "point_with_size"
         nms: str = "matrix",               # "matrix" or "mask"
-        behaviour: str = "fixed",          # "published" keeps the leak of the category prompt
+        behaviour: str = "fixed",          # "published" keeps the leak of the category prompt, and cuts points to 1/10000
         level: int = -1,                   # prompt "point": -1 selects the level adaptively
     ) -> list[Instances]:
         "Instances of each image, masks at original size."
@@ -124,6 +124,7 @@ class SOLOv2(nn.Module):
         points = [None] * len(images) if points is None else [as_prompts(p) for p in points]
         def one(b: int) -> Instances:
             known = None if points[b] is None else points[b].to_input(sizes[b], out_sizes[b], images.device)
+            if behaviour == "published" and prompt == "point" and known is not None: known = known.coarse(sizes[b])
             cand = candidates(out, b, prompt, known, padded, self.cfg, behaviour, level)
             return to_instances(cand, out.mask_features[b].float(), sizes[b], out_sizes[b], self.cfg, nms)
         return [one(b) for b in range(len(images))]

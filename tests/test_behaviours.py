@@ -7,8 +7,9 @@ import torch
 from pointwssis import coco, shapes
 from pointwssis.config import TrainConfig
 from pointwssis.dataset import CocoDataset, collate
+from pointwssis.prompt import Prompts, candidates
 from pointwssis.targets import assign
-from tiny import CFG
+from tiny import CFG, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -32,3 +33,27 @@ def test_a_point_without_mask_is_background_when_published_and_ignored_when_fixe
         labels[behaviour] = assign(CFG, batch["truth"], (24, 24)).classes
     assert (labels["published"] == CFG.num_classes).all()
     assert (labels["fixed"] == -1).any() and set(labels["fixed"].unique().tolist()) == {-1, CFG.num_classes}
+
+
+# --- cut points
+
+def test_coarse_points_are_cut_not_rounded():
+    xy = torch.tensor([[99.996, 0.], [50.005, 19.99999], [0.00099, 12.3456]], dtype=torch.float64)
+    cut = Prompts(xy, torch.zeros(3, dtype=torch.long)).coarse((20, 100)).xy
+    assert torch.allclose(cut, torch.tensor([[99.99, 0.], [50., 19.998], [0., 12.344]], dtype=torch.float64), atol=1e-9)
+
+
+def test_published_points_are_cut_and_only_under_the_point_prompt(monkeypatch):
+    seen, model = [], tiny_model()
+
+    def note(out, b, prompt, known, *rest):
+        seen.append(known.xy[0, 0].item())
+        return candidates(out, b, prompt, known, *rest)
+    monkeypatch.setattr("pointwssis.solov2.candidates", note)
+    click = Prompts(torch.tensor([[48.003, 30.]], dtype=torch.float64), torch.tensor([0]), torch.tensor([[40., 20., 56., 40.]]))
+    for prompt in ("point", "point_with_size"):
+        for behaviour in ("published", "fixed"):
+            model.predict(torch.zeros(1, 3, 64, 96), [(64, 96)], [(64, 96)], [click], prompt, "mask", behaviour)
+    exact = 48.003 - .5
+    assert seen[0] == pytest.approx(int(exact / 96 * 10_000) / 10_000 * 96) and seen[0] < exact - 1e-3
+    assert seen[1:] == [pytest.approx(exact)] * 3
