@@ -11,9 +11,9 @@ from .core import ConfigError, nearest
 
 # %% auto #0
 __all__ = ['TEACHER_RANGES', 'TEACHER_GRIDS', 'STUDENT_RANGES', 'STUDENT_GRIDS', 'CAFFE_MEAN', 'CAFFE_STD', 'IMAGENET_MEAN',
-           'IMAGENET_STD', 'REFINER_TRAIN', 'COCO_SCHEDULES', 'COCO', 'BDD100K', 'SHAPES', 'ANIMALS7', 'CUSTOM',
-           'PRESETS', 'PUBLISHED_SCHEDULE', 'SOLOv2Config', 'RefinerConfig', 'TrainConfig', 'DataConfig', 'Config',
-           'override', 'preset', 'to_dict']
+           'IMAGENET_STD', 'BEHAVIOURS', 'REFINER_TRAIN', 'COCO_SCHEDULES', 'COCO', 'BDD100K', 'SHAPES', 'ANIMALS7',
+           'CUSTOM', 'PRESETS', 'PUBLISHED_SCHEDULE', 'SOLOv2Config', 'RefinerConfig', 'TrainConfig', 'DataConfig',
+           'Config', 'override', 'preset', 'to_dict']
 
 # %% ../nbs/01_config.ipynb #98bb9055
 TEACHER_RANGES = ((1, 72), (72, 144), (144, 288), (288, 584), (584, 2048))
@@ -111,7 +111,9 @@ class DataConfig:
     long_side: int = 1333
     cache_images: bool = False             # keep decoded images in memory
 
-# %% ../nbs/01_config.ipynb #b0274158
+# %% ../nbs/01_config.ipynb #6415c8c0
+BEHAVIOURS = ("published", "fixed")
+
 @dataclass(frozen=True)
 class Config:
     "Everything one run of the pipeline depends on."
@@ -130,6 +132,10 @@ class Config:
     teacher_train: TrainConfig = field(default_factory=lambda: TrainConfig(lr=0.05, warmup_steps=3000))
     student_train: TrainConfig = field(default_factory=TrainConfig)
     refiner_train: TrainConfig = field(default_factory=lambda: REFINER_TRAIN)
+
+    def __post_init__(self):
+        if self.behaviour in BEHAVIOURS: return
+        raise ConfigError(f"unknown behaviour '{self.behaviour}'.{nearest(self.behaviour, BEHAVIOURS)} Known: {', '.join(BEHAVIOURS)}.")
 
 # %% ../nbs/01_config.ipynb #4383d68b
 REFINER_TRAIN = TrainConfig(steps=200_000, optimizer="adamw", lr=1e-4, weight_decay=0.0, schedule="cosine", final_factor=0.01,

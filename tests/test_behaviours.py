@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from pointwssis import coco, shapes
-from pointwssis.config import TrainConfig
+from pointwssis.config import Config, TrainConfig, preset
+from pointwssis.core import ConfigError
 from pointwssis.dataset import CocoDataset, collate
 from pointwssis.prompt import Prompts, candidates
 from pointwssis.targets import assign
@@ -17,6 +18,12 @@ def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("shapes")
     shapes.write(root, train=4, val=1, size=72)
     return coco.load(root / "annotations/instances_train.json", need="masks")
+
+
+def test_only_two_words_are_known():
+    assert preset("shapes").behaviour == "fixed" and preset("coco", behaviour="published").behaviour == "published"
+    for make in (lambda: preset("shapes", behaviour="publish"), lambda: Config("shapes", behaviour="publish")):
+        with pytest.raises(ConfigError, match="unknown behaviour 'publish'. Did you mean 'published'"): make()
 
 
 # --- points without a mask
