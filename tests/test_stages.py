@@ -1,0 +1,207 @@
+"Every stage on a few small images: what it leaves behind, and that none before the evaluation looks at the truth of a weak image."
+import ast
+import json
+import shutil
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+
+from pointwssis import coco, shapes, stages
+from pointwssis.core import DataError, file_hash, read_json
+from pointwssis.dataset import tight_boxes
+from pointwssis.gallery import open_left, open_truth
+from pointwssis.graph import STAGES, config_of
+from pointwssis.pipeline import NOTEBOOKS
+from pointwssis.points import STRATEGIES, points_of
+from chain import BLIND, TINY, Chain, linked
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory) -> Path: return tmp_path_factory.mktemp("stages")
+
+
+@pytest.fixture(scope="module")
+def root(places) -> Path: return shapes.write(places / "data", train=12, val=4)
+
+
+@pytest.fixture(scope="module")
+def whole(places, root) -> Chain:
+    "All stages, the truth in its place."
+    return Chain(places / "whole", "shapes", "25p", root).run("split", *BLIND, "supervised", "evaluate")
+
+
+@pytest.fixture(scope="module")
+def blind(places, root) -> Chain:
+    "The same stages; right after the split, all annotations of the data set are deleted."
+    copy = Path(shutil.copytree(root, places / "copy"))
+    chain = Chain(places / "blind", "shapes", "25p", copy).run("split")
+    shutil.rmtree(copy / "annotations")
+    return chain.run(*BLIND)
+
+
+def test_no_stage_before_the_evaluation_needs_the_truth(whole, blind):
+    seen = whole.hashes()
+    assert blind.hashes() == seen
+    assert {f"{name}/last.safetensors" for name in BLIND if name != "pseudo"} | {
+        "teacher/step_2.safetensors", "pseudo/instances_train2017_25p_sw.json", "pseudo/instances_train2017_25p_sw_refined.json"} <= set(seen)
+
+
+def test_the_audit_would_notice_a_difference(whole):
+    "Every artifact that it compares depends on what came before it."
+    seen = whole.hashes()
+    assert len(set(seen.values())) == len(seen)
+    assert [sum("point_id" in a for i in data.ids for a in data.annotations[i]) > 0 for data in map(whole.labels, ("sw", "sw_refined"))] == [True] * 2
+
+
+@pytest.mark.parametrize("stage", ["evaluate", "supervised"])
+def test_stages_that_need_the_truth_say_so(blind, whole, places, stage):
+    annotations = Path(blind.cfg.data.root) / "annotations"
+    annotations.mkdir(exist_ok=True)
+    shutil.copy(Path(whole.cfg.data.root) / "annotations/instances_val.json", annotations)
+    out = places / f"without_{stage}"
+    with pytest.raises(DataError, match=r"annotations/instances_train.json: no such file. Check the path and the data root.$"):
+        getattr(stages, stage)(blind.cfg, {**blind.inputs, "supervised": whole.inputs["supervised"]}, out)
+    assert not out.exists()
+
+
+def callers(name: str, path: Path) -> set[str]:
+    "Functions of a source in which another one is called."
+    functions = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.FunctionDef)]
+    return {f.name for f in functions for node in ast.walk(f) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == name}
+
+
+def test_the_truth_is_opened_in_three_places():
+    package = Path(stages.__file__).parent
+    assert {(path.stem, f) for path in package.glob("*.py") for f in callers("open_truth", path)} == {
+        ("stages", "split"), ("stages", "supervised"), ("stages", "evaluate")}
+    cells = {path.stem: "\n".join(c.source for c in nbformat.read(path, 4).cells if c.cell_type == "code") for path in NOTEBOOKS.glob("*.ipynb")}
+    assert {name for name, code in cells.items() if "open_truth" in code or "train_json" in code} == {"evaluate"}
+    assert set(cells) == {stage.notebook or stage.name for stage in STAGES.values()}
+
+
+def test_the_split_leaves_points_and_classes_only(whole, root):
+    assert whole.files("split") == {"instances_train2017_25p_s.json", "instances_train2017_25p_w.json"}
+    strong, weak, truth = whole.half("s"), whole.half("w"), open_truth(whole.cfg, "")
+    assert whole.metrics["split"] == {"strong_images": 3, "weak_images": 9, "strong_masks": strong.num_annotations, "points": weak.num_annotations}
+    assert sorted(strong.ids + weak.ids) == truth.ids and strong.num_annotations + weak.num_annotations == truth.num_annotations
+    raw = read_json(weak.path)
+    assert {frozenset(a) for a in raw["annotations"]} == {frozenset(("id", "image_id", "category_id", "point", "iscrowd"))}
+    assert "segmentation" not in json.dumps(raw) and "bbox" not in json.dumps(raw) and "area" not in json.dumps(raw)
+
+
+@pytest.mark.parametrize("stage, kept, steps", [("teacher", {"step_2.safetensors", "step_4.safetensors"}, 6), ("refiner", set(), 3), ("student", set(), 4),
+                                                ("student_refined", set(), 4), ("supervised", set(), 4)])
+def test_trained_stages_leave_weights_history_and_state(whole, stage, kept, steps):
+    assert whole.files(stage) == {"last.safetensors", "state.pt", "history.json"} | kept and any((whole.inputs[stage] / "tb").iterdir())
+    history = read_json(whole.inputs[stage] / "history.json")
+    found = whole.metrics[stage]
+    assert history[-1]["step"] == found["steps"] == steps and history[-1]["loss"] == found["final_loss"] and np.isfinite(found["final_loss"])
+    if stage == "refiner": assert found["pairs"] > 0
+    else: assert found["images"] == (3 if stage == "teacher" else 12) and found["images_per_s"] > 0
+
+
+@pytest.mark.parametrize("labels", ["sw", "sw_refined"])
+def test_pseudo_masks_are_linked_to_their_points(whole, labels):
+    strong, weak, data = whole.half("s"), whole.half("w"), whole.labels(labels)
+    clicks, made = {a["id"]: a for i in weak.ids for a in weak.annotations[i]}, linked(data)
+    assert sorted(data.ids) == sorted(strong.ids + weak.ids) and data.categories == weak.categories
+    assert sorted(a["id"] for i in data.ids for a in data.annotations[i]) == list(range(1, data.num_annotations + 1))
+    assert len(made) == data.num_annotations - strong.num_annotations and set(made) <= set(clicks)
+    for point_id, a in made.items():
+        mask = data.mask(a)
+        assert (a["image_id"], a["category_id"]) == (clicks[point_id]["image_id"], clicks[point_id]["category_id"])
+        x0, y0, x1, y1 = coco.box_of(mask)
+        assert mask.sum() == a["area"] > 0 and a["bbox"] == [x0, y0, x1 - x0, y1 - y0] and 0 < a["score"] <= 1 and a["iscrowd"] == 0
+    for i in strong.ids:
+        assert all(np.array_equal(strong.mask(a), data.mask(b)) for a, b in zip(strong.annotations[i], data.annotations[i], strict=True))
+
+
+def test_points_without_a_mask_are_listed(whole):
+    weak, found = whole.half("w"), whole.metrics["pseudo"]
+    clicks = {a["id"]: a for i in weak.ids for a in weak.annotations[i]}
+    for labels in ("sw", "sw_refined"):
+        data = whole.labels(labels)
+        dropped = {a["id"]: a for a in data.info["dropped_points"]}
+        assert set(dropped) == set(clicks) - set(linked(data)) and all(dropped[k] == clicks[k] for k in dropped)
+    assert dropped and found["points"] == len(clicks) and found["points_without_mask"] == len(dropped)
+    assert sum(missing for _, missing in found["by_class"].values()) == len(dropped) and 0 < found["mean_score"] <= 1
+    assert set(found["by_class"]) == set(weak.categories.names)
+
+
+def test_refined_masks_answer_the_same_points(whole):
+    rough, refined = linked(whole.labels("sw")), linked(whole.labels("sw_refined"))
+    assert set(rough) == set(refined) and {k: a["score"] for k, a in rough.items()} == {k: a["score"] for k, a in refined.items()}
+    assert any(rough[k]["segmentation"] != refined[k]["segmentation"] for k in rough)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_refiner_learns_with_the_points_that_an_annotator_would_click(places, root, strategy):
+    "A strong image has the very points that the split would have given it, had it been weak."
+    chain = Chain(places / f"clicks_{strategy}", "shapes", "25p", root, point_strategy=strategy).run("split")
+    weak, truth = chain.half("w"), open_truth(chain.cfg, "")
+    for i in weak.ids:
+        points, prompts = stages.known_objects(chain.cfg, truth, i)
+        assert points == points_of(weak, i)
+        assert np.allclose(prompts.xy, [(p.x, p.y) for p in points]) and prompts.classes.tolist() == [p.class_index for p in points]
+        assert torch.equal(prompts.boxes, tight_boxes(torch.from_numpy(np.stack([truth.mask(a) for a in truth.annotations[i]]))).double())
+
+
+def test_an_image_without_objects_has_no_points(whole, places):
+    empty = coco.CocoData(places / "x.json", places, {1: {"id": 1, "file_name": "x.png", "width": 8, "height": 8}}, {1: []}, whole.half("s").categories, {})
+    points, prompts = stages.known_objects(whole.cfg, empty, 1)
+    assert points == [] and prompts.xy.shape == (0, 2) and prompts.boxes.shape == (0, 4)
+
+
+def test_full_supervision_does_not_depend_on_the_split(places, root):
+    hashes = set()
+    for split, strategy in (("25p", "centroid"), ("75p", "random")):
+        cfg = config_of("shapes", split, 0, str(root), {**TINY, "point_strategy": strategy, "student_train.steps": 2})
+        out = places / f"supervised_{split}"
+        assert stages.supervised(cfg, {"split": places / "nowhere"}, out)["images"] == 12
+        hashes.add(file_hash(out / "last.safetensors"))
+    assert len(hashes) == 1
+
+
+def test_the_built_in_data_set_is_drawn_by_the_split(places, monkeypatch):
+    drawn = shapes.write
+    monkeypatch.setattr(shapes, "write", lambda root: drawn(root, train=4, val=1))
+    cfg, out = config_of("shapes", "25p"), places / "built_in"
+    assert stages.split(cfg, {}, out)["weak_images"] == 3
+    strong = open_left(cfg, out, out, "_s.json")
+    assert (out / "data/annotations/instances_val.json").is_file() and strong.read_image(strong.ids[0]).shape == (128, 128, 3)
+
+
+def test_evaluation_measures_every_network_and_both_label_sets(whole):
+    found = whole.metrics["evaluate"]
+    scores = {f"{name}_ap_percent" for name in ("teacher", "student_sw", "student_sw_refined", "supervised")}
+    quality = {f"pseudo_{name}_{k}_percent" for name in ("sw", "sw_refined") for k in ("miou", "miou_found", "ap")}
+    assert scores | quality | {"points", "points_without_mask", "models"} == set(found)
+    assert all(0 <= found[k] <= 100 for k in scores | quality)
+    for name in ("teacher", "student_sw", "student_sw_refined", "supervised"):
+        detail = found["models"][name]
+        assert {"ap_percent", "ap50_percent", "ap75_percent", "aps_percent", "apm_percent", "apl_percent", "per_class"} == set(detail)
+        assert set(detail["per_class"]) == set(shapes.CLASSES) and detail["ap_percent"] == found[f"{name}_ap_percent"]
+    ious = {name: read_json(whole.inputs["evaluate"] / f"ious_{name}.json") for name in ("sw", "sw_refined")}
+    clicks = {str(a["id"]) for i in whole.half("w").ids for a in whole.half("w").annotations[i]}
+    assert all(set(found_ious) == clicks for found_ious in ious.values())
+    assert all(found[f"pseudo_{name}_miou_percent"] == pytest.approx(100 * np.mean(list(v.values()))) for name, v in ious.items())
+    assert found["points"] == len(clicks) and found["points_without_mask"] == whole.metrics["pseudo"]["points_without_mask"]
+    assert {f"results_{name}.json" for name in found["models"]} <= whole.files("evaluate")
+
+
+def test_true_masks_as_pseudo_labels_score_full_marks(whole, places):
+    "The evaluation links each pseudo mask to the right object."
+    truth, weak = open_truth(whole.cfg, ""), whole.half("w")
+    of = {a["id"]: a for i in truth.ids for a in truth.annotations[i]}
+    perfect = shutil.copytree(whole.inputs["pseudo"], places / "perfect")
+    for path in Path(perfect).glob("*.json"):
+        content = read_json(path)
+        for a in content["annotations"]: a.update({"segmentation": of[a["point_id"]]["segmentation"]} if "point_id" in a else {})
+        path.write_text(json.dumps(content))
+    inputs = {name: whole.inputs[name] for name in ("split", "teacher")} | {"pseudo": Path(perfect)}
+    found = stages.evaluate(whole.cfg, inputs, places / "perfect_evaluate")
+    share = 100 * len(linked(whole.labels("sw"))) / weak.num_annotations
+    assert found["pseudo_sw_miou_found_percent"] == 100 and found["pseudo_sw_miou_percent"] == pytest.approx(share)
