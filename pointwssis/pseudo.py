@@ -22,7 +22,8 @@ from .refinenet import MaskRefineNet
 from .refiner import Item, refine_many
 
 # %% auto #0
-__all__ = ['Predict', 'PseudoMask', 'rough_masks', 'refine_masks', 'missing_points', 'summary', 'write_pseudo']
+__all__ = ['Predict', 'PseudoMask', 'rough_masks', 'refine_masks', 'choose_weights', 'as_results', 'missing_points', 'summary',
+           'write_pseudo']
 
 # %% ../nbs/17_pseudo.ipynb #2ede65d5
 @dataclass(frozen=True)
@@ -90,6 +91,22 @@ def refine_masks(
         for stack in stacks: refined += encode_many(stack.cpu().numpy())
     rles = iter(refined)
     return [replace(m, rle=next(rles)) if m.point_id in xy else m for m in masks]
+
+# %% ../nbs/17_pseudo.ipynb #8723caaa
+def choose_weights(
+    saved: list[Path],              # weights of one training, the last ones at the end
+    judge: Callable[[Path], float], # how good the masks of these weights are
+    behaviour: str = "fixed",       # or "published": the best, the earlier of two equals
+) -> Path:
+    "The weights to refine with."
+    return max(saved, key=judge) if behaviour == "published" else saved[-1]
+
+def as_results(
+    masks: list[PseudoMask],
+    weak: CocoData,
+) -> list[dict]:                    # COCO results
+    "Pseudo masks as `evaluate.coco_ap` takes them. All are equally sure, as the published code judges pseudo labels."
+    return [{"image_id": m.image_id, "category_id": weak.categories.id(m.class_index), "segmentation": m.rle, "score": 1.} for m in masks]
 
 # %% ../nbs/17_pseudo.ipynb #135ff53a
 def missing_points(

@@ -1,5 +1,6 @@
 "One setting, `behaviour`: what `published` keeps of the published code's faults, and `fixed` does not."
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +9,9 @@ from pointwssis import coco, shapes
 from pointwssis.config import Config, TrainConfig, preset
 from pointwssis.core import ConfigError
 from pointwssis.dataset import CocoDataset, collate
+from pointwssis.evaluate import coco_ap
 from pointwssis.prompt import Prompts, candidates
+from pointwssis.pseudo import PseudoMask, as_results, choose_weights
 from pointwssis.targets import assign
 from tiny import CFG, tiny_model
 
@@ -64,3 +67,21 @@ def test_published_points_are_cut_and_only_under_the_point_prompt(monkeypatch):
     exact = 48.003 - .5
     assert seen[0] == pytest.approx(int(exact / 96 * 10_000) / 10_000 * 96) and seen[0] < exact - 1e-3
     assert seen[1:] == [pytest.approx(exact)] * 3
+
+
+# --- which refiner
+
+def test_published_takes_the_best_weights_and_fixed_asks_nobody():
+    saved, asked = [Path(name) for name in "abc"], []
+    def judge(path): return asked.append(path) or {"a": 1., "b": 3., "c": 3.}[path.name]
+    assert choose_weights(saved, judge) == saved[2] and asked == []
+    assert choose_weights(saved, judge, "published") == saved[1] and asked == saved
+    assert choose_weights(saved[:1], judge) == choose_weights(saved[:1], judge, "published") == saved[0]
+
+
+def test_pseudo_masks_are_judged_as_equally_sure(data):
+    first = data.ids[0]
+    masks = [PseudoMask(a["id"], first, data.categories.index(a["category_id"]), a["segmentation"], .2 + .1 * k)
+             for k, a in enumerate(data.annotations[first])]
+    results = as_results(masks, data)
+    assert {r["score"] for r in results} == {1.} and coco_ap(data.select([first]), results)["ap_percent"] == pytest.approx(100)
