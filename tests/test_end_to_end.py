@@ -1,0 +1,80 @@
+"One command, every stage by papermill: numbers, pictures and evidence are there, and a second call has nothing left to do."
+import json
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from pointwssis import shapes
+from pointwssis.cli import main
+from pointwssis.graph import STAGES, is_done
+from chain import TINY
+
+SCORES = ("teacher_ap_percent", "student_sw_ap_percent", "student_sw_refined_ap_percent", "supervised_ap_percent",
+          "pseudo_sw_miou_percent", "pseudo_sw_refined_miou_percent")
+PICTURES = ("points", "rough", "refined", "student")
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    "A finished run: its folder, what was said, and the command."
+    patch, place = pytest.MonkeyPatch(), tmp_path_factory.mktemp("run")
+    shapes.write(place / "data", train=8, val=2)
+    options = [part for key, value in TINY.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+    command = ["reproduce", "--dataset", "shapes", "--split", "25p", "--seed", "1", "--data-root", "data", *options]
+    with patch.context() as p:
+        p.chdir(place)
+        assert main(command) == 0
+        yield place, command
+
+
+def metrics(place: Path, stage: str) -> dict: return json.loads((place / "runs/shapes/25p/s1" / stage / "metrics.json").read_text())
+
+
+def test_every_stage_has_finished(done):
+    folder = done[0] / "runs/shapes/25p/s1"
+    assert sorted(path.name for path in folder.iterdir()) == sorted(STAGES) and all(is_done(folder / stage) for stage in STAGES)
+
+
+def test_the_evaluation_holds_every_promised_number(done):
+    found = metrics(done[0], "evaluate")
+    assert all(isinstance(found[key], float) and 0 <= found[key] <= 100 for key in SCORES)
+    assert isinstance(found["points_without_mask"], int) and found["points"] == metrics(done[0], "split")["points"]
+    before = [name for name in STAGES if name not in ("evaluate", "report")]
+    assert sorted(found["stages"]) == sorted(before)
+    assert all(times["wall_s"] > 0 and times["device"] for times in found["stages"].values())
+
+
+def test_the_table_and_the_pictures_are_there(done):
+    figures = done[0] / "figures"
+    stems = [f"shapes_25p_{name}" for name in PICTURES]
+    for stem in (*stems, "ap_by_split_shapes"):
+        assert (figures / f"{stem}.png").read_bytes()[:4] == b"\x89PNG" and (figures / f"{stem}.pdf").read_bytes()[:4] == b"%PDF"
+    assert json.loads((figures / "shapes_25p_points.json").read_text())["split"] == "25p"
+    rows = json.loads((figures / "results_shapes.json").read_text())
+    assert f"{metrics(done[0], 'evaluate')['pseudo_sw_miou_percent']:.1f}" in (figures / "results_shapes.md").read_text()
+    assert "25p" in json.dumps(rows) and (figures / "results_shapes.csv").is_file()
+    assert {f"{stem}.png" for stem in stems} <= set(metrics(done[0], "report")["files"])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_notebook_shows_what_came_out(done, stage):
+    nb = nbformat.read(done[0] / "runs/shapes/25p/s1" / stage / "notebook.ipynb", 4)
+    outputs = [output for cell in nb.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error"]
+    said = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stderr")
+    assert "Warning" not in said and "Traceback" not in said
+    pictures = [output for output in outputs if "image/png" in output.get("data", {})]
+    assert pictures or stage == "report"
+    assert str(done[0]) not in nbformat.writes(nb)
+
+
+def test_a_second_call_skips_every_stage(done, capsys):
+    place, command = done
+    before = {path: path.stat().st_mtime_ns for path in place.glob("runs/shapes/25p/s1/*/params.json")}
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    skipped = [stage for stage in STAGES if f"{stage} up to date" in said]
+    assert skipped == [stage for stage in STAGES if stage != "report"]           # the report reads all runs, so it is always made
+    assert {path.parent.name for path, time in before.items() if path.stat().st_mtime_ns != time} == {"report"}
+    assert "| 25% | teacher, AP |" in said
