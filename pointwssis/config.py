@@ -141,7 +141,7 @@ class Config:
 REFINER_TRAIN = TrainConfig(steps=200_000, optimizer="adamw", lr=1e-4, weight_decay=0.0, schedule="cosine", final_factor=0.01,
                             warmup_steps=2000, decay_at=())
 
-# %% ../nbs/01_config.ipynb #895fca65
+# %% ../nbs/01_config.ipynb #d10d72fa
 def _fits(value: Any, hint: Any) -> bool:
     "Whether `value`, as it comes from Python or JSON, can serve where `hint` is declared."
     if get_origin(hint) is tuple:
@@ -152,24 +152,27 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is float: return isinstance(value, (int, float)) and not isinstance(value, bool)
     return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
 
+def _words(hint: Any) -> str: return getattr(hint, "__name__", str(hint)) if get_origin(hint) is None else str(hint)
+
 def _freeze(value: Any) -> Any: return tuple(map(_freeze, value)) if isinstance(value, (list, tuple)) else value
 
-# %% ../nbs/01_config.ipynb #610da584
+# %% ../nbs/01_config.ipynb #7549447b
 def override(
     cfg: Any,            # any of the dataclasses above
     key: str,            # a field, or part.field
     value: Any,          # of the field's type; lists stand for tuples
+    above: str = "",     # what stands before the key in messages
 ):                       # a new dataclass of the same type
     "Replace one field, or fail with the nearest key that exists."
     head, _, rest = key.partition(".")
     names = [f.name for f in fields(cfg)]
-    if head not in names: raise ConfigError(f"unknown option '{key}' of {type(cfg).__name__}.{nearest(head, names)}")
+    if head not in names: raise ConfigError(f"unknown option '{above}{key}'.{nearest(head, names)} {type(cfg).__name__} has: {', '.join(names)}.")
     part = getattr(cfg, head)
-    if rest and not is_dataclass(part): raise ConfigError(f"option '{head}' has no part '{rest}'. Set '{head}' itself.")
-    if rest: return replace(cfg, **{head: override(part, rest, value)})
+    if rest and not is_dataclass(part): raise ConfigError(f"option '{above}{head}' has no part '{rest}'. Set '{head}' itself.")
+    if rest: return replace(cfg, **{head: override(part, rest, value, f"{above}{head}.")})
     hint = get_type_hints(type(cfg))[head]
-    if is_dataclass(part): raise ConfigError(f"option '{head}' is a group. Set one of its parts, such as '{head}.{fields(part)[0].name}'.")
-    if not _fits(value, hint): raise ConfigError(f"option '{key}' wants {hint}, got {value!r} ({type(value).__name__}).")
+    if is_dataclass(part): raise ConfigError(f"option '{above}{head}' is a group. Set one of its parts, such as '{head}.{fields(part)[0].name}'.")
+    if not _fits(value, hint): raise ConfigError(f"option '{above}{key}' wants {_words(hint)}, got {value!r} ({type(value).__name__}).")
     return replace(cfg, **{head: _freeze(float(value) if hint is float else value)})
 
 # %% ../nbs/01_config.ipynb #deb768c0

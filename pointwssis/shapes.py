@@ -106,18 +106,18 @@ def _lay_over(image: np.ndarray, paint: np.ndarray, inside: np.ndarray) -> np.nd
     alpha = np.clip(inside + ONE // 2, 0, ONE)[..., None]
     return (image * (ONE - alpha) + paint * alpha) // ONE
 
-# %% ../nbs/04_shapes.ipynb #fb9adfa9
+# %% ../nbs/04_shapes.ipynb #c8f567a7
 def draw_image(
     rng: np.random.Generator,
     size: int = 128,                      # side, pixels
     objects: tuple[int, int] = (2, 5),    # fewest and most
-    contrast: int = 30,                   # between an object and the background, grey levels
-    noise: int = 12,                      # per pixel and channel, +- grey levels
+    contrast: int = 60,                   # between an object and the background, grey levels
+    noise: int = 8,                       # per pixel and channel, +- grey levels
     habit: int = 80,                      # percent of objects that wear their class's own pattern and about its colour
 ) -> tuple[np.ndarray, np.ndarray, list[int]]:  # (size, size, 3) uint8, (N, size, size) bool, N class indices
     "A scene, the visible part of each object, and what each one is."
     background = rng.integers(30, 226, 3)
-    image, (y, x) = texture(rng, size, background), np.mgrid[:size, :size]
+    image, (y, x) = texture(rng, size, background, tint=20), np.mgrid[:size, :size]
     visible, areas, classes, centres = np.zeros((0, size, size), bool), [], [], []
     wanted = rng.integers(objects[0], objects[1] + 1)
     for _ in range(20 * wanted):
@@ -133,7 +133,7 @@ def draw_image(
         areas, classes, centres = [*areas, int(mask.sum())], [*classes, int(kind)], [*centres, centre]
     return np.clip(image + rng.integers(-noise, noise + 1, image.shape), 0, 255).astype(np.uint8), visible, classes
 
-# %% ../nbs/04_shapes.ipynb #f28aaade
+# %% ../nbs/04_shapes.ipynb #5a81ce48
 def _write_split(root: Path, name: str, count: int, size: int, seed: int, first_id: int, **knobs: int) -> None:
     "One folder of pictures and its annotation file."
     images, annotations, table = [], [], CategoryTable(tuple(range(1, len(CLASSES) + 1)), CLASSES)
@@ -154,7 +154,7 @@ def write(
     val: int = 150,
     size: int = 128,   # side, pixels
     seed: int = 0,
-    **knobs: int,      # objects, contrast, noise: see `draw_image`
+    **knobs: int,      # objects, contrast, noise, habit: see `draw_image`
 ) -> Path:             # root
     "Draw the data set into a COCO-format folder, in some seconds for 750 images."
     if size < 2 * max(RADII): raise ConfigError(f"shapes of {size} pixels a side have no room for objects. Use {2 * max(RADII)} or more.")

@@ -56,7 +56,7 @@ def _weak_records(truth: CocoData, ids: list[int], strategy: str, seed: int) -> 
         else: empty.append(annotation["id"])
     return weak, empty
 
-# %% ../nbs/06_splits.ipynb #02332d5e
+# %% ../nbs/06_splits.ipynb #89b78e26
 def write_split(
     truth: CocoData,          # opened with need="masks"
     percent: str | float,     # as `percentage` takes it
@@ -65,6 +65,7 @@ def write_split(
     out_dir: str | Path,
 ) -> tuple[Path, Path]:       # instances_train2017_{split}_s.json with masks, ..._w.json with points only
     "Write the strong and the weak file of a split, under the published names."
+    if not truth.ids: raise DataError(f"{truth.path}: has no image to divide into strong and weak. Check that this is the training file.")
     strong_ids, weak_ids = choose(truth.ids, percent, seed)
     strong = [a for i in strong_ids for a in truth.annotations[i]]
     name, out_dir = split_name(percent), Path(out_dir)
