@@ -15,8 +15,8 @@ from .core import DataError, PointWSSISError, device_name, pick_device, read_jso
 
 # %% auto #0
 __all__ = ['PACKAGES', 'EPILOG', 'Parser', 'setting', 'add_run_options', 'run_params', 'tell', 'command_run', 'command_reproduce',
-           'command_report', 'command_split', 'config_for', 'command_predict', 'checks', 'command_doctor',
-           'make_parser', 'main']
+           'command_published', 'command_report', 'command_split', 'config_for', 'command_predict', 'checks',
+           'command_doctor', 'make_parser', 'main']
 
 # %% ../nbs/20_cli.ipynb #55840445
 class Parser(argparse.ArgumentParser):
@@ -36,14 +36,14 @@ def setting(
     try: return key, json.loads(value)
     except json.JSONDecodeError: return key, value
 
-# %% ../nbs/20_cli.ipynb #5c925110
+# %% ../nbs/20_cli.ipynb #6fdb7eed
 def add_run_options(
     parser: argparse.ArgumentParser,
 ) -> None:
     "The options that say which run is meant."
     parser.add_argument("--dataset", default="",
                         help="shapes (built in), animals7, coco_union, coco, bdd100k, custom (any COCO-format folder)")
-    parser.add_argument("--split", default="10p", help="share of the images that keep their masks, such as 1p or 12.5p (default 10p)")
+    parser.add_argument("--split", default="", help="share of the images that keep their masks, such as 1p or 12.5p (default 10p)")
     parser.add_argument("--seed", type=int, default=0, help="one seed for everything random (default 0)")
     parser.add_argument("--data-root", default="", metavar="DIR", help="the data set's folder")
     parser.add_argument("--set", type=setting, action="append", default=[], dest="overrides", metavar="KEY=VALUE",
@@ -56,7 +56,7 @@ def run_params(
 ) -> dict[str, Any]:          # as `pipeline.run_stage` takes them
     "The parameters of a run from parsed options."
     dataset = args.dataset or ("custom" if args.data_root else "shapes")
-    return {"dataset": dataset, "split": args.split, "seed": args.seed, "data_root": args.data_root, "overrides": dict(args.overrides)}
+    return {"dataset": dataset, "split": args.split or "10p", "seed": args.seed, "data_root": args.data_root, "overrides": dict(args.overrides)}
 
 # %% ../nbs/20_cli.ipynb #815aba52
 def tell(
@@ -70,7 +70,7 @@ def tell(
               if key.endswith(("_ap_percent", "_miou_percent")) and isinstance(value, (int, float))]
     print(f"{name} {how}{': ' if scores else ''}{', '.join(scores)}", flush=True)
 
-# %% ../nbs/20_cli.ipynb #d9670af3
+# %% ../nbs/20_cli.ipynb #07cfefc0
 def command_run(args: argparse.Namespace) -> None:
     "Run one stage."
     from pointwssis.pipeline import run_stage
@@ -78,6 +78,7 @@ def command_run(args: argparse.Namespace) -> None:
 
 def command_reproduce(args: argparse.Namespace) -> None:
     "Run every stage that is not up to date, then show the table."
+    if args.from_published: return command_published(args)
     from pointwssis.pipeline import reproduce
     outcomes = reproduce(run_params(args), args.runs, args.force, tell=tell)
     folder = outcomes[-1].folder.parent
@@ -85,6 +86,23 @@ def command_reproduce(args: argparse.Namespace) -> None:
     table = (figures / f"results_{folder.parents[1].name}.md").read_text(encoding="utf-8")
     print(f"\n{table}\nEvidence is in {folder}, pictures are in {figures}.")
 
+# %% ../nbs/20_cli.ipynb #f2abc4ce
+def command_published(args: argparse.Namespace) -> None:
+    "Judge the published files in a folder, then show the tables."
+    from pointwssis.published import reproduce_published
+    from pointwssis.report import write_report
+    from pointwssis.splits import split_name
+    def say(release: Any, part: str, what: str) -> None: print(f"{release.dataset} {release.split} {part}: {what}", flush=True)
+    wanted = {"dataset": args.dataset, "split": split_name(args.split) if args.split else ""}
+    made = reproduce_published(args.from_published, dict(args.overrides), args.data_root, args.runs, force=args.force, tell=say, **wanted)
+    if not made: return print("\nNothing could be judged.")
+    figures = Path(args.runs).parent / "figures"
+    write_report(Path(args.runs), figures)
+    for dataset in dict.fromkeys(path.parents[2].name for path in made):
+        print(f"\n{(figures / f'results_{dataset}.md').read_text(encoding='utf-8')}")
+    print(f"Evidence is in {', '.join(map(str, made))}.")
+
+# %% ../nbs/20_cli.ipynb #5e9319ec
 def command_report(args: argparse.Namespace) -> None:
     "Make tables and figures from all runs."
     from pointwssis.report import write_report
@@ -156,10 +174,11 @@ def command_doctor(args: argparse.Namespace) -> int:
     for good, text in rows: print(f"{'ok  ' if good else 'MISS'} {text}")
     return 0 if all(good for good, _ in rows) else 1
 
-# %% ../nbs/20_cli.ipynb #326d8e94
+# %% ../nbs/20_cli.ipynb #de7f8c1d
 EPILOG = """examples:
   pointwssis reproduce                                    the built-in data set, every stage
   pointwssis reproduce --data-root DIR --split 5p         your own COCO-format folder
+  pointwssis reproduce --from-published DIR               the authors' checkpoints and labels, judged here
   pointwssis run teacher --set teacher_train.steps=2000   one stage, with an override
   pointwssis predict photo.jpg --weights runs/shapes/10p/s0/student_refined/artifacts/last.safetensors"""
 
@@ -175,7 +194,8 @@ def make_parser() -> Parser:
         return sub
     command("split", command_split, add_run_options).add_argument("--out", default="", metavar="DIR", help="copy the two files here")
     command("run", command_run, add_run_options).add_argument("stage", metavar="STAGE", help="split, teacher, refiner, pseudo, ...")
-    command("reproduce", command_reproduce, add_run_options)
+    command("reproduce", command_reproduce, add_run_options).add_argument(
+        "--from-published", default="", metavar="DIR", help="train nothing; judge the published checkpoints and labels in this folder")
     predict = command("predict", command_predict, add_run_options)
     predict.add_argument("images", nargs="+", metavar="IMAGE")
     predict.add_argument("--weights", required=True, metavar="FILE", help="a .safetensors or .pth file")

@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 from .core import StageError, atomic_path, read_json
 
 # %% auto #0
-__all__ = ['COCO_STUDENT', 'PUBLISHED', 'RESULTS', 'CAPTIONS', 'OTHER_DATA', 'NOT_PUBLISHED', 'NOT_RUN', 'SERIES', 'LOOK',
-           'collect', 'lines', 'table', 'ap_figure', 'write_report']
+__all__ = ['COCO_STUDENT', 'PUBLISHED', 'RESULTS', 'CAPTIONS', 'OTHER_DATA', 'NOT_PUBLISHED', 'NOT_RUN', 'BY_OVERLAP',
+           'CHECKPOINT', 'SERIES', 'LOOK', 'collect', 'lines', 'table', 'ap_figure', 'write_report']
 
-# %% ../nbs/11_report.ipynb #2550dd09
+# %% ../nbs/11_report.ipynb #3277dc95
 COCO_STUDENT = {"1p": 24.0, "2p": 25.3, "5p": 33.7, "10p": 35.8, "20p": 37.1, "30p": 38.0, "40p": 38.3, "50p": 38.8}
 PUBLISHED = {"coco": {"student_sw_refined_ap_percent": COCO_STUDENT,                       # {data set: {result: {split: percent}}}
                       "supervised_ap_percent": dict.fromkeys(COCO_STUDENT, 39.7)}}
@@ -35,42 +35,50 @@ CAPTIONS = {
     "bdd100k": "The paper's numbers for this set are not in our sources, so nothing stands beside ours."}
 OTHER_DATA = "Same method, other data: these are not the paper's numbers, and none of its numbers can be compared with them."
 NOT_PUBLISHED, NOT_RUN = "¹ no published number in our sources", "² not run"
+BY_OVERLAP = "³ the published pseudo masks keep no link to their points; they were joined to objects by overlap, which flatters them"
+CHECKPOINT = "published checkpoint, evaluated here"
 
-# %% ../nbs/11_report.ipynb #ebb3bacc
+# %% ../nbs/11_report.ipynb #fd8fc8d4
 def _share(split: str) -> float:
     "Percent of images with masks: '12.5p' is 12.5."
     return float(split.rstrip("p%"))
 
 def collect(
     runs: str | Path,   # the folder that holds runs/<dataset>/<split>/s<seed>/
-) -> list[dict]:        # dataset, split, seed and everything in metrics.json; ordered
+) -> list[dict]:        # dataset, split, seed (None: published checkpoints) and everything in metrics.json; ordered
     "The metrics of every finished evaluation; StageError when there is none."
-    files = Path(runs).glob("*/*/s*/evaluate/metrics.json")
-    rows = [{"dataset": f.parts[-5], "split": f.parts[-4], "seed": int(f.parts[-3][1:]), "metrics": read_json(f)} for f in files]
+    ours, theirs = (Path(runs).glob(f"*/*/{place}/metrics.json") for place in ("s*/evaluate", "published"))
+    rows = [{"dataset": f.parts[-5], "split": f.parts[-4], "seed": int(f.parts[-3][1:]), "metrics": read_json(f)} for f in ours]
+    rows += [{"dataset": f.parts[-4], "split": f.parts[-3], "seed": None, "metrics": read_json(f)} for f in theirs]
     if not rows: raise StageError(f"{runs}: no evaluated run (dataset/split/s0/evaluate/metrics.json). Run the stage evaluate first.")
-    return sorted(rows, key=lambda r: (r["dataset"], _share(r["split"]), r["seed"]))
+    return sorted(rows, key=lambda r: (r["dataset"], _share(r["split"]), -1 if r["seed"] is None else r["seed"]))
 
-# %% ../nbs/11_report.ipynb #c53dd750
+# %% ../nbs/11_report.ipynb #c50ccf44
 def _values(rows: Iterable[dict], key: str) -> list[float]: return [v for r in rows if (v := r["metrics"].get(key)) is not None]
 
 def _line(dataset: str, split: str, key: str, rows: list[dict]) -> dict[str, Any]:
-    "One result of one split: published, here over the seeds, and the difference."
-    values, published = _values(rows, key), PUBLISHED.get(dataset, {}).get(key, {}).get(split)
-    here = fmean(values) if values else None
-    return {"dataset": dataset, "split": split, "result": key, "published": published, "here": here,
+    "One result of one split: published, of published checkpoints, here over the seeds, and the difference."
+    values, published = _values([r for r in rows if r["seed"] is not None], key), PUBLISHED.get(dataset, {}).get(key, {}).get(split)
+    here, checkpoint = fmean(values) if values else None, next(iter(_values([r for r in rows if r["seed"] is None], key)), None)
+    return {"dataset": dataset, "split": split, "result": key, "published": published, "checkpoint": checkpoint, "here": here,
             "sd": stdev(values) if len(values) > 1 else None, "seeds": len(values),
             "difference": None if here is None or published is None else here - published}
 
 def lines(
     rows: Sequence[dict],  # from `collect`, of one data set
-) -> list[dict]:           # dataset, split, result, published, here, sd, seeds, difference
+) -> list[dict]:           # dataset, split, result, published, checkpoint, here, sd, seeds, difference
     "One line a split and result, the seeds taken together."
     splits = {r["split"]: [s for s in rows if s["split"] == r["split"]] for r in rows}
     return [_line(rows[0]["dataset"], split, key, of_split) for split, of_split in splits.items() for key in RESULTS]
 
-# %% ../nbs/11_report.ipynb #b30d0f9f
+# %% ../nbs/11_report.ipynb #9ac2c282
+def _checkpoint(line: dict) -> str:
+    "What the published checkpoint reaches here."
+    if line["checkpoint"] is None: return "—²"
+    return f"{line['checkpoint']:.1f}{'³' if 'pseudo' in line['result'] else ''}"
+
 def _cells(line: dict) -> list[str]:
-    "A line as the reader sees it."
+    "A line as the reader sees it, without the checkpoint's cell."
     published = f"{line['published']:.1f}" if line["published"] is not None else "—¹"
     here = f"{line['here']:.1f}" if line["here"] is not None else "—²"
     here += f" ± {line['sd']:.1f}" if line["sd"] is not None else ""
@@ -82,8 +90,16 @@ def _markdown(header: list[str], body: list[list[str]]) -> str:
     "A Markdown table."
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *body))
 
+def _results(made: list[dict]) -> str:
+    "The table of results; published checkpoints have a column where there are any."
+    header, body = ["masks", "result", "published", "here", "difference", "seeds"], [_cells(line) for line in made]
+    if any(line["checkpoint"] is not None for line in made):
+        for cells, cell in zip([header, *body], [CHECKPOINT, *map(_checkpoint, made)]): cells.insert(3, cell)
+    return _markdown(header, body)
+
 def _times(rows: Sequence[dict]) -> str:
     "Minutes of each stage, one line a run, with the devices."
+    rows = [r for r in rows if r["seed"] is not None]
     names = list(dict.fromkeys(name for r in rows for name in r["metrics"].get("stages", {})))
     body = []
     for r in rows:
@@ -92,17 +108,17 @@ def _times(rows: Sequence[dict]) -> str:
         body.append([f"{_share(r['split']):g}%", str(r["seed"]), *minutes, "; ".join(dict.fromkeys(s["device"] for s in stages.values()))])
     return _markdown(["masks", "seed", *names, "device"], body)
 
-# %% ../nbs/11_report.ipynb #f66af341
+# %% ../nbs/11_report.ipynb #63a2248b
 def table(
     rows: Sequence[dict],        # from `collect`, of one data set
 ) -> tuple[str, str, str]:       # Markdown, CSV, JSON
     "Published, here and the difference, by split; then the time that each stage took."
     made = lines(rows)
     caption = CAPTIONS.get(rows[0]["dataset"], OTHER_DATA)
-    results = _markdown(["masks", "result", "published", "here", "difference", "seeds"], [_cells(line) for line in made])
     head = f"**{rows[0]['dataset']}.** {caption} All values in percent; ± is the standard deviation over seeds."
-    text = "\n\n".join([head, results, "Wall time in minutes:", _times(rows)])
-    notes = [note for note in (NOT_PUBLISHED, NOT_RUN) if f"—{note[0]}" in text]
+    times = ["Wall time in minutes:", _times(rows)] if any(r["seed"] is not None for r in rows) else []
+    text = "\n\n".join([head, _results(made), *times])
+    notes = [note for note in (NOT_PUBLISHED, NOT_RUN, BY_OVERLAP) if f"{note[0]} |" in text]
     sheet = csv.DictWriter(buffer := io.StringIO(), list(made[0]), lineterminator="\n")
     sheet.writeheader()
     sheet.writerows(made)
@@ -158,7 +174,7 @@ def ap_figure(
         ax.set(ylabel="mask AP (%)", title=rows[0]["dataset"] + other)
     return fig
 
-# %% ../nbs/11_report.ipynb #3931c481
+# %% ../nbs/11_report.ipynb #550deacb
 def _save_figure(rows: Sequence[dict], stem: Path) -> list[Path]:
     "The figure as .png and .pdf, and what it shows as .json."
     files = [stem.with_suffix(s) for s in (".png", ".pdf", ".json")]
@@ -179,5 +195,5 @@ def write_report(
         for suffix, text in zip((".md", ".csv", ".json"), table(own)):
             written.append(Path(figures) / f"results_{dataset}{suffix}")
             with atomic_path(written[-1]) as temporary: temporary.write_text(text, encoding="utf-8")
-        written += _save_figure(own, Path(figures) / f"ap_by_split_{dataset}")
+        if any(r["seed"] is not None for r in own): written += _save_figure(own, Path(figures) / f"ap_by_split_{dataset}")
     return written

@@ -147,3 +147,29 @@ def test_report_never_imports_torch(runs, tmp_path):
                           env=os.environ | {"MPLBACKEND": "agg"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "f/results_coco.md").exists() and done.stdout == ""
+
+
+def judge(runs, dataset, split, **scores):
+    place = runs / dataset / split / "published"
+    place.mkdir(parents=True)
+    write_json(place / "metrics.json", scores)
+
+
+def test_published_checkpoints_have_a_column_of_their_own(runs):
+    assert "evaluated here" not in table(of(runs, "coco"))[0]
+    judge(runs, "coco", "5p", teacher_ap_percent=21.04, student_sw_refined_ap_percent=33.5, pseudo_sw_miou_percent=71.0)
+    md, sheet, _ = table(of(runs, "coco"))
+    assert "| masks | result | published | published checkpoint, evaluated here | here | difference | seeds |" in md
+    assert "| 5% | student sw_refined, AP | 33.7 | 33.5 | 32.3 | -1.4 | 1 |" in md and "| 5% | teacher, AP | —¹ | 21.0 | 20.0 | —¹ | 1 |" in md
+    assert "| 10% | teacher, AP | —¹ | —² | 22.0 | —¹ | 1 |" in md and "| 5% | pseudo masks sw, mIoU | —¹ | 71.0³ | 60.0 | —¹ | 1 |" in md
+    assert "\n³ the published pseudo masks" in md and len({row.count("|") for row in md.split("\n\n")[1].splitlines()}) == 1
+    refined = next(r for r in csv.DictReader(io.StringIO(sheet)) if r["split"] == "5p" and r["result"] == "teacher_ap_percent")
+    assert (refined["checkpoint"], refined["here"], refined["seeds"]) == ("21.04", "20.0", "1")
+
+
+def test_published_checkpoints_alone_make_a_table_and_no_figure(tmp_path):
+    judge(tmp_path / "runs", "coco", "40p", student_sw_refined_ap_percent=38.0)
+    files = write_report(tmp_path / "runs", tmp_path / "figures")
+    assert {f.name for f in files} == {"results_coco.md", "results_coco.csv", "results_coco.json"}
+    md = files[0].read_text()
+    assert "| 40% | student sw_refined, AP | 38.3 | 38.0 | —² | —² | 0 |" in md and "Wall time" not in md and "³" not in md
