@@ -11,9 +11,9 @@ from .core import ConfigError, nearest
 
 # %% auto #0
 __all__ = ['TEACHER_RANGES', 'TEACHER_GRIDS', 'STUDENT_RANGES', 'STUDENT_GRIDS', 'CAFFE_MEAN', 'CAFFE_STD', 'IMAGENET_MEAN',
-           'IMAGENET_STD', 'BEHAVIOURS', 'REFINER_TRAIN', 'COCO_SCHEDULES', 'COCO', 'BDD100K', 'SHAPES', 'ANIMALS7',
-           'CUSTOM', 'PRESETS', 'PUBLISHED_SCHEDULE', 'SOLOv2Config', 'RefinerConfig', 'TrainConfig', 'DataConfig',
-           'Config', 'override', 'preset', 'to_dict']
+           'IMAGENET_STD', 'BEHAVIOURS', 'REFINER_TRAIN', 'CHOICES', 'AT_LEAST_ONE', 'COCO_SCHEDULES', 'COCO',
+           'BDD100K', 'SHAPES', 'ANIMALS7', 'CUSTOM', 'PRESETS', 'PUBLISHED_SCHEDULE', 'SOLOv2Config', 'RefinerConfig',
+           'TrainConfig', 'DataConfig', 'Config', 'override', 'preset', 'to_dict']
 
 # %% ../nbs/01_config.ipynb #98bb9055
 TEACHER_RANGES = ((1, 72), (72, 144), (144, 288), (288, 584), (584, 2048))
@@ -156,7 +156,21 @@ def _words(hint: Any) -> str: return getattr(hint, "__name__", str(hint)) if get
 
 def _freeze(value: Any) -> Any: return tuple(map(_freeze, value)) if isinstance(value, (list, tuple)) else value
 
-# %% ../nbs/01_config.ipynb #7549447b
+# %% ../nbs/01_config.ipynb #871f2fbb
+CHOICES: dict[str, tuple] = {
+    "point_strategy": ("centroid", "deepest", "random", "jittered"), "prompt": ("none", "category", "point", "point_with_size"),
+    "level": (-1, 0, 1, 2, 3, 4), "optimizer": ("sgd", "adamw"), "schedule": ("step", "cosine", "constant"), "channel_order": ("rgb", "bgr"),
+}
+AT_LEAST_ONE = ("steps", "batch_size", "accumulate", "save_every", "short_side", "long_side", "crop_size", "instance_convs", "max_per_image")
+
+def _check_value(key: str, value: Any) -> None:
+    "ConfigError for a value of the right type that nothing can be done with."
+    name = key.rpartition(".")[2]
+    known = CHOICES.get(name, (value,))
+    if value not in known: raise ConfigError(f"unknown {key} '{value}'.{nearest(value, known)} Known: {', '.join(map(str, known))}.")
+    if name in AT_LEAST_ONE and value < 1: raise ConfigError(f"option '{key}' is {value}. It must be at least 1.")
+
+# %% ../nbs/01_config.ipynb #73dcf6e1
 def override(
     cfg: Any,            # any of the dataclasses above
     key: str,            # a field, or part.field
@@ -173,6 +187,7 @@ def override(
     hint = get_type_hints(type(cfg))[head]
     if is_dataclass(part): raise ConfigError(f"option '{above}{head}' is a group. Set one of its parts, such as '{head}.{fields(part)[0].name}'.")
     if not _fits(value, hint): raise ConfigError(f"option '{above}{key}' wants {_words(hint)}, got {value!r} ({type(value).__name__}).")
+    _check_value(above + key, value)
     return replace(cfg, **{head: _freeze(float(value) if hint is float else value)})
 
 # %% ../nbs/01_config.ipynb #deb768c0
@@ -231,14 +246,14 @@ SHAPES = {  # the embedded data set, from random weights
     "data.short_side": 128, "data.long_side": 128, "data.cache_images": True,
 }
 
-# %% ../nbs/01_config.ipynb #3bb13269
+# %% ../nbs/01_config.ipynb #70c7395d
 ANIMALS7 = {  # seven animals in 700 photographs, MobileNetV2 from ImageNet weights given as a file
     **_both("", backbone="torchvision:mobilenet_v2", frozen_stages=3, num_grids=(28, 24, 16, 12, 8), **_NARROW, channel_order="rgb",
             pixel_mean=(127.5, 127.5, 127.5), pixel_std=(127.5, 127.5, 127.5)),
     "teacher.scale_ranges": ((1, 32), (32, 64), (64, 108), (108, 160), (160, 2048)),
     "student.scale_ranges": ((1, 40), (24, 80), (50, 130), (90, 190), (140, 2048)),
     **_both("_train", **_FAST, lr=1e-3, weight_decay=.02, batch_size=8, short_sides=(224, 256), long_side=320, scale_jitter=(.8, 1.4), colour_jitter=.2),
-    "teacher_train.steps": 350, "teacher_train.checkpoint_steps": (175, 260), "student_train.steps": 700,
+    "teacher_train.steps": 350, "teacher_train.checkpoint_steps": (175, 260), "student_train.steps": 500,
     "refiner.backbone": "torchvision:mobilenet_v2", "refiner.weights": "", "refiner.crop_size": 96, "refiner.aspp_channels": 64,
     "refiner.decoder_channels": (96, 64, 48, 32), "refiner.perturb": .5, "refiner.sigma": 4.0,
     **{f"refiner_train.{k}": v for k, v in (_FAST | {"steps": 400, "lr": 1e-3}).items()},
@@ -256,7 +271,23 @@ PRESETS: dict[str, dict[str, Any]] = {"shapes": SHAPES, "animals7": ANIMALS7, "c
                                       "coco_union": ANIMALS7}
 PUBLISHED_SCHEDULE = ("coco", "bdd100k")
 
-# %% ../nbs/01_config.ipynb #c639f5b4
+# %% ../nbs/01_config.ipynb #9eb631d2
+def _in_proportion(cfg: Config, overrides: dict[str, Any]) -> dict[str, Any]:
+    "Where a schedule's length is overridden: its decays and checkpoints at the same shares of the new length."
+    found = {}
+    for part in ("teacher_train", "student_train", "refiner_train"):
+        old, steps = getattr(cfg, part), overrides.get(f"{part}.steps")
+        for key in ("decay_at", "checkpoint_steps"):
+            if type(steps) is int: found[f"{part}.{key}"] = tuple(max(1, at * steps // old.steps) for at in getattr(old, key))
+    return found
+
+def _check_checkpoints(cfg: Config) -> Config:
+    "The configuration, if its teacher keeps weights that the refiner can learn from."
+    kept, last = list(cfg.teacher_train.checkpoint_steps), cfg.teacher_train.steps
+    if kept and 1 <= min(kept) <= max(kept) <= last: return cfg
+    raise ConfigError(f"teacher_train.checkpoint_steps {kept}: the refiner needs one or more of the teacher's steps 1 to {last}. Set it.")
+
+# %% ../nbs/01_config.ipynb #7040fe4d
 def preset(
     dataset: str,             # "shapes", "animals7", "coco_union", "coco", "bdd100k" or "custom"
     split: str = "10p",       # share of images that keep their masks
@@ -265,7 +296,8 @@ def preset(
     "The configuration of a data set and split, with overrides checked for name and type."
     if dataset not in PRESETS: raise ConfigError(f"unknown preset '{dataset}'.{nearest(dataset, PRESETS)} Known: {', '.join(PRESETS)}.")
     schedule = _published_teacher(split) if dataset in PUBLISHED_SCHEDULE else {}
-    return _with(_with(Config(dataset=dataset, split=split), PRESETS[dataset] | schedule), overrides)
+    cfg = _with(Config(dataset=dataset, split=split), PRESETS[dataset] | schedule)
+    return _check_checkpoints(_with(cfg, _in_proportion(cfg, overrides) | overrides))
 
 # %% ../nbs/01_config.ipynb #041d1e9b
 def to_dict(cfg: Config) -> dict[str, Any]:

@@ -22,8 +22,8 @@ from .refinenet import MaskRefineNet
 from .refiner import Item, refine_many
 
 # %% auto #0
-__all__ = ['Predict', 'PseudoMask', 'rough_masks', 'refine_masks', 'choose_weights', 'as_results', 'missing_points', 'summary',
-           'write_pseudo']
+__all__ = ['Predict', 'PseudoMask', 'rough_masks', 'refine_masks', 'choose_weights', 'as_results', 'without_duplicates',
+           'missing_points', 'summary', 'write_pseudo']
 
 # %% ../nbs/17_pseudo.ipynb #2ede65d5
 @dataclass(frozen=True)
@@ -107,6 +107,21 @@ def as_results(
 ) -> list[dict]:                    # COCO results
     "Pseudo masks as `evaluate.coco_ap` takes them. All are equally sure, as the published code judges pseudo labels."
     return [{"image_id": m.image_id, "category_id": weak.categories.id(m.class_index), "segmentation": m.rle, "score": 1.} for m in masks]
+
+# %% ../nbs/17_pseudo.ipynb #f787213a
+def without_duplicates(
+    masks: list[PseudoMask],  # grouped by image
+    iou: float = 0.5,         # overlap at which two masks of a class are one
+) -> list[PseudoMask]:
+    "Greedy mask NMS among the pseudo masks of each image and class."
+    kept: list[PseudoMask] = []
+    for _, group in groupby(sorted(masks, key=lambda m: (m.image_id, m.class_index, -m.score)), key=lambda m: (m.image_id, m.class_index)):
+        survivors: list[PseudoMask] = []
+        for m in group:
+            others = [s.rle for s in survivors]
+            if not others or rle_api.iou([m.rle], others, [0] * len(others)).max() <= iou: survivors.append(m)
+        kept += survivors
+    return kept
 
 # %% ../nbs/17_pseudo.ipynb #135ff53a
 def missing_points(

@@ -31,7 +31,7 @@ from .weights import load_into, load_weights
 
 # %% auto #0
 __all__ = ['MODELS', 'split', 'add_weak', 'solov2_loss', 'loader', 'fit_solov2', 'teacher', 'supervised', 'student', 'predictor',
-           'predict_all', 'known_objects', 'lessons', 'refiner', 'load_refiner', 'pseudo', 'evaluate']
+           'predict_all', 'known_objects', 'lessons', 'refiner', 'load_refiner', 'rough_labels', 'pseudo', 'evaluate']
 
 # %% ../nbs/18_stages.ipynb #f96b2816
 def split(cfg: Config, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
@@ -168,26 +168,32 @@ def refiner(cfg: Config, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     write_json(out/"history.json", history)
     return {"pairs": len(pairs), "steps": schedule.steps, "final_loss": history[-1]["loss"]}
 
-# %% ../nbs/18_stages.ipynb #b2de17c0
+# %% ../nbs/18_stages.ipynb #f0de0ae7
 def load_refiner(cfg: Config, num_classes: int, weights: Path) -> MaskRefineNet:
     "The refiner with these weights, in evaluation mode."
     net = MaskRefineNet(num_classes, replace(cfg.refiner, weights=""), cfg.behaviour)
     load_into(net, load_weights(weights), weights)
     return net.eval()
 
+def rough_labels(cfg: Config, weak: CocoData, weights: Path, device: torch.device) -> list:
+    "The teacher's mask for every click; published: without those that mask NMS drops."
+    everything = {} if cfg.behaviour == "published" else {"nms_iou": 1.0, "max_per_image": 10**6, "max_before_nms": 10**6}
+    model = load_model(replace(cfg.teacher, **everything), weights).to(device)
+    nms = "mask" if cfg.prompt.startswith("point") else "matrix"
+    return pseudo_labels.rough_masks(predictor(model, cfg.data, device, cfg.prompt, nms, cfg.behaviour, cfg.level), weak)
+
+# %% ../nbs/18_stages.ipynb #91f2a239
 def pseudo(cfg: Config, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     "`sw` and `sw_refined`: strong masks and a pseudo mask for every point that got one."
     device = pick_device(cfg.device)
     strong, weak = (open_left(cfg, inputs["split"], inputs["split"], ending) for ending in ("_s.json", "_w.json"))
-    model = load_model(cfg.teacher, inputs["teacher"]/"last.safetensors").to(device)
-    nms = "mask" if cfg.prompt.startswith("point") else "matrix"
-    rough = pseudo_labels.rough_masks(predictor(model, cfg.data, device, cfg.prompt, nms, cfg.behaviour, cfg.level), weak)
+    rough = rough_labels(cfg, weak, inputs["teacher"]/"last.safetensors", device)
     net = load_refiner(cfg, len(weak.categories), inputs["refiner"]/"last.safetensors").to(device)
     refined = pseudo_labels.refine_masks(net, weak, rough, device, cfg.behaviour)
-    for name, masks in (("sw", rough), ("sw_refined", refined)):
-        pseudo_labels.write_pseudo(out/f"instances_train2017_{cfg.split}_{name}.json", strong, weak, masks)
-    summary = pseudo_labels.summary(weak, refined)
-    return {**summary, "mean_score": float(np.mean([m.score for m in rough])) if rough else None}
+    kept = {name: pseudo_labels.without_duplicates(masks, cfg.teacher.nms_iou) for name, masks in (("sw", rough), ("sw_refined", refined))}
+    for name, masks in kept.items(): pseudo_labels.write_pseudo(out/f"instances_train2017_{cfg.split}_{name}.json", strong, weak, masks)
+    return {**pseudo_labels.summary(weak, kept["sw_refined"]), "points_without_mask_sw": len(pseudo_labels.missing_points(weak, kept["sw"])),
+            "mean_score": float(np.mean([m.score for m in rough])) if rough else None}
 
 # %% ../nbs/18_stages.ipynb #2088e5ff
 MODELS = {"teacher": ("teacher", "teacher"), "student_sw": ("student", "student"),

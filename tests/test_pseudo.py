@@ -1,15 +1,17 @@
 "Pseudo labels keep the link to their clicks, and say which clicks got none."
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from pointwssis import coco, pseudo, shapes
+from pointwssis.coco import encode
 from pointwssis.config import RefinerConfig
 from pointwssis.core import DataError, rng
 from pointwssis.decode import Instances
 from pointwssis.points import weak_annotation
-from pointwssis.pseudo import missing_points, refine_masks, rough_masks, summary, write_pseudo
+from pointwssis.pseudo import PseudoMask, missing_points, refine_masks, rough_masks, summary, without_duplicates, write_pseudo
 from pointwssis.refinenet import MaskRefineNet
 
 CPU = torch.device("cpu")
@@ -140,3 +142,14 @@ def test_halves_that_do_not_belong_together(halves, tmp_path, change, words):
     strong, weak = change(*halves[:2])
     with pytest.raises(DataError, match=words): write_pseudo(tmp_path / "sw.json", strong, weak, [])
     assert not list(tmp_path.iterdir())
+
+
+def test_duplicates_are_dropped_within_a_class_and_image_only():
+    square = np.zeros((10, 10), bool)
+    square[2:8, 2:8] = True
+    def mask(point, image, kind, score, m=square): return PseudoMask(point, image, kind, encode(m), score)
+    smaller = square.copy()
+    smaller[2] = False
+    found = without_duplicates([mask(1, 1, 0, .5), mask(2, 1, 0, .9, smaller), mask(3, 1, 1, .1), mask(4, 2, 0, .1), mask(5, 1, 0, .4, ~square)])
+    assert sorted(m.point_id for m in found) == [2, 3, 4, 5]
+    assert [m.point_id for m in without_duplicates([mask(1, 1, 0, .5), mask(2, 1, 0, .9, smaller)], iou=.99)] == [2, 1]
