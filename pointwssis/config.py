@@ -233,15 +233,15 @@ _FAST = {"optimizer": "adamw", "schedule": "cosine", "decay_at": (), "final_fact
 _NARROW = {"fpn_channels": 64, "instance_channels": 64, "instance_convs": 2, "mask_channels": 32, "num_kernels": 32}
 _RGB = {"channel_order": "rgb", "pixel_mean": IMAGENET_MEAN, "pixel_std": IMAGENET_STD}
 
-# %% ../nbs/01_config.ipynb #df5260ac
+# %% ../nbs/01_config.ipynb #67241ff1
 SHAPES = {  # the embedded data set, from random weights
     **_both("", backbone="timm:test_resnet", frozen_stages=0, frozen_norm=False, num_grids=(16, 16, 12, 8, 6), **_NARROW, **_RGB),
     "teacher.scale_ranges": ((1, 24), (24, 34), (34, 46), (46, 60), (60, 2048)),
     "student.scale_ranges": ((1, 26), (20, 36), (30, 50), (42, 66), (56, 2048)),
     **_both("_train", **_FAST, lr=3e-3, weight_decay=.02, short_sides=(128,), long_side=128, scale_jitter=(.77, 1.3), colour_jitter=.2),
-    "teacher_train.steps": 400, "teacher_train.checkpoint_steps": (200, 300), "student_train.steps": 900,
+    "teacher_train.steps": 400, "teacher_train.checkpoint_steps": (200, 300), "student_train.steps": 800,
     "refiner.backbone": "torchvision:resnet18", "refiner.weights": "", "refiner.crop_size": 64, "refiner.aspp_channels": 64,
-    "refiner.decoder_channels": (64, 48, 32), "refiner.perturb": .5, "refiner.sigma": 3.0,
+    "refiner.decoder_channels": (64, 48, 32), "refiner.perturb": .8, "refiner.sigma": 3.0,
     **{f"refiner_train.{k}": v for k, v in (_FAST | {"steps": 300, "lr": 1e-3}).items()},
     "data.short_side": 128, "data.long_side": 128, "data.cache_images": True,
 }
