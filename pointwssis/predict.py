@@ -24,7 +24,7 @@ from .solov2 import SOLOv2
 # %% auto #0
 __all__ = ['HEAD', 'load_model', 'class_names', 'read_photo', 'predict_image', 'predict_files']
 
-# %% ../nbs/19a_predict.ipynb #036436c7
+# %% ../nbs/19a_predict.ipynb #cac2dc36
 HEAD = "instance_head.category.bias"
 
 def load_model(
@@ -33,7 +33,7 @@ def load_model(
 ) -> SOLOv2:                 # ready to predict
     "The network with these weights."
     state = read_weights(weights)
-    if HEAD not in state: state = load_official(state)
+    if HEAD not in state: state = load_official(weights)
     model = SOLOv2(replace(cfg, num_classes=len(state.get(HEAD, ())) or cfg.num_classes, weights=""))
     check(state, model, str(weights))
     model.load_state_dict(state)

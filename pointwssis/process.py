@@ -53,7 +53,7 @@ def no_survivors(
         _end_marked(mark)
         if main: signal.signal(signal.SIGTERM, before)
 
-# %% ../nbs/18d_process.ipynb #cf1b42c8
+# %% ../nbs/18d_process.ipynb #9af3d178
 def _lock(folder: Path) -> int:
     "An open handle that holds the folder's lock."
     handle = os.open(folder, os.O_RDONLY)
@@ -69,7 +69,8 @@ def claim(
 ) -> Iterator[Path]:   # a hidden sibling
     "A working folder beside the final place, locked against a second process."
     partial = target.with_name(f".{target.name}.partial")
-    partial.mkdir(parents=True, exist_ok=True)
+    try: partial.mkdir(parents=True, exist_ok=True)
+    except OSError as e: raise StageError(f"{target.parent}: cannot be made: {e.strerror}. Pass another folder as --runs DIR.") from None
     handle = _lock(partial)
     try: yield partial
     finally: os.close(handle)
