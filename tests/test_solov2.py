@@ -1,4 +1,7 @@
 "The network, its decoding and its prompts: invariants."
+from copy import deepcopy
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
@@ -6,6 +9,7 @@ from hypothesis import given, settings, strategies as st
 from pointwssis.config import SOLOv2Config
 from pointwssis.core import CheckpointError, ConfigError
 from pointwssis.backbone import FPNBackbone, build_body, load_body
+from pointwssis.dataset import inference_batch, normalise
 from pointwssis.decode import mask_nms, matrix_nms, pairwise_iou
 from pointwssis.points import Point
 from pointwssis.prompt import Prompts
@@ -34,11 +38,13 @@ def test_batch_equals_single(prompt):
     for b in range(2): same(both[b], MODEL.predict(IMAGES[b:b + 1], SIZES[b:b + 1], OUT[b:b + 1], points[b:b + 1], prompt, "mask")[0])
 
 
-def test_order_of_points_does_not_matter():
-    points = clicks(6)
+@settings(max_examples=15, deadline=None)
+@given(st.permutations(range(7)), st.integers(0, 1000))
+def test_order_of_points_does_not_matter(order, seed):
+    points = clicks(7, seed)
     a = MODEL.predict(IMAGES[:1], SIZES[:1], OUT[:1], [points], "point", "mask")[0]
-    b = MODEL.predict(IMAGES[:1], SIZES[:1], OUT[:1], [points[::-1]], "point", "mask")[0]
-    assert {5 - i for i in b.points.tolist()} == set(a.points.tolist()) and torch.allclose(a.scores, b.scores)
+    b = MODEL.predict(IMAGES[:1], SIZES[:1], OUT[:1], [[points[i] for i in order]], "point", "mask")[0]
+    assert {order[i] for i in b.points.tolist()} == set(a.points.tolist()) and torch.allclose(a.scores, b.scores)
 
 
 def test_no_points_no_masks():
@@ -76,6 +82,15 @@ def test_oracle_needs_boxes_and_prompts_need_points():
     with pytest.raises(ConfigError, match="Did you mean 'point'"): MODEL.predict(IMAGES[:1], SIZES[:1], OUT[:1], [clicks(1)], "points")
 
 
+@pytest.mark.parametrize("height, width", [(1, 50), (50, 1), (1, 1)])
+@pytest.mark.parametrize("prompt", ["none", "point"])
+def test_images_of_one_pixel_width_go_through(height, width, prompt):
+    x, sizes, outs = inference_batch([np.full((height, width, 3), 90, np.uint8)], 64, 96)
+    clicked = [[Point(width - .5, height - .5, 0, 0), Point(0., 0., 1, 1)]]
+    found = MODEL.predict(normalise(x, sizes, CFG), sizes, outs, clicked, prompt, "mask")[0]
+    assert found.masks.shape[1:] == (height, width) and sizes[0][0] >= 1 and sizes[0][1] >= 1
+
+
 def test_unpadded_images_are_refused():
     with pytest.raises(ConfigError, match="multiples of 32"): MODEL.features(torch.zeros(1, 3, 1, 64))
 
@@ -110,6 +125,18 @@ def test_bfloat16_stays_near_float32():
         exact = MODEL.features(IMAGES)
         with torch.autocast("cpu", torch.bfloat16): rough = MODEL.features(IMAGES)
     for a, b in zip(exact.category_logits, rough.category_logits): assert (a - b.float()).abs().max() < .05 * a.abs().max()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="compares an accelerator with the processor, and there is none")
+def test_accelerator_agrees_with_the_processor(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    model, points = deepcopy(MODEL).cuda(), [clicks(6), clicks(3, 1, (120, 180))]
+    with torch.inference_mode(): here, there = MODEL.features(IMAGES), model.features(IMAGES.cuda())
+    for a, b in zip((*here.category_logits, *here.kernels, here.mask_features), (*there.category_logits, *there.kernels, there.mask_features)):
+        assert (a - b.cpu()).abs().max() < 1e-3 * a.abs().max()
+    for a, b in zip(MODEL.predict(IMAGES, SIZES, OUT, points, "point", "mask"), model.predict(IMAGES.cuda(), SIZES, OUT, points, "point", "mask")):
+        assert a.points.tolist() == b.points.tolist() and torch.allclose(a.scores, b.scores.cpu(), rtol=1e-3)
+        assert ((a.masks != b.masks.cpu()).float().mean((1, 2)) < 5e-3).all()
 
 
 def test_published_size_is_the_default():

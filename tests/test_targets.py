@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from pointwssis.decode import Outputs, level_starts
-from pointwssis.targets import Truth, assign, losses, positive_cells, shrink
+from pointwssis.targets import Truth, assign, losses, mass_centres, positive_cells, shrink
 from tiny import CFG, squares
 
 corner = st.tuples(st.integers(0, 88), st.integers(0, 56))
@@ -57,16 +57,24 @@ def test_later_object_owns_a_shared_cell_and_both_keep_their_mask():
     assert t.classes[0, t.cell].unique().tolist() == [1] and t.object.unique().tolist() == [0, 1]
 
 
-def test_flip_moves_positives_to_mirrored_cells():
-    "The 64-pixel square is symmetric, so the flipped object's cells are the mirrored cells wherever the centre is off the grid lines."
-    box = (9, 17, 34, 45)
-    a, b = (assign(CFG, [squares([x], [0], (96, 96))], (24, 24)) for x in (box, (96 - box[2], box[1], 96 - box[0], box[3])))
-    starts = level_starts(CFG.num_grids)
-    for level in set(a.level.tolist()):
-        s = CFG.num_grids[level]
-        cells = [(t.cell[t.level == level] - starts[level]) for t in (a, b)]
-        mirrored = cells[0] // s * s + s - 1 - cells[0] % s
-        assert abs(sorted(mirrored.tolist())[0] - sorted(cells[1].tolist())[0]) <= 1 and len(mirrored) > 0
+@settings(max_examples=80, deadline=None)
+@given(boxes.filter(len))
+def test_flip_mirrors_the_cells_and_the_masks(found):
+    """Flipped objects have the mirrored cells. Positions are pixel indices, so a flip moves them by one pixel less than the image is wide, and a
+    place within that pixel of a cell's border lands one column off; everywhere else the columns must be the mirrored ones exactly."""
+    width, truth = 96, squares(found, [0] * len(found))
+    mirrored = replace(truth, masks=truth.masks.flip(2), boxes=torch.stack([width - truth.boxes[:, 2], truth.boxes[:, 1], width - truth.boxes[:, 0], truth.boxes[:, 3]], 1))
+    a, b = (assign(CFG, [t], (16, 24)) for t in (truth, mirrored))
+    assert torch.equal(a.masks.flip(2), b.masks)
+    starts, centres = level_starts(CFG.num_grids), mass_centres(truth.masks)[0][:, 0]
+    for level, s in enumerate(CFG.num_grids):
+        for k in range(len(found)):
+            here, there = ((t.cell[(t.level == level) & (t.object == k)] - starts[level]) for t in (a, b))
+            half = .1 * (truth.boxes[k, 2] - truth.boxes[k, 0])
+            place = torch.stack([centres[k] - half, centres[k], centres[k] + half]) / width * s
+            flipped = here // s * s + s - 1 - here % s
+            if (place % 1 < 1 - s / width - 1e-6).all(): assert sorted(flipped.tolist()) == sorted(there.tolist())
+            else: assert {c // s for c in flipped.tolist()} == {c // s for c in there.tolist()} and all((there % s - c % s).abs().min() <= 1 for c in flipped)
 
 
 def test_empty_masks_and_empty_images_teach_background_only():
@@ -109,6 +117,16 @@ def test_shrink_follows_the_four_middle_pixels():
     four = m.view(3, 8, 4, 12, 4)[:, :, 1:3, :, 1:3].sum((2, 4))
     assert torch.equal(shrink(m, (8, 12)), (four >= 2).to(torch.uint8))
     assert not shrink(m[:, :30, :46], (10, 14))[:, 8:].any()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="compares an accelerator with the processor, and there is none")
+def test_accelerator_assigns_and_judges_as_the_processor():
+    truths, out = [squares([(0, 0, 90, 60), (70, 40, 96, 64)], [0, 2]), squares([], [])], random_outputs(2)
+    truths[1] = replace(truths[1], ignore=torch.tensor([[80., 50.]], dtype=torch.float64))
+    away = Outputs([x.detach().cuda() for x in out.category_logits], [x.detach().cuda() for x in out.kernels], out.mask_features.detach().cuda(), [])
+    here, there = assign(CFG, truths, (16, 24)), assign(CFG, [t.to("cuda") for t in truths], (16, 24))
+    for name in ("classes", "image", "cell", "level", "object", "masks"): assert torch.equal(getattr(here, name), getattr(there, name).cpu())
+    for name, value in losses(out, here).items(): assert losses(away, there)[name].item() == pytest.approx(value.item(), rel=1e-4)
 
 
 def test_object_on_the_border_stays_on_the_grid():
