@@ -202,7 +202,7 @@ def _categories(path: Path, content: Any) -> CategoryTable:
     names = _unique(path, "category name", _column(path, records, "category", "name", str))
     return CategoryTable(*zip(*sorted(zip(ids, names))))
 
-# %% ../nbs/02_coco.ipynb #a18140a1
+# %% ../nbs/02_coco.ipynb #2655c5f4
 def _check_masks(path: Path, images: dict[int, dict], annotations: list[dict]) -> list[dict]:
     "Every annotation has something that can be a mask."
     for a in annotations:
@@ -210,17 +210,17 @@ def _check_masks(path: Path, images: dict[int, dict], annotations: list[dict]) -
             raise DataError(f"{path}: annotation {a['id']} has no segmentation. Strong files need masks: add it or remove the annotation.")
     return annotations
 
-def _point_from_truth(path: Path, image: dict, annotation: dict) -> list[float]:
+def _point_from_truth(path: Path, image: dict, annotation: dict) -> list[float] | None:   # None: not a pixel to click at
     "The point of an annotation that still has its mask or box, as the published weak files do."
     where, segmentation = f"{path}: annotation {annotation['id']}", annotation.get("segmentation")
     try:
-        if segmentation: return list(centroid(decode(segmentation, image["height"], image["width"])))
+        if segmentation: return list(centroid(mask)) if (mask := decode(segmentation, image["height"], image["width"])).any() else None
         x, y, width, height = annotation["bbox"]
         return [x + width / 2, y + height / 2]
     except DataError as e: raise DataError(f"{where}: {e}. Remove the annotation.") from None
     except (KeyError, TypeError, ValueError): raise DataError(f"{where} has no point. Add \"point\": [x, y] in pixels.") from None
 
-# %% ../nbs/02_coco.ipynb #16d15e86
+# %% ../nbs/02_coco.ipynb #02c701d9
 def _is_inside(point: Any, width: int, height: int) -> bool:
     "Whether this is an x, y pair within the image."
     if not isinstance(point, list) or [type(v) in (int, float) for v in point] != [True, True]: return False
@@ -234,6 +234,7 @@ def _only_points(path: Path, images: dict[int, dict], annotations: list[dict]) -
         image = images[a["image_id"]]
         width, height = image["width"], image["height"]
         point = a["point"] if "point" in a else _point_from_truth(path, image, a)
+        if point is None and "point" not in a: continue
         if not _is_inside(point, width, height):
             raise DataError(f"{path}: annotation {a['id']}: point {point} is not inside image {image['id']} ({width} x {height}). "
                             "Points are [x, y] in pixels of the original image.")

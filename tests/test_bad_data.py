@@ -41,7 +41,6 @@ ANNOTATION = {
     "point is NaN": ({"point": [float("nan"), 4]}, "points", "annotation 51: point [nan, 4] is not inside"),
     "point is null": ({"point": None}, "points", "annotation 51: point None is not inside"),
     "nothing to take a point from": ({"segmentation": None, "bbox": None}, "points", "annotation 51 has no point"),
-    "an empty mask has no point": ({"segmentation": [[1, 1, 2, 2]]}, "points", "annotation 51: the mask is empty"),
 }
 
 

@@ -161,3 +161,11 @@ def test_real_data(name):
         assert np.array_equal(mask, reference.decode(reference.merge(expected)).astype(bool))
         ys, xs = np.nonzero(mask)
         assert np.allclose(record["point"], (xs.mean() + .5, ys.mean() + .5))
+
+
+def test_an_object_without_a_pixel_is_no_weak_object(tmp_path):
+    "Polygons thinner than a pixel exist in large data sets; one of them must not close the whole file."
+    whole = {"id": 1, "image_id": 3, "category_id": 9, "segmentation": [[2, 2, 8, 2, 8, 8, 2, 8]]}
+    thin = whole | {"id": 2, "segmentation": [[1, 1, 2, 2]], "bbox": [1, 1, 1, 1]}
+    coco.save(tmp_path / "w.json", [{"id": 3, "file_name": "x.png", "width": 30, "height": 20}], [whole, thin], coco.CategoryTable((9,), ("b",)))
+    assert [a["id"] for a in coco.load(tmp_path / "w.json", need="points").annotations[3]] == [1]
