@@ -126,15 +126,17 @@ def test_points_without_a_mask_are_listed(whole):
         data = whole.labels(labels)
         dropped = {a["id"]: a for a in data.info["dropped_points"]}
         assert set(dropped) == set(clicks) - set(linked(data)) and all(dropped[k] == clicks[k] for k in dropped)
-    assert dropped and found["points"] == len(clicks) and found["points_without_mask"] == len(dropped)
+        assert dropped and len(dropped) == found["points_without_mask" + {"sw": "_sw"}.get(labels, "")]
+    assert found["points"] == len(clicks)
     assert sum(missing for _, missing in found["by_class"].values()) == len(dropped) and 0 < found["mean_score"] <= 1
     assert set(found["by_class"]) == set(weak.categories.names)
 
 
-def test_refined_masks_answer_the_same_points(whole):
+def test_a_refined_mask_is_another_answer_to_the_same_click(whole):
     rough, refined = linked(whole.labels("sw")), linked(whole.labels("sw_refined"))
-    assert set(rough) == set(refined) and {k: a["score"] for k, a in rough.items()} == {k: a["score"] for k, a in refined.items()}
-    assert any(rough[k]["segmentation"] != refined[k]["segmentation"] for k in rough)
+    both = set(rough) & set(refined)
+    assert both and all(rough[k]["score"] == refined[k]["score"] for k in both)
+    assert any(rough[k]["segmentation"] != refined[k]["segmentation"] for k in both)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -1,0 +1,49 @@
+"Presets and overrides: what is refused, what follows from what, and that words known here are known where they are used."
+import pytest
+
+from pointwssis.config import CHOICES, PRESETS, preset
+from pointwssis.core import ConfigError
+from pointwssis.decode import STRIDES
+from pointwssis.engine import OPTIMIZERS, SCHEDULES
+from pointwssis.points import STRATEGIES
+from pointwssis.prompt import PROMPTS
+
+
+def test_known_words_are_those_of_the_code():
+    users = {"point_strategy": STRATEGIES, "prompt": PROMPTS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "level": range(-1, len(STRIDES))}
+    assert {key: set(CHOICES[key]) for key in users} == {key: set(names) for key, names in users.items()}
+
+
+@pytest.mark.parametrize("dataset", PRESETS)
+@pytest.mark.parametrize("split", ["1p", "12.5p", "50p", "90p"])
+def test_every_preset_is_one_that_can_run(dataset, split):
+    cfg = preset(dataset, split)
+    for net in (cfg.teacher, cfg.student): assert len(net.scale_ranges) == len(net.num_grids) == len(STRIDES)
+    for schedule in (cfg.teacher_train, cfg.student_train, cfg.refiner_train):
+        assert all(0 < at < schedule.steps for at in schedule.decay_at) and schedule.warmup_steps < schedule.steps
+    assert 0 < min(cfg.teacher_train.checkpoint_steps) <= max(cfg.teacher_train.checkpoint_steps) <= cfg.teacher_train.steps
+
+
+def test_decays_and_checkpoints_move_with_the_length():
+    short = preset("coco", "10p", **{"teacher_train.steps": 450, "student_train.steps": 2700})
+    assert (short.teacher_train.decay_at, short.teacher_train.checkpoint_steps, short.student_train.decay_at) == ((350, 400), (300, 400), (2100, 2500))
+    assert short.refiner_train == preset("coco").refiner_train
+    chosen = preset("coco", "10p", **{"teacher_train.steps": 450, "teacher_train.checkpoint_steps": [7]})
+    assert chosen.teacher_train.checkpoint_steps == (7,) and chosen.teacher_train.decay_at == (350, 400)
+    assert preset("shapes", **{"teacher_train.steps": 1}).teacher_train.checkpoint_steps == (1, 1)
+
+
+@pytest.mark.parametrize("kept", [[], [0], [401], [200, 500]])
+def test_a_teacher_must_leave_lessons(kept):
+    with pytest.raises(ConfigError, match=r"the refiner needs one or more of the teacher's steps 1 to 400"):
+        preset("shapes", **{"teacher_train.checkpoint_steps": kept})
+
+
+@pytest.mark.parametrize("key, value, says", [("prompt", "pint", "unknown prompt 'pint'. Did you mean 'point'?"), ("level", 5, "unknown level '5'"),
+                                              ("student_train.schedule", "cos", "unknown student_train.schedule 'cos'. Did you mean 'cosine'?"),
+                                              ("data.short_side", 0, "option 'data.short_side' is 0. It must be at least 1."),
+                                              ("teacher_train.steps", True, "wants int, got True (bool)"),
+                                              ("student_train.scale_jitter", [1], "got [1] (list)")])
+def test_values_that_mean_nothing_are_refused(key, value, says):
+    with pytest.raises(ConfigError) as e: preset("shapes", **{key: value})
+    assert says in str(e.value) and "\n" not in str(e.value)
