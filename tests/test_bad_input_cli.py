@@ -60,8 +60,9 @@ def fails(capsys, *argv: str) -> str:
     except SystemExit as e: code = e.code
     said = [line for line in capsys.readouterr().err.replace("\r", "\n").split("\n") if line and " steps [" not in line]
     assert code == 2 and len(said) == 1 and said[0].startswith("error: ")
-    left = {path for path in Path("runs").rglob("*") if path.name in ("params.json", "metrics.json", "artifacts") and "failed" not in path.parts}
-    assert {path.parent for path in left} == finished and not [path for path in Path("runs").rglob("*") if path.name.startswith(".")]
+    left = [path for path in Path("runs").rglob("*") if "failed" not in path.parts]
+    made = {path.parent for path in left if path.name in ("params.json", "metrics.json", "artifacts")}
+    assert made == finished and not [path for path in left if path.name.startswith(".")]
     return said[0]
 
 
@@ -79,12 +80,14 @@ ANNOTATIONS = {
     "duplicate annotation id": (lambda c: c["annotations"].append(c["annotations"][0]), "annotation id 1 occurs twice. Renumber"),
     "unknown category": (lambda c: first(c, "annotations", category_id=77), "annotation 1: unknown category_id 77. Add the missing record"),
     "unknown image": (lambda c: first(c, "annotations", image_id=77), "annotation 1: unknown image_id 77. Add the missing record"),
-    "no segmentation": (lambda c: c["annotations"][0].pop("segmentation"), "annotation 1 has no segmentation. Strong files need masks: add it"),
+    "no segmentation": (lambda c: c["annotations"][0].pop("segmentation"), "annotation 1 has no segmentation. Strong files need masks"),
     "mask of another size": (lambda c: [a["segmentation"].update(size=[9, 9]) for a in c["annotations"]],
                              "the mask is made for size [9, 9], the image has [128, 128]. Mend or remove"),
-    "a polygon of text": (lambda c: [a.update(segmentation=[["a"] * 6]) for a in c["annotations"]], "not a list of polygons [x, y, x, y, ...]. Mend"),
+    "a polygon of text": (lambda c: [a.update(segmentation=[["a"] * 6]) for a in c["annotations"]],
+                          "not a list of polygons [x, y, x, y, ...]. Mend"),
     "no images": (lambda c: c.update(images=[], annotations=[]), "has no image to divide into strong and weak. Check"),
-    "strong images without objects": (lambda c: c.update(annotations=[]), "the 3 strong images of split 50p show no object. Choose a larger split"),
+    "strong images without objects": (lambda c: c.update(annotations=[]),
+                                      "the 3 strong images of split 50p show no object. Choose a larger split"),
     "not COCO": (lambda c: c.pop("annotations"), "'annotations' is not a list of records. Is this a COCO-format file?"),
 }
 
@@ -113,26 +116,26 @@ def test_a_point_outside_of_its_image(here, capsys):
     assert "data/annotations/clicks.json: annotation 5: point [128.0, 3.0] is not inside image 1 (128 x 128). Points are" in line
 
 
+SAYS = {"missing": "is missing. Check the data root", "cut": "cannot be read", "size": "is 60 x 64 pixels, the JSON says 128 x 128. Mend"}
+
+
 def spoil(folder: str, how: str) -> str:
     "Damage every picture of a folder; what the error shall say."
     for path in Path(folder).iterdir():
         if how == "missing": path.unlink()
         elif how == "cut": path.write_bytes(path.read_bytes()[:3000])
         else: Image.fromarray(np.zeros((64, 60, 3), np.uint8)).save(path)
-    return {"missing": "is missing. Check the data root", "cut": "cannot be read", "size": "is 60 x 64 pixels, the JSON says 128 x 128. Mend"}[how]
+    return SAYS[how]
 
 
-PICTURES = ("missing", "cut", "size")
-
-
-@pytest.mark.parametrize("how", PICTURES)
+@pytest.mark.parametrize("how", SAYS)
 def test_broken_pictures_stop_the_split(here, capsys, how):
     says = spoil("data/train", how)
     line = fails(capsys, "run", "split", *options())
     assert says in line and "data/train/00000" in line and ": image " in line
 
 
-@pytest.mark.parametrize("how", PICTURES)
+@pytest.mark.parametrize("how", SAYS)
 @pytest.mark.parametrize("workers", [0, 1])
 def test_broken_pictures_stop_a_training(here, capsys, how, workers):
     "Also where a worker process meets them, whose traceback is no use to the owner of the picture."
@@ -151,11 +154,12 @@ def trained(tmp_path_factory) -> Path:
     return Chain(place, "shapes", "50p", root, **{"student.mask_channels": 16}).run("split", "teacher", "refiner", "supervised").folder
 
 
-@pytest.mark.parametrize("how", PICTURES)
+@pytest.mark.parametrize("how", SAYS)
 def test_broken_weak_pictures_stop_the_pseudo_labels(here, capsys, trained, how, monkeypatch):
     runs("split")
-    for stage in ("teacher", "refiner"): monkeypatch.setattr(f"pointwssis.stages.{stage}", lambda cfg, inputs, out, s=stage: finished(trained / s, out))
-    for stage in ("teacher", "refiner"): runs(stage)
+    for stage in ("teacher", "refiner"):
+        monkeypatch.setattr(f"pointwssis.stages.{stage}", lambda cfg, inputs, out: finished(trained / stage, out))
+        runs(stage)
     strong = {image["file_name"] for image in json.loads(next(Path("runs").rglob("*_s.json")).read_text())["images"]}
     for name in strong: shutil.copy(Path("data/train") / name, Path("data") / name)
     says = spoil("data/train", how)
@@ -174,11 +178,6 @@ RUN = {
     "unknown preset": (["reproduce", "--dataset", "animal7"], "unknown preset 'animal7'. Did you mean 'animals7'?"),
     "unknown command": (["reproduse"], "invalid choice: 'reproduse'"),
     "unknown option": (["reproduce", "--sede", "1"], "unrecognized arguments: --sede 1"),
-    "unknown override": (["run", "split", "--set", "teacher_train.step=1"], "unknown option 'teacher_train.step'. Did you mean"),
-    "override of a group": (["run", "split", "--set", "teacher_train=1"], "option 'teacher_train' is a group. Set one of its parts"),
-    "override without a value": (["run", "split", "--set", "level"], "'level' is not key=value"),
-    "override of another type": (["run", "split", "--set", "student_train.lr=fast"], "wants float, got 'fast' (str)"),
-    "a parameter as an override": (["run", "split", "--set", "split=5p"], "Pass it as --split"),
     "split of nothing": (["split", "--split", "0p"], "split '0p' is not between 0 and 100 percent. Write it like 10p"),
     "split of everything": (["split", "--split", "100"], "split '100' is not between 0 and 100 percent. Write it like 10p"),
     "negative split": (["split", "--split=-5p"], "split '-5p' is not between 0 and 100 percent"),
@@ -186,24 +185,31 @@ RUN = {
     "split in words": (["split", "--split", "ten"], "split 'ten' is not a percentage. Write it like 10p or 12.5p."),
     "no data root": (["reproduce", "--dataset", "coco"], "data set 'coco' needs the folder that it lies in. Pass --data-root DIR."),
     "wrong data root": (["reproduce", "--data-root", "dat"], "dat: no such folder. Pass the data set's folder as --data-root DIR."),
-    "unknown behaviour": (["run", "split", "--set", "behaviour=publishd"], "unknown behaviour 'publishd'. Did you mean 'published'?"),
-    "unknown prompt": (["run", "split", "--set", "prompt=pint"], "unknown prompt 'pint'. Did you mean 'point'?"),
-    "unknown strategy": (["run", "split", "--set", "point_strategy=centre"], "unknown point_strategy 'centre'. Did you mean 'centroid'? Known: centroid, deepest"),
-    "unknown optimizer": (["run", "split", "--set", "student_train.optimizer=adam"], "unknown student_train.optimizer 'adam'. Did you mean 'adamw'?"),
-    "unknown schedule": (["run", "split", "--set", "student_train.schedule=cos"], "unknown student_train.schedule 'cos'. Did you mean 'cosine'?"),
-    "unknown channel order": (["run", "split", "--set", "teacher.channel_order=brg"], "unknown teacher.channel_order 'brg'. Did you mean 'rgb'?"),
-    "unknown device": (["run", "split", "--set", "device=gpu"], "unknown device 'gpu'. Use auto, cpu, cuda"),
-    "level out of range": (["run", "split", "--set", "level=5"], "unknown level '5'. Known: -1, 0"),
-    "no steps": (["run", "split", "--set", "student_train.steps=0"], "option 'student_train.steps' is 0. It must be at least 1."),
-    "no batch": (["run", "split", "--set", "student_train.batch_size=0"], "option 'student_train.batch_size' is 0. It must be at least 1."),
-    "checkpoints after the end": (["run", "split", "--set", "teacher_train.checkpoint_steps=[200, 500]"],
-                                  "teacher_train.checkpoint_steps [200, 500]: the refiner needs one or more of the teacher's steps 1 to 400. Set it."),
-    "no checkpoints": (["run", "split", "--set", "teacher_train.checkpoint_steps=[]"], "teacher_train.checkpoint_steps []: the refiner needs"),
-    "no weights file": (["run", "split", "--set", "teacher.weights=nowhere.pth"], "nowhere.pth: no such weights file. Set teacher.weights to a file that exists"),
+}
+SET = {
+    "teacher_train.step=1": "unknown option 'teacher_train.step'. Did you mean",
+    "teacher_train=1": "option 'teacher_train' is a group. Set one of its parts",
+    "level": "'level' is not key=value",
+    "student_train.lr=fast": "wants float, got 'fast' (str)",
+    "split=5p": "Pass it as --split",
+    "behaviour=publishd": "unknown behaviour 'publishd'. Did you mean 'published'?",
+    "prompt=pint": "unknown prompt 'pint'. Did you mean 'point'?",
+    "point_strategy=centre": "unknown point_strategy 'centre'. Did you mean 'centroid'? Known: centroid, deepest",
+    "student_train.optimizer=adam": "unknown student_train.optimizer 'adam'. Did you mean 'adamw'?",
+    "student_train.schedule=cos": "unknown student_train.schedule 'cos'. Did you mean 'cosine'?",
+    "teacher.channel_order=brg": "unknown teacher.channel_order 'brg'. Did you mean 'rgb'?",
+    "device=gpu": "unknown device 'gpu'. Use auto, cpu, cuda",
+    "level=5": "unknown level '5'. Known: -1, 0",
+    "student_train.steps=0": "option 'student_train.steps' is 0. It must be at least 1.",
+    "student_train.batch_size=0": "option 'student_train.batch_size' is 0. It must be at least 1.",
+    "teacher_train.checkpoint_steps=[200, 500]":
+        "teacher_train.checkpoint_steps [200, 500]: the refiner needs one or more of the teacher's steps 1 to 400. Set it.",
+    "teacher_train.checkpoint_steps=[]": "teacher_train.checkpoint_steps []: the refiner needs",
+    "teacher.weights=nowhere.pth": "nowhere.pth: no such weights file. Set teacher.weights to a file that exists",
 }
 
 
-@pytest.mark.parametrize("argv, says", RUN.values(), ids=RUN)
+@pytest.mark.parametrize("argv, says", [*RUN.values(), *((["run", "split", "--set", k], says) for k, says in SET.items())], ids=[*RUN, *SET])
 def test_bad_options_stop_before_anything_is_made(here, capsys, argv, says):
     assert says in fails(capsys, *argv)
     assert sorted(path.name for path in here.iterdir()) == ["data"]
@@ -215,7 +221,8 @@ def test_results_cannot_go_into_a_file(here, capsys, runs_folder):
 
 
 def test_a_stage_before_its_inputs(here, capsys):
-    assert "stage 'refiner' needs 'split', which has not finished in runs/shapes/50p/s0. Run `pointwssis run split`" in fails(capsys, "run", "refiner", *options())
+    says = "stage 'refiner' needs 'split', which has not finished in runs/shapes/50p/s0. Run `pointwssis run split`"
+    assert says in fails(capsys, "run", "refiner", *options())
 
 
 CORRUPT = {"cut.safetensors": b"\x10\0\0\0\0\0\0\0{", "text.pth": b"no weights", "empty.safetensors": b""}
@@ -224,14 +231,15 @@ CORRUPT = {"cut.safetensors": b"\x10\0\0\0\0\0\0\0{", "text.pth": b"no weights",
 @pytest.mark.parametrize("name", CORRUPT)
 def test_corrupt_weights(here, capsys, name):
     Path(name).write_bytes(CORRUPT[name])
-    assert f"{name}: refused: it is corrupt or no checkpoint" in fails(capsys, "predict", "data/val/100001.png", "--weights", name, *options())
+    line = fails(capsys, "predict", "data/val/100001.png", "--weights", name, *options())
+    assert f"{name}: refused: it is corrupt or no checkpoint" in line
     runs("split", teacher__weights=name)
     assert name in fails(capsys, "run", "teacher", *options(teacher__weights=name))
     assert not Path("predictions").exists()
 
 
 def test_weights_of_another_architecture(here, capsys, trained):
-    for stage, says in (("refiner", "refiner.safetensors: neither SOLOv2 nor"), ("supervised", "the heads have other widths than the configuration says")):
+    for stage, says in (("refiner", "refiner.safetensors: neither SOLOv2 nor"), ("supervised", "the heads have other widths")):
         weights = shutil.copy(trained / stage / "last.safetensors", f"{stage}.safetensors")
         assert says in fails(capsys, "predict", "data/val/100001.png", "--weights", weights, *options())
         runs("split", teacher__weights=weights)

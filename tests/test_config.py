@@ -10,7 +10,8 @@ from pointwssis.prompt import PROMPTS
 
 
 def test_known_words_are_those_of_the_code():
-    users = {"point_strategy": STRATEGIES, "prompt": PROMPTS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "level": range(-1, len(STRIDES))}
+    levels = range(-1, len(STRIDES))
+    users = {"point_strategy": STRATEGIES, "prompt": PROMPTS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "level": levels}
     assert {key: set(CHOICES[key]) for key in users} == {key: set(names) for key, names in users.items()}
 
 
@@ -26,7 +27,8 @@ def test_every_preset_is_one_that_can_run(dataset, split):
 
 def test_decays_and_checkpoints_move_with_the_length():
     short = preset("coco", "10p", **{"teacher_train.steps": 450, "student_train.steps": 2700})
-    assert (short.teacher_train.decay_at, short.teacher_train.checkpoint_steps, short.student_train.decay_at) == ((350, 400), (300, 400), (2100, 2500))
+    assert short.teacher_train.decay_at == (350, 400) and short.teacher_train.checkpoint_steps == (300, 400)
+    assert short.student_train.decay_at == (2100, 2500)
     assert short.refiner_train == preset("coco").refiner_train
     chosen = preset("coco", "10p", **{"teacher_train.steps": 450, "teacher_train.checkpoint_steps": [7]})
     assert chosen.teacher_train.checkpoint_steps == (7,) and chosen.teacher_train.decay_at == (350, 400)
@@ -39,11 +41,14 @@ def test_a_teacher_must_leave_lessons(kept):
         preset("shapes", **{"teacher_train.checkpoint_steps": kept})
 
 
-@pytest.mark.parametrize("key, value, says", [("prompt", "pint", "unknown prompt 'pint'. Did you mean 'point'?"), ("level", 5, "unknown level '5'"),
-                                              ("student_train.schedule", "cos", "unknown student_train.schedule 'cos'. Did you mean 'cosine'?"),
-                                              ("data.short_side", 0, "option 'data.short_side' is 0. It must be at least 1."),
-                                              ("teacher_train.steps", True, "wants int, got True (bool)"),
-                                              ("student_train.scale_jitter", [1], "got [1] (list)")])
+@pytest.mark.parametrize("key, value, says", [
+    ("prompt", "pint", "unknown prompt 'pint'. Did you mean 'point'?"),
+    ("level", 5, "unknown level '5'"),
+    ("student_train.schedule", "cos", "unknown student_train.schedule 'cos'. Did you mean 'cosine'?"),
+    ("data.short_side", 0, "option 'data.short_side' is 0. It must be at least 1."),
+    ("teacher_train.steps", True, "wants int, got True (bool)"),
+    ("student_train.scale_jitter", [1], "got [1] (list)"),
+])
 def test_values_that_mean_nothing_are_refused(key, value, says):
     with pytest.raises(ConfigError) as e: preset("shapes", **{key: value})
     assert says in str(e.value) and "\n" not in str(e.value)
