@@ -196,7 +196,7 @@ def _with(cfg: Config, changes: dict[str, Any]) -> Config:
     for key, value in changes.items(): cfg = override(cfg, key, value)
     return cfg
 
-# %% ../nbs/01_config.ipynb #d7762151
+# %% ../nbs/01_config.ipynb #39a39929
 COCO_SCHEDULES = {  # split: (teacher steps, decay at, checkpoints)
     "1p": (10_000, (5_000, 8_000), (5_000, 10_000)),
     "2p": (25_000, (15_000, 20_000), (10_000, 20_000)),
@@ -210,7 +210,7 @@ COCO_SCHEDULES = {  # split: (teacher steps, decay at, checkpoints)
 
 def _published_teacher(split: str) -> dict[str, Any]:
     "The teacher's schedule of a split; of the next larger published one for a share in between."
-    share = float(split.rstrip("p"))
+    share = float(split.rstrip("p%"))
     steps, decay, kept = next((v for k, v in COCO_SCHEDULES.items() if float(k.rstrip("p")) >= share), COCO_SCHEDULES["50p"])
     return {"teacher_train.steps": steps, "teacher_train.decay_at": decay, "teacher_train.checkpoint_steps": kept}
 

@@ -22,7 +22,7 @@ __all__ = ['Sample', 'read_sample', 'dropped_points', 'target_size', 'resize_ima
            'flip_sample', 'jitter_colour', 'augment', 'CocoDataset', 'tight_boxes', 'pad_images', 'to_truth', 'collate',
            'normalise', 'inference_batch']
 
-# %% ../nbs/12_dataset.ipynb #73ba7f4c
+# %% ../nbs/12_dataset.ipynb #5421a407
 @dataclass
 class Sample:
     "One image and what is known of it, as arrays of one frame."
@@ -42,15 +42,13 @@ def read_sample(
     kept = [a for a in data.annotations[image_id] if not a.get("iscrowd") and "segmentation" in a]
     masks = np.stack([data.mask(a) for a in kept]).astype(np.uint8) if kept else np.zeros((0, *image.shape[:2]), np.uint8)
     classes = np.array([data.categories.index(a["category_id"]) for a in kept], dtype=np.int64)
-    ignore = [] if behaviour == "published" else [a["point"] for a in dropped_points(data).get(image_id, [])]
+    ignore = [] if behaviour == "published" else dropped_points(data, image_id)
     return Sample(image, masks, classes, np.array(ignore, dtype=np.float64).reshape(-1, 2))
 
-# %% ../nbs/12_dataset.ipynb #bbaac150
-def dropped_points(data: CocoData) -> dict[int, list[dict]]:
-    "Weak annotations without a mask, by image id."
-    by_image: dict[int, list[dict]] = {}
-    for a in data.info.get("dropped_points", []): by_image.setdefault(a["image_id"], []).append(a)
-    return by_image
+# %% ../nbs/12_dataset.ipynb #1c4c09bc
+def dropped_points(data: CocoData, image_id: int) -> list[list[float]]:   # x, y in pixels
+    "Where somebody clicked in an image and no mask came of it."
+    return [a["point"] for a in data.info.get("dropped_points", []) if a["image_id"] == image_id]
 
 # %% ../nbs/12_dataset.ipynb #c08188df
 def target_size(height: int, width: int, short: int, long: int) -> tuple[int, int]:
