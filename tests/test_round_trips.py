@@ -75,5 +75,6 @@ def test_points_into_the_input_and_back(size, out_size, share):
     "The resize of a point is undone exactly, and its half pixel is taken off once."
     point = Point(share[0] * out_size[1], share[1] * out_size[0], 0, 0)
     x, y = as_prompts([point]).to_input(size, out_size, torch.device("cpu")).xy[0].tolist()
-    assert math.isclose((x + .5) * out_size[1] / size[1], point.x, abs_tol=1e-6) and math.isclose((y + .5) * out_size[0] / size[0], point.y, abs_tol=1e-6)
+    back = (x + .5) * out_size[1] / size[1], (y + .5) * out_size[0] / size[0]
+    assert math.dist(back, (point.x, point.y)) < 1e-6
     assert -.5 <= x < size[1] and -.5 <= y < size[0]

@@ -132,9 +132,11 @@ def test_accelerator_agrees_with_the_processor(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     model, points = deepcopy(MODEL).cuda(), [clicks(6), clicks(3, 1, (120, 180))]
     with torch.inference_mode(): here, there = MODEL.features(IMAGES), model.features(IMAGES.cuda())
-    for a, b in zip((*here.category_logits, *here.kernels, here.mask_features), (*there.category_logits, *there.kernels, there.mask_features)):
+    def maps(out): return *out.category_logits, *out.kernels, out.mask_features
+    for a, b in zip(maps(here), maps(there)):
         assert (a - b.cpu()).abs().max() < 1e-3 * a.abs().max()
-    for a, b in zip(MODEL.predict(IMAGES, SIZES, OUT, points, "point", "mask"), model.predict(IMAGES.cuda(), SIZES, OUT, points, "point", "mask")):
+    asked = SIZES, OUT, points, "point", "mask"
+    for a, b in zip(MODEL.predict(IMAGES, *asked), model.predict(IMAGES.cuda(), *asked)):
         assert a.points.tolist() == b.points.tolist() and torch.allclose(a.scores, b.scores.cpu(), rtol=1e-3)
         assert ((a.masks != b.masks.cpu()).float().mean((1, 2)) < 5e-3).all()
 

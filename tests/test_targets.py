@@ -60,21 +60,22 @@ def test_later_object_owns_a_shared_cell_and_both_keep_their_mask():
 @settings(max_examples=80, deadline=None)
 @given(boxes.filter(len))
 def test_flip_mirrors_the_cells_and_the_masks(found):
-    """Flipped objects have the mirrored cells. Positions are pixel indices, so a flip moves them by one pixel less than the image is wide, and a
-    place within that pixel of a cell's border lands one column off; everywhere else the columns must be the mirrored ones exactly."""
+    """Flipped objects have the mirrored cells. Positions are pixel indices: a flip takes x to width - 1 - x, so a place within
+    that one pixel of a cell's border lands one column off. Everywhere else the columns must be the mirrored ones exactly."""
     width, truth = 96, squares(found, [0] * len(found))
-    mirrored = replace(truth, masks=truth.masks.flip(2), boxes=torch.stack([width - truth.boxes[:, 2], truth.boxes[:, 1], width - truth.boxes[:, 0], truth.boxes[:, 3]], 1))
+    x0, y0, x1, y1 = truth.boxes.T
+    mirrored = replace(truth, masks=truth.masks.flip(2), boxes=torch.stack([width - x1, y0, width - x0, y1], 1))
     a, b = (assign(CFG, [t], (16, 24)) for t in (truth, mirrored))
     assert torch.equal(a.masks.flip(2), b.masks)
     starts, centres = level_starts(CFG.num_grids), mass_centres(truth.masks)[0][:, 0]
     for level, s in enumerate(CFG.num_grids):
         for k in range(len(found)):
             here, there = ((t.cell[(t.level == level) & (t.object == k)] - starts[level]) for t in (a, b))
-            half = .1 * (truth.boxes[k, 2] - truth.boxes[k, 0])
+            half = .1 * (x1 - x0)[k]
             place = torch.stack([centres[k] - half, centres[k], centres[k] + half]) / width * s
             flipped = here // s * s + s - 1 - here % s
             if (place % 1 < 1 - s / width - 1e-6).all(): assert sorted(flipped.tolist()) == sorted(there.tolist())
-            else: assert {c // s for c in flipped.tolist()} == {c // s for c in there.tolist()} and all((there % s - c % s).abs().min() <= 1 for c in flipped)
+            else: assert set((flipped // s).tolist()) == set((there // s).tolist()) and all((there % s - c % s).abs().min() <= 1 for c in flipped)
 
 
 def test_empty_masks_and_empty_images_teach_background_only():
@@ -123,9 +124,10 @@ def test_shrink_follows_the_four_middle_pixels():
 def test_accelerator_assigns_and_judges_as_the_processor():
     truths, out = [squares([(0, 0, 90, 60), (70, 40, 96, 64)], [0, 2]), squares([], [])], random_outputs(2)
     truths[1] = replace(truths[1], ignore=torch.tensor([[80., 50.]], dtype=torch.float64))
-    away = Outputs([x.detach().cuda() for x in out.category_logits], [x.detach().cuda() for x in out.kernels], out.mask_features.detach().cuda(), [])
+    def moved(maps): return [x.detach().cuda() for x in maps]
+    away = Outputs(moved(out.category_logits), moved(out.kernels), out.mask_features.detach().cuda(), [])
     here, there = assign(CFG, truths, (16, 24)), assign(CFG, [t.to("cuda") for t in truths], (16, 24))
-    for name in ("classes", "image", "cell", "level", "object", "masks"): assert torch.equal(getattr(here, name), getattr(there, name).cpu())
+    for name, value in vars(here).items(): assert torch.equal(value, getattr(there, name).cpu())
     for name, value in losses(out, here).items(): assert losses(away, there)[name].item() == pytest.approx(value.item(), rel=1e-4)
 
 
