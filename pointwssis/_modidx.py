@@ -481,6 +481,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
                                    'pointwssis.stages.predictor': ('stages.html#predictor', 'pointwssis/stages.py'),
                                    'pointwssis.stages.pseudo': ('stages.html#pseudo', 'pointwssis/stages.py'),
                                    'pointwssis.stages.refiner': ('stages.html#refiner', 'pointwssis/stages.py'),
+                                   'pointwssis.stages.refiner_weights': ('stages.html#refiner_weights', 'pointwssis/stages.py'),
                                    'pointwssis.stages.rough_labels': ('stages.html#rough_labels', 'pointwssis/stages.py'),
                                    'pointwssis.stages.solov2_loss': ('stages.html#solov2_loss', 'pointwssis/stages.py'),
                                    'pointwssis.stages.split': ('stages.html#split', 'pointwssis/stages.py'),

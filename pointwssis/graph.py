@@ -31,7 +31,7 @@ class Stage:
     resumes: bool = False           # an interrupted run of it can go on where it stopped
     always: bool = False            # cheap, and reads more than its inputs: never skipped
 
-# %% ../nbs/18c_graph.ipynb #865cc680
+# %% ../nbs/18c_graph.ipynb #e8bcbfed
 WEAK = ("split", "point_strategy", "prompt", "level")        # how weak labels are made and used
 TEACHER, REFINER, STUDENT = (("teacher", "teacher_train"), ("refiner", "refiner_train"), ("student", "student_train"))
 WEIGHTS = ("*.safetensors",)
@@ -41,8 +41,8 @@ STAGES: dict[str, Stage] = {stage.name: stage for stage in (
     Stage("teacher", {"split": ("*_s.json",)}, (*WEAK, *REFINER, *STUDENT, "behaviour"), resumes=True),
     Stage("refiner", {"split": ("*_s.json",), "teacher": WEIGHTS}, ("split", "prompt", "level", *STUDENT), resumes=True),
     Stage("pseudo", {"split": ("*_s.json", "*_w.json"), "teacher": WEIGHTS, "refiner": WEIGHTS}, ("split", *STUDENT)),
-    Stage("student", {"split": (), "pseudo": ("*_sw.json",)}, (*WEAK, *TEACHER, *REFINER, "behaviour"), "student", {"labels": "sw"}, True),
-    Stage("student_refined", {"split": (), "pseudo": ("*_sw_refined.json",)}, (*WEAK, *TEACHER, *REFINER, "behaviour"), "student",
+    Stage("student", {"split": (), "pseudo": ("*_sw.json",)}, (*WEAK, *TEACHER, *REFINER), "student", {"labels": "sw"}, True),
+    Stage("student_refined", {"split": (), "pseudo": ("*_sw_refined.json",)}, (*WEAK, *TEACHER, *REFINER), "student",
           {"labels": "sw_refined"}, True),
     Stage("supervised", {"split": ()}, (*WEAK, *TEACHER, *REFINER, "behaviour"), resumes=True),
     Stage("evaluate", {"split": ("*.json",), "pseudo": ("*.json",),

@@ -2,6 +2,7 @@
 import ast
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -73,10 +74,11 @@ def callers(name: str, path: Path) -> set[str]:
     return {f.name for f in functions for node in ast.walk(f) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == name}
 
 
-def test_the_truth_is_opened_in_three_places():
+def test_the_truth_is_opened_in_four_places():
     package = Path(stages.__file__).parent
     assert {(path.stem, f) for path in package.glob("*.py") for f in callers("open_truth", path)} == {
-        ("stages", "split"), ("stages", "supervised"), ("stages", "evaluate")}
+        ("stages", "split"), ("stages", "supervised"), ("stages", "evaluate"),
+        ("stages", "refiner_weights"), ("stages", "quality")}     # the second is a part of the first; only under behaviour "published"
     notebooks = {path.stem: nbformat.read(path, 4).cells for path in NOTEBOOKS.glob("*.ipynb")}
     cells = {name: "\n".join(c.source for c in found if c.cell_type == "code") for name, found in notebooks.items()}
     assert {name for name, code in cells.items() if "open_truth" in code or "train_json" in code} == {"evaluate"}
@@ -211,3 +213,12 @@ def test_true_masks_as_pseudo_labels_score_full_marks(whole, places):
     found = stages.evaluate(whole.cfg, inputs, places / "perfect_evaluate")
     share = 100 * len(linked(whole.labels("sw"))) / weak.num_annotations
     assert found["pseudo_sw_miou_found_percent"] == 100 and found["pseudo_sw_miou_percent"] == pytest.approx(share)
+
+
+def test_only_published_behaviour_judges_refiners_by_the_truth(whole, blind):
+    "`fixed` takes the last weights without looking; `published` judges the saved ones, and fails where the truth is gone."
+    weak, saved = whole.half("w"), [whole.inputs["refiner"] / "last.safetensors"]
+    assert stages.refiner_weights(blind.cfg, blind.inputs, weak, [], torch.device("cpu")) == blind.inputs["refiner"] / "last.safetensors"
+    published = replace(whole.cfg, behaviour="published")
+    assert stages.refiner_weights(published, whole.inputs, weak, [], torch.device("cpu")) in saved
+    with pytest.raises(DataError): stages.refiner_weights(replace(blind.cfg, behaviour="published"), blind.inputs, weak, [], torch.device("cpu"))
