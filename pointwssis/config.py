@@ -111,7 +111,7 @@ class DataConfig:
     long_side: int = 1333
     cache_images: bool = False             # keep decoded images in memory
 
-# %% ../nbs/01_config.ipynb #6415c8c0
+# %% ../nbs/01_config.ipynb #8db96388
 BEHAVIOURS = ("published", "fixed")
 
 @dataclass(frozen=True)
@@ -123,6 +123,7 @@ class Config:
     behaviour: str = "fixed"               # "published" keeps the published code's faults (METHOD, sections 3 to 5)
     point_strategy: str = "centroid"
     prompt: str = "point"                  # what turns weak labels into masks: none, category, point, point_with_size
+    student_start: str = "backbone"        # a student's first weights: its backbone's, or those of the "teacher"
     level: int = -1                        # -1: adaptive pyramid-level selection; 0..4: always this level
     device: str = "auto"
     data: DataConfig = field(default_factory=DataConfig)
@@ -156,10 +157,10 @@ def _words(hint: Any) -> str: return getattr(hint, "__name__", str(hint)) if get
 
 def _freeze(value: Any) -> Any: return tuple(map(_freeze, value)) if isinstance(value, (list, tuple)) else value
 
-# %% ../nbs/01_config.ipynb #871f2fbb
+# %% ../nbs/01_config.ipynb #fbbbc7eb
 CHOICES: dict[str, tuple] = {
     "point_strategy": ("centroid", "deepest", "random", "jittered"), "prompt": ("none", "category", "point", "point_with_size"),
-    "level": (-1, 0, 1, 2, 3, 4), "optimizer": ("sgd", "adamw"), "schedule": ("step", "cosine", "constant"), "channel_order": ("rgb", "bgr"),
+    "student_start": ("backbone", "teacher"), "level": (-1, 0, 1, 2, 3, 4), "optimizer": ("sgd", "adamw"), "schedule": ("step", "cosine", "constant"), "channel_order": ("rgb", "bgr"),
 }
 AT_LEAST_ONE = ("steps", "batch_size", "accumulate", "save_every", "short_side", "long_side", "crop_size", "instance_convs", "max_per_image")
 
@@ -246,7 +247,7 @@ SHAPES = {  # the embedded data set, from random weights
     "data.short_side": 128, "data.long_side": 128, "data.cache_images": True,
 }
 
-# %% ../nbs/01_config.ipynb #70c7395d
+# %% ../nbs/01_config.ipynb #f9f5d835
 ANIMALS7 = {  # seven animals in 700 photographs, MobileNetV2 from ImageNet weights given as a file
     **_both("", backbone="torchvision:mobilenet_v2", frozen_stages=3, num_grids=(28, 24, 16, 12, 8), **_NARROW, channel_order="rgb",
             pixel_mean=(127.5, 127.5, 127.5), pixel_std=(127.5, 127.5, 127.5)),
@@ -257,7 +258,7 @@ ANIMALS7 = {  # seven animals in 700 photographs, MobileNetV2 from ImageNet weig
     "refiner.backbone": "torchvision:mobilenet_v2", "refiner.weights": "", "refiner.crop_size": 96, "refiner.aspp_channels": 64,
     "refiner.decoder_channels": (96, 64, 48, 32), "refiner.perturb": .5, "refiner.sigma": 4.0,
     **{f"refiner_train.{k}": v for k, v in (_FAST | {"steps": 400, "lr": 1e-3}).items()},
-    "data.short_side": 256, "data.long_side": 320, "data.cache_images": True,
+    "data.short_side": 256, "data.long_side": 320, "data.cache_images": True, "student_start": "teacher",
 }
 
 # %% ../nbs/01_config.ipynb #71614869

@@ -16,7 +16,7 @@ from .core import ConfigError, StageError, atomic_path, file_hash, nearest, read
 from .splits import percentage
 
 # %% auto #0
-__all__ = ['WEAK', 'TEACHER', 'REFINER', 'STUDENT', 'WEIGHTS', 'STAGES', 'Stage', 'find_stage', 'config_of', 'run_folder',
+__all__ = ['WEAK', 'TEACHER', 'REFINER', 'STUDENT', 'WEIGHTS', 'LAST', 'STAGES', 'Stage', 'find_stage', 'config_of', 'run_folder',
            'fingerprint', 'size_of', 'is_done', 'expected', 'check_inputs', 'twin_of', 'take_over']
 
 # %% ../nbs/25_graph.ipynb #80676484
@@ -31,20 +31,20 @@ class Stage:
     resumes: bool = False           # an interrupted run of it can go on where it stopped
     always: bool = False            # cheap, and reads more than its inputs: never skipped
 
-# %% ../nbs/25_graph.ipynb #e8bcbfed
+# %% ../nbs/25_graph.ipynb #7202eaca
 WEAK = ("split", "point_strategy", "prompt", "level")        # how weak labels are made and used
-TEACHER, REFINER, STUDENT = (("teacher", "teacher_train"), ("refiner", "refiner_train"), ("student", "student_train"))
-WEIGHTS = ("*.safetensors",)
+TEACHER, REFINER, STUDENT = (("teacher", "teacher_train"), ("refiner", "refiner_train"), ("student", "student_train", "student_start"))
+WEIGHTS, LAST = ("*.safetensors",), ("last.safetensors",)
 
 STAGES: dict[str, Stage] = {stage.name: stage for stage in (
     Stage("split", {}, (*TEACHER, *REFINER, *STUDENT, "behaviour", "prompt", "level")),
     Stage("teacher", {"split": ("*_s.json",)}, (*WEAK, *REFINER, *STUDENT, "behaviour"), resumes=True),
     Stage("refiner", {"split": ("*_s.json",), "teacher": WEIGHTS}, ("split", "prompt", "level", *STUDENT), resumes=True),
     Stage("pseudo", {"split": ("*_s.json", "*_w.json"), "teacher": WEIGHTS, "refiner": WEIGHTS}, ("split", *STUDENT)),
-    Stage("student", {"split": (), "pseudo": ("*_sw.json",)}, (*WEAK, *TEACHER, *REFINER), "student", {"labels": "sw"}, True),
-    Stage("student_refined", {"split": (), "pseudo": ("*_sw_refined.json",)}, (*WEAK, *TEACHER, *REFINER), "student",
+    Stage("student", {"split": (), "teacher": LAST, "pseudo": ("*_sw.json",)}, (*WEAK, *TEACHER, *REFINER), "student", {"labels": "sw"}, True),
+    Stage("student_refined", {"split": (), "teacher": LAST, "pseudo": ("*_sw_refined.json",)}, (*WEAK, *TEACHER, *REFINER), "student",
           {"labels": "sw_refined"}, True),
-    Stage("supervised", {"split": ()}, (*WEAK, *TEACHER, *REFINER, "behaviour"), resumes=True),
+    Stage("supervised", {"split": ()}, (*WEAK, *TEACHER, *REFINER, "behaviour", "student_start"), resumes=True),
     Stage("evaluate", {"split": ("*.json",), "pseudo": ("*.json",),
                        **dict.fromkeys(("teacher", "student", "student_refined", "supervised"), WEIGHTS)}),
     Stage("report", {"split": ("*.json",), "pseudo": ("*.json",), "student_refined": WEIGHTS, "evaluate": ()}, always=True),

@@ -82,24 +82,26 @@ def loader(dataset, cfg: TrainConfig, device: torch.device, collate_fn=None) -> 
     return lambda sampler: DataLoader(dataset, batch_sampler=sampler, num_workers=cfg.workers, collate_fn=collate_fn,
                                       pin_memory=device.type == "cuda", persistent_workers=cfg.workers > 0)
 
-# %% ../nbs/28_stages.ipynb #a4494bab
+# %% ../nbs/28_stages.ipynb #64ba4809
 def fit_solov2(
     cfg: Config,
     data: CocoData,             # what to learn from
     net: SOLOv2Config,
     schedule: TrainConfig,
     out: Path,                  # gets last.safetensors, history.json and the engine's files
+    start: Path | None = None,  # weights of the same network to begin with
 ) -> dict[str, Any]:
     "Train one SOLOv2 on one data set."
     device = pick_device(cfg.device)
     torch.manual_seed(cfg.seed)
     model = SOLOv2(replace(net, num_classes=len(data.categories)))
+    if start: load_into(model, load_weights(start), start)
     dataset = CocoDataset(data, schedule, cfg.seed, cfg.data.cache_images, cfg.behaviour)
     history = train(model, solov2_loss, loader(dataset, schedule, device, collate), schedule, out, cfg.seed, device, length=len(dataset))
     write_json(out/"history.json", history)
     return {"images": len(data.ids), "steps": schedule.steps, "final_loss": history[-1]["loss"], "images_per_s": float(np.median([r["images_per_s"] for r in history]))}
 
-# %% ../nbs/28_stages.ipynb #4a4b439c
+# %% ../nbs/28_stages.ipynb #4ae0fe02
 def teacher(cfg: Config, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     "SOLOv2 on the strong images alone; earlier checkpoints are kept for the refiner."
     return fit_solov2(cfg, open_left(cfg, inputs["split"], inputs["split"], "_s.json"), cfg.teacher, cfg.teacher_train, out)
@@ -110,7 +112,8 @@ def supervised(cfg: Config, inputs: dict[str, Path], out: Path) -> dict[str, Any
 
 def student(cfg: Config, inputs: dict[str, Path], out: Path, labels: str = "sw_refined") -> dict[str, Any]:
     "SOLOv2 on strong masks and pseudo masks; `labels` is \"sw\" or \"sw_refined\"."
-    return fit_solov2(cfg, open_left(cfg, inputs["split"], inputs["pseudo"], f"_{labels}.json"), cfg.student, cfg.student_train, out)
+    start = inputs["teacher"]/"last.safetensors" if cfg.student_start == "teacher" else None
+    return fit_solov2(cfg, open_left(cfg, inputs["split"], inputs["pseudo"], f"_{labels}.json"), cfg.student, cfg.student_train, out, start)
 
 # %% ../nbs/28_stages.ipynb #a0c7e7e7
 def predictor(
