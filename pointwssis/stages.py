@@ -47,11 +47,11 @@ def split(cfg: Config, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     s, w = coco.load(strong, truth.image_root), coco.load(weak, truth.image_root, need="points")
     return {"strong_images": len(s.ids), "weak_images": len(w.ids), "strong_masks": s.num_annotations, "points": w.num_annotations}
 
-# %% ../nbs/28_stages.ipynb #7f4fd80b
+# %% ../nbs/28_stages.ipynb #c24060f2
 def check_images(data: CocoData) -> None:
     "Fail on the first picture that is not there."
     missing = next((r for r in data.images.values() if not (data.image_root/r["file_name"]).is_file()), None)
-    if missing: raise DataError(f"{data.image_root/missing['file_name']}: image {missing['id']} of {data.path} is missing. Fetch the file or remove the record.")
+    if missing: raise DataError(f"{data.image_root/missing['file_name']}: image {missing['id']} of {data.path} is missing. Check the data root or fetch the file.")
 
 # %% ../nbs/28_stages.ipynb #999256e4
 def add_weak(weak: Path, more: Path) -> None:
