@@ -87,7 +87,7 @@ def drop_the_images(content: dict) -> None: content.update(images=[], annotation
 
 
 @pytest.mark.parametrize("edit, says", [(drop_a_segmentation, "data/annotations/instances_train.json: annotation 1 has no segmentation"),
-                                        (drop_the_images, "there is no image to divide into strong and weak")])
+                                        (drop_the_images, "no image to divide into strong and weak")])
 def test_bad_annotations_pass_through_the_stage_as_one_line(here, capsys, edit, says):
     shapes.write(here / "data", train=3, val=1)
     change(here / "data/annotations/instances_train.json", edit)

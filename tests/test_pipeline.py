@@ -220,7 +220,8 @@ def start(stages: Path, body: str) -> tuple[subprocess.Popen, psutil.Process]:
     "A runner in a process of its own whose stage has started a child in a further session; both are waited for."
     child = "import subprocess\nfrom pathlib import Path\nchild = subprocess.Popen(['sleep', '300'], start_new_session=True)\n"
     notebook(stages / "split.ipynb", child + "Path('child').write_text(str(child.pid))\n" + body)
-    code = f"from pathlib import Path\nfrom pointwssis.pipeline import run_stage\nrun_stage('split', {{}}, notebooks=Path({str(stages)!r}))"
+    listen = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"      # a shell's background job starts deaf to it
+    code = f"{listen}from pathlib import Path\nfrom pointwssis.pipeline import run_stage\nrun_stage('split', {{}}, notebooks=Path({str(stages)!r}))"
     runner = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL)
     for _ in range(600):
         if Path("child").is_file() and Path("child").read_text(): return runner, psutil.Process(int(Path("child").read_text()))
@@ -240,7 +241,7 @@ def test_a_stopped_runner_leaves_no_process_and_no_result(stages, how):
     runner, child = start(stages, "import time\ntime.sleep(300)")
     kernels = psutil.Process(runner.pid).children(recursive=True)
     runner.send_signal(how)
-    assert runner.wait(timeout=30) != 0
+    assert runner.wait(timeout=90) != 0
     assert gone(child) and all(map(gone, kernels))
     assert not Path("runs/shapes/10p/s0/split").exists()
 
