@@ -247,9 +247,9 @@ SHAPES = {  # the embedded data set, from random weights
     "data.short_side": 128, "data.long_side": 128, "data.cache_images": True,
 }
 
-# %% ../nbs/01_config.ipynb #f9f5d835
+# %% ../nbs/01_config.ipynb #212300a6
 ANIMALS7 = {  # seven animals in 700 photographs, MobileNetV2 from ImageNet weights given as a file
-    **_both("", backbone="torchvision:mobilenet_v2", frozen_stages=3, num_grids=(28, 24, 16, 12, 8), **_NARROW, channel_order="rgb",
+    **_both("", backbone="torchvision:mobilenet_v2", frozen_stages=5, num_grids=(28, 24, 16, 12, 8), **_NARROW, channel_order="rgb",
             pixel_mean=(127.5, 127.5, 127.5), pixel_std=(127.5, 127.5, 127.5)),
     "teacher.scale_ranges": ((1, 32), (32, 64), (64, 108), (108, 160), (160, 2048)),
     "student.scale_ranges": ((1, 40), (24, 80), (50, 130), (90, 190), (140, 2048)),
@@ -257,7 +257,7 @@ ANIMALS7 = {  # seven animals in 700 photographs, MobileNetV2 from ImageNet weig
     "teacher_train.steps": 350, "teacher_train.checkpoint_steps": (175, 260), "student_train.steps": 500,
     "refiner.backbone": "torchvision:mobilenet_v2", "refiner.weights": "", "refiner.crop_size": 96, "refiner.aspp_channels": 64,
     "refiner.decoder_channels": (96, 64, 48, 32), "refiner.perturb": .5, "refiner.sigma": 4.0,
-    **{f"refiner_train.{k}": v for k, v in (_FAST | {"steps": 400, "lr": 1e-3}).items()},
+    **{f"refiner_train.{k}": v for k, v in (_FAST | {"steps": 300, "lr": 1e-3}).items()},
     "data.short_side": 256, "data.long_side": 320, "data.cache_images": True, "student_start": "teacher",
 }
 
