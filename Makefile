@@ -5,13 +5,15 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 READY := .venv/requirements.lock
 SPLIT ?= 10p
 SEED ?= 0
+SUITES ?=
 
-.PHONY: help setup demo test lab readme
+.PHONY: help setup demo test lab bench readme
 
 help:
 	@echo "make demo    the whole pipeline on the built-in data set, about ten minutes on two cores (SPLIT=10p SEED=0)"
 	@echo "make test    every test and every notebook's examples"
 	@echo "make lab     JupyterLab on the notebooks"
+	@echo "make bench   how fast it is against plain versions: benchmarks/results.md (SUITES=\"nms targets\" for some)"
 	@echo "make readme  README.md from nbs/index.ipynb"
 	@echo "make setup   only .venv, with the versions of requirements.lock"
 
@@ -33,6 +35,9 @@ test: $(READY)
 
 lab: $(READY)
 	@$(BIN)/jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/nbs/index.ipynb
+
+bench: $(READY)
+	@$(BIN)/python -m benchmarks $(SUITES)
 
 readme: $(READY)
 	@$(BIN)/jupyter nbconvert --log-level=WARN --config=nbs/readme_config.py nbs/index.ipynb

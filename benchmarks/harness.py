@@ -1,0 +1,149 @@
+"""Two ways of doing one thing, checked to agree and timed in turns; their medians as a row; the rows as two files."""
+from __future__ import annotations
+import gc
+import platform
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+import torch
+
+from pointwssis.core import atomic_path, device_name, read_json, write_json
+
+RUNS = 5
+LIBRARIES = ("torch", "torchvision", "numpy", "opencv-python-headless", "pycocotools", "faster-coco-eval")
+Work = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    "One comparison of two costs (less is better). The ratio is the other over ours; of a `share`, ours over the other."
+    name: str                            # what is compared, with its size
+    ours: float                          # median
+    other: float                         # median
+    against: str = "plain loop"          # what the other side is
+    target: float | None = None          # the ratio wanted: at least this, a share at most this; None: only told
+    share: bool = False
+    unit: str = "s"
+    runs: int = RUNS                     # that each median is of; 1 for what does not vary
+    peak_mib: float | None = None        # memory that ours took at its peak, beyond what it started with
+    peak_limit_mib: float | None = None
+    note: str = ""
+
+    @property
+    def ratio(self) -> float: return self.ours / self.other if self.share else self.other / self.ours
+
+    @property
+    def met(self) -> bool | None:
+        "Whether every target of the row is met; None without a target."
+        parts = [] if self.target is None else [self.ratio <= self.target if self.share else self.ratio >= self.target]
+        if self.peak_limit_mib is not None: parts.append(self.peak_mib <= self.peak_limit_mib)
+        return all(parts) if parts else None
+
+
+def timed(work: Work, device: torch.device) -> tuple[float, Any]:
+    "Seconds until the work is done, on the device too, and what it gave."
+    def wait() -> None: torch.cuda.synchronize(device) if device.type == "cuda" else None
+    wait()
+    start = time.perf_counter()
+    result = work()
+    wait()
+    return time.perf_counter() - start, result
+
+
+def alternate(ours: Work, other: Work, device: torch.device, runs: int = RUNS) -> tuple[float, float]:
+    "Median seconds of each side; the sides take turns, so that a slow minute of the machine hits both."
+    seconds = [(timed(ours, device)[0], timed(other, device)[0]) for _ in range(runs)]
+    return median(a for a, _ in seconds), median(b for _, b in seconds)
+
+
+def compare(name: str, ours: Work, other: Work, agree: Callable[[Any, Any], bool], device: torch.device, **row: Any) -> Row:
+    "A row of two sides, once they are seen to give the same; `agree` gets both results. This first pass also warms up."
+    if not agree(ours(), other()): raise AssertionError(f"{name}: the two sides give different results")
+    a, b = alternate(ours, other, device)
+    return Row(name, a, b, **row)
+
+
+@contextmanager
+def _watched(device: torch.device, found: list[int]):
+    "Append the highest memory in use on the device, in bytes, sampled on a CPU every millisecond."
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        yield
+        return found.append(torch.cuda.max_memory_allocated(device))
+    seen, done, process = [psutil.Process().memory_info().rss], threading.Event(), psutil.Process()
+    def watch() -> None:
+        while not done.wait(.001): seen.append(process.memory_info().rss)
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try: yield
+    finally:
+        done.set(); thread.join()
+        found.append(max(seen))
+
+
+def peak_mib(work: Work, device: torch.device) -> float:
+    "MiB that the work takes at its peak, beyond what is in use when it starts."
+    gc.collect()
+    before = torch.cuda.memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss
+    found: list[int] = []
+    with _watched(device, found): work()
+    return (found[0] - before) / 2**20
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    "What a reader of the figures needs to know about where they come from."
+    processor = next((line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor())
+    return {"device": device_name(device), "processor": processor, "python": platform.python_version(),
+            "versions": {name: version(name) for name in LIBRARIES}}
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def record(folder: Path, suite: str, rows: list[Row], device: torch.device, quick: bool = False) -> None:
+    "Put a suite's rows into results.json, in place of its old ones for this kind of device, and write results.md anew."
+    path = folder / "results.json"
+    results = read_json(path) if path.exists() else {}
+    told = [asdict(row) | {"ratio": row.ratio, "met": row.met} for row in rows]
+    results[f"{suite}, {device.type}"] = {**machine(device), "quick": quick, "rows": told}
+    write_json(path, dict(sorted(results.items())), indent=1)
+    with atomic_path(folder / "results.md") as temporary: temporary.write_text(markdown(dict(sorted(results.items()))), encoding="utf-8")
+
+
+def _number(value: float, unit: str) -> str:
+    if unit == "s" and value < .1: return f"{value * 1000:.3g} ms"
+    return f"{value:.3g} {unit}" if value < 1000 else f"{value:,.0f} {unit}"
+
+
+def _line(row: dict[str, Any]) -> str:
+    ratio = f"{row['ratio']:.1%}" if row["share"] else f"{row['ratio']:.3g} x"
+    wanted = [] if row["target"] is None else [f"at most {row['target']:.0%}" if row["share"] else f"at least {row['target']:g} x"]
+    memory = "" if row["peak_mib"] is None else f"{row['peak_mib']:.0f} MiB"
+    if row["peak_limit_mib"] is not None: wanted.append(f"{row['peak_limit_mib']:.0f} MiB")
+    met = {True: "yes", False: "no", None: ""}[row["met"]]
+    cells = [row["name"], _number(row["ours"], row["unit"]), f"{_number(row['other'], row['unit'])} ({row['against']})",
+             ratio, memory, ", ".join(wanted), met, str(row["runs"]), row["note"]]
+    return f"| {' | '.join(cells)} |"
+
+
+def markdown(results: dict[str, Any]) -> str:
+    "results.json as tables for people."
+    text = ["# Benchmarks", "", "Both sides of a row ran in one process, in turns, after they gave the same result; the figures are medians.", ""]
+    for suite, found in results.items():
+        libraries = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
+        text += [f"## {suite}", "", f"{found['device']} · {found['processor']} · Python {found['python']} · {libraries}", ""]
+        if found["quick"]: text += ["Tiny sizes, to try the benchmarks out: these figures mean nothing.", ""]
+        text += ["| what | ours | other | ratio | peak memory | target | met | runs | note |", "|---|---|---|---|---|---|---|---|---|"]
+        text += [_line(row) for row in found["rows"]] + [""]
+    return "\n".join(text)
