@@ -97,7 +97,7 @@ class TrainConfig:
     colour_jitter: float = 0.0             # brightness, contrast and saturation, +- this share
     flip: float = 0.5
 
-# %% ../nbs/01_config.ipynb #fc20cf3c
+# %% ../nbs/01_config.ipynb #2499980d
 @dataclass(frozen=True)
 class DataConfig:
     "Where a COCO-format data set lies and at which size it is used."
@@ -107,6 +107,8 @@ class DataConfig:
     train_images: str = "train"
     val_images: str = "val"
     weak_json: str = ""                    # a separate weak set (BDD100K's detection labels); "" splits train_json
+    split_dir: str = ""                    # folder with a split's *_{split}_s.json and *_{split}_w.json; "" draws the split
+    split_stem: str = "instances_train2017"  # how names of split files begin: {split_stem}_{split}_s.json
     short_side: int = 800                  # at inference
     long_side: int = 1333
     cache_images: bool = False             # keep decoded images in memory
@@ -215,7 +217,7 @@ def _published_teacher(split: str) -> dict[str, Any]:
     steps, decay, kept = next((v for k, v in COCO_SCHEDULES.items() if float(k.rstrip("p")) >= share), COCO_SCHEDULES["50p"])
     return {"teacher_train.steps": steps, "teacher_train.decay_at": decay, "teacher_train.checkpoint_steps": kept}
 
-# %% ../nbs/01_config.ipynb #773f5cb5
+# %% ../nbs/01_config.ipynb #2c19f6b7
 COCO = {  # arXiv 2303.15062; expected: the published column of the tables
     "data.train_json": "annotations/instances_train2017.json", "data.val_json": "annotations/instances_val2017.json",
     "data.train_images": "train2017", "data.val_images": "val2017",
@@ -223,6 +225,7 @@ COCO = {  # arXiv 2303.15062; expected: the published column of the tables
 BDD100K = COCO | {  # same networks and schedules; weak images are those of the detection set
     "data.train_json": "annotations/bdd100k_ins_labels_train.json", "data.val_json": "annotations/bdd100k_ins_labels_val.json",
     "data.weak_json": "annotations/bdd100k_det_labels_train.json", "data.train_images": "train", "data.val_images": "val",
+    "data.split_stem": "bdd100k_ins_labels_train",
 }
 
 # %% ../nbs/01_config.ipynb #6cfd1732

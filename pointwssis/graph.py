@@ -16,8 +16,8 @@ from .core import ConfigError, StageError, atomic_path, file_hash, nearest, read
 from .splits import percentage
 
 # %% auto #0
-__all__ = ['WEAK', 'TEACHER', 'REFINER', 'STUDENT', 'WEIGHTS', 'LAST', 'STAGES', 'Stage', 'find_stage', 'config_of', 'run_folder',
-           'fingerprint', 'size_of', 'is_done', 'expected', 'check_inputs', 'twin_of', 'take_over']
+__all__ = ['WEAK', 'TEACHER', 'REFINER', 'STUDENT', 'WEIGHTS', 'LAST', 'STAGES', 'PLACES', 'Stage', 'find_stage', 'config_of',
+           'run_folder', 'fingerprint', 'size_of', 'is_done', 'expected', 'check_inputs', 'twin_of', 'take_over']
 
 # %% ../nbs/25_graph.ipynb #80676484
 @dataclass(frozen=True)
@@ -81,11 +81,12 @@ def run_folder(
     "Where a run's stages lie: runs/<dataset>/<split>/s<seed>."
     return Path(runs) / cfg.dataset / cfg.split / f"s{cfg.seed}"
 
-# %% ../nbs/25_graph.ipynb #7da48834
+# %% ../nbs/25_graph.ipynb #01138a1e
 def _files(cfg: Config, stage: Stage, folder: Path) -> dict[str, Path]:
     "Every file whose content decides the stage's result, by a name that holds on any machine."
     annotations = (cfg.data.train_json, cfg.data.val_json, cfg.data.weak_json) if cfg.data.root else ()
     data = {name: Path(cfg.data.root) / name for name in annotations if name}
+    if cfg.data.split_dir: data |= {path.name: path for path in Path(cfg.data.root, cfg.data.split_dir).glob(f"*_{cfg.split}_[sw].json")}
     parts = [part for part in ("teacher", "student", "refiner") if part not in stage.ignores]
     weights = {f"{part}.weights": Path(getattr(cfg, part).weights) for part in parts}
     found = {name: path for name, path in {**data, **weights}.items() if path.is_file()}
@@ -94,10 +95,12 @@ def _files(cfg: Config, stage: Stage, folder: Path) -> dict[str, Path]:
         found |= {f"{need}/{path.name}": path for pattern in patterns for path in sorted(artifacts.glob(pattern))}
     return found
 
+PLACES = ("root", "split_dir", "split_stem")   # of DataConfig: where files lie and how they are called
+
 @lru_cache(maxsize=None)
 def _hash(path: Path, changed_at: int) -> str: return file_hash(path)
 
-# %% ../nbs/25_graph.ipynb #333cd373
+# %% ../nbs/25_graph.ipynb #0b961271
 def fingerprint(
     stage: Stage,
     cfg: Config,
@@ -106,7 +109,7 @@ def fingerprint(
 ) -> str:                    # 64 hex digits
     "One number for everything that decides a stage's result."
     settings = {key: value for key, value in to_dict(cfg).items() if key not in (*stage.ignores, "device")}
-    settings["data"] = {key: value for key, value in settings["data"].items() if key != "root"}
+    settings["data"] = {key: value for key, value in settings["data"].items() if key not in PLACES}
     facts = {"stage": stage.name, "settings": settings, "inputs": inputs, "version": __version__, **extra}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 

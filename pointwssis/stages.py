@@ -35,13 +35,19 @@ __all__ = ['MODELS', 'split', 'check_images', 'add_weak', 'solov2_loss', 'loader
            'student', 'predictor', 'predict_all', 'known_objects', 'lessons', 'refiner', 'load_refiner', 'rough_labels',
            'refiner_weights', 'pseudo', 'with_truth', 'evaluate']
 
-# %% ../nbs/28_stages.ipynb #a2dfa11c
+# %% ../nbs/28_stages.ipynb #358d4625
+def _halves(cfg: Config, truth: CocoData, out: Path) -> tuple[Path, Path]:
+    "The strong and the weak file: drawn, or taken over from a published split."
+    if not cfg.data.split_dir: return splits.write_split(truth, cfg.split, cfg.seed, cfg.point_strategy, out, cfg.data.split_stem)
+    if cfg.point_strategy == "centroid": return splits.take_split(data_root(cfg, out)/cfg.data.split_dir, cfg.split, truth, out, cfg.data.split_stem)
+    raise ConfigError(f"point_strategy '{cfg.point_strategy}' cannot be had from data.split_dir: a published split brings its points. Leave out one of the two.")
+
 def split(cfg: Config, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     "Divide the training images: some keep their masks, the others one point an object."
     if cfg.dataset == "shapes" and not cfg.data.root: shapes.write(data_root(cfg, out))
     truth = open_truth(cfg, out)
     check_images(truth)
-    strong, weak = splits.write_split(truth, splits.percentage(cfg.split), cfg.seed, cfg.point_strategy, out)
+    strong, weak = _halves(cfg, truth, out)
     if cfg.data.weak_json: add_weak(weak, data_root(cfg, out)/cfg.data.weak_json)
     splits.audit(weak)
     s, w = coco.load(strong, truth.image_root), coco.load(weak, truth.image_root, need="points")
@@ -205,7 +211,7 @@ def refiner_weights(cfg: Config, inputs: dict[str, Path], weak: CocoData, rough:
         return judge.coco_ap(truth.select(trial), pseudo_labels.as_results(masks, weak))["ap_percent"] or 0.0
     return pseudo_labels.choose_weights([*saved, inputs["refiner"]/"last.safetensors"], quality, cfg.behaviour)
 
-# %% ../nbs/28_stages.ipynb #8f007412
+# %% ../nbs/28_stages.ipynb #047cb78e
 def pseudo(cfg: Config, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     "`sw` and `sw_refined`: strong masks and a pseudo mask for every point that got one."
     if cfg.prompt != "point": raise ConfigError(f"prompt '{cfg.prompt}' gives masks without a click, so they cannot become pseudo labels. Set 'prompt' to 'point'.")
@@ -216,7 +222,7 @@ def pseudo(cfg: Config, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     refined = pseudo_labels.refine_masks(net, weak, rough, device, cfg.behaviour)
     once = (lambda masks: masks) if cfg.behaviour == "published" else partial(pseudo_labels.without_duplicates, iou=cfg.teacher.nms_iou)
     kept = {"sw": once(rough), "sw_refined": once(refined)}
-    for name, masks in kept.items(): pseudo_labels.write_pseudo(out/f"instances_train2017_{cfg.split}_{name}.json", strong, weak, masks)
+    for name, masks in kept.items(): pseudo_labels.write_pseudo(out/f"{cfg.data.split_stem}_{cfg.split}_{name}.json", strong, weak, masks)
     return {**pseudo_labels.summary(weak, kept["sw_refined"]), "points_without_mask_sw": len(pseudo_labels.missing_points(weak, kept["sw"])),
             "mean_score": float(np.mean([m.score for m in rough])) if rough else None}
 

@@ -1,4 +1,6 @@
 """The runner, on stages that take a second: order, validity, refusals, failures, and that no process is left behind."""
+import base64
+import io
 import json
 import os
 import signal
@@ -11,6 +13,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+from PIL import Image
 
 from pointwssis import pipeline
 from pointwssis.core import ConfigError, DataError, StageError
@@ -260,3 +263,15 @@ def test_times_of_finished_stages(stages):
     run(stages, "teacher")
     times = pipeline.stage_times({"split": "runs/shapes/10p/s0/split/artifacts"})
     assert sorted(times) == ["split", "teacher"] and sorted(times["teacher"]) == ["device", "wall_s"]
+
+
+def test_an_executed_notebook_keeps_the_last_state_of_a_bar_and_small_pictures(stages):
+    notebook(stages / "split.ipynb", "import sys, time\nfrom tqdm import tqdm\nfor _ in tqdm(range(4), mininterval=0): time.sleep(.01)\nprint('done')",
+             "import matplotlib.pyplot as plt, numpy as np\nplt.imshow(np.random.default_rng(0).random((40, 40, 3)));", writes("split"))
+    nb = nbformat.read(run(stages, "split").folder / "notebook.ipynb", 4)
+    outputs = [o for cell in nb.cells for o in cell.get("outputs", [])]
+    bar = [o.text for o in outputs if o.get("name") == "stderr"]
+    assert len(bar) == 1 and "100%" in bar[0] and "4/4" in bar[0] and "\r" not in bar[0] and bar[0].count("%") == 1
+    assert [o.text for o in outputs if o.get("name") == "stdout"] == ["done\n"]
+    picture, = (o.data["image/png"] for o in outputs if "data" in o and "image/png" in o.data)
+    assert Image.open(io.BytesIO(base64.b64decode(picture))).mode == "P"

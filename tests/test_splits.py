@@ -7,7 +7,7 @@ import pytest
 
 from pointwssis import coco, shapes
 from pointwssis.core import ConfigError, DataError
-from pointwssis.splits import audit, choose, percentage, split_name, write_split
+from pointwssis.splits import audit, choose, percentage, split_name, take_split, write_split
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"real images are not here: {SHARED}")
@@ -112,6 +112,44 @@ def test_audit_finds_anything_that_does_not_belong(truth, tmp_path, change, word
     change(content)
     path.write_text(json.dumps(content))
     with pytest.raises(DataError, match=f"_w.json.*must not hold {word}"): audit(path)
+
+
+def publish(truth, folder, stem="instances_train2017", shift=0, weak_from=2):
+    "A pair as the authors give it: both halves with masks; annotation ids of the weak one moved by `shift`."
+    halves = {"s": truth.ids[:2], "w": truth.ids[weak_from:]}
+    for letter, ids in halves.items():
+        records = [a | {"id": a["id"] + shift * (letter == "w")} for i in ids for a in truth.annotations[i]]
+        coco.save(folder / f"{stem}_5p_{letter}.json", [truth.images[i] for i in ids], records, truth.categories)
+    return folder
+
+
+@pytest.mark.parametrize("shift", [0, 1, 5000])     # 1: every id is known, and means another object
+def test_a_published_split_is_taken_over_without_its_weak_masks(truth, tmp_path, shift):
+    path_s, path_w = take_split(publish(truth, tmp_path / "old", shift=shift), "5%", truth, tmp_path / "new", "bdd100k_ins_labels_train")
+    assert (path_s.name, path_w.name) == ("bdd100k_ins_labels_train_5p_s.json", "bdd100k_ins_labels_train_5p_w.json")
+    strong, weak = coco.load(path_s, need="masks"), coco.load(path_w, need="points")
+    assert strong.ids == truth.ids[:2] and weak.ids == truth.ids[2:]
+    assert all(strong.annotations[i] == truth.annotations[i] for i in strong.ids)
+    audit(path_w)
+    assert not {k for k in keys(json.loads(path_w.read_text())) for word in FORBIDDEN if word in k}
+    for i in weak.ids:
+        masks = {a["id"]: (a["category_id"], truth.mask(a)) for a in truth.annotations[i]}
+        assert [a["id"] for a in weak.annotations[i]] == list(masks)
+        for a in weak.annotations[i]: assert a["category_id"] == masks[a["id"]][0] and np.allclose(a["point"], coco.centroid(masks[a["id"]][1]))
+
+
+def test_a_published_split_that_does_not_fit_is_refused(truth, tmp_path):
+    folder = publish(truth, tmp_path / "twice", weak_from=1)
+    with pytest.raises(DataError, match=rf"_w.json: image {truth.ids[1]} is also in .*_s.json. Remove it"): take_split(folder, "5p", truth, tmp_path)
+    with pytest.raises(DataError, match=r"twice: 0 files are called \*_10p_s.json, one is needed"): take_split(folder, "10p", truth, tmp_path)
+    publish(truth, folder, stem="other")
+    with pytest.raises(DataError, match=r"2 files are called \*_5p_s.json"): take_split(folder, "5p", truth, tmp_path)
+    names = coco.CategoryTable(truth.categories.ids, tuple(n.upper() for n in truth.categories.names))
+    with pytest.raises(DataError, match="categories.* differ. Use files of one data set"):
+        take_split(publish(truth, tmp_path / "names"), "5p", coco.CocoData(truth.path, truth.image_root, truth.images, truth.annotations, names, {}), tmp_path)
+    bare = coco.CocoData(truth.path, truth.image_root, truth.images, dict.fromkeys(truth.images, []), truth.categories, {})
+    with pytest.raises(DataError, match=r"annotation \d+: .* has no object of its class in image"): take_split(tmp_path / "names", "5p", bare, tmp_path)
+    assert not list(tmp_path.glob("*.json"))
 
 
 @needs_shared

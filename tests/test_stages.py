@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pointwssis import coco, shapes, stages
-from pointwssis.core import DataError, file_hash, read_json
+from pointwssis.core import ConfigError, DataError, file_hash, read_json
 from pointwssis.dataset import tight_boxes
 from pointwssis.gallery import open_left, open_truth
 from pointwssis.graph import STAGES, config_of
@@ -72,6 +72,23 @@ def callers(name: str, path: Path) -> set[str]:
     "Functions of a source in which another one is called."
     functions = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.FunctionDef)]
     return {f.name for f in functions for node in ast.walk(f) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == name}
+
+
+def test_a_published_split_goes_through_every_stage(places, root):
+    "Both halves with masks, as the authors give them; what is learned from the weak one are clicks."
+    data = Path(shutil.copytree(root, places / "published"))
+    truth = coco.load(data / "annotations/instances_train.json", need="masks")
+    for letter, ids in (("s", truth.ids[::4]), ("w", [i for i in truth.ids if i not in truth.ids[::4]])):
+        records = [a for i in ids for a in truth.annotations[i]]
+        coco.save(data / f"splits/bdd100k_ins_labels_train_25p_{letter}.json", [truth.images[i] for i in ids], records, truth.categories)
+    changes = {"data.split_dir": "splits", "data.split_stem": "bdd100k_ins_labels_train"}
+    chain = Chain(places / "taken", "shapes", "25p", data, **changes).run("split")
+    assert chain.half("s").ids == truth.ids[::4] and chain.metrics["split"]["points"] == chain.half("w").num_annotations
+    chain.run(*BLIND, "supervised", "evaluate")
+    assert chain.files("pseudo") == {f"bdd100k_ins_labels_train_25p_{name}.json" for name in ("sw", "sw_refined")}
+    assert chain.metrics["evaluate"]["points"] == chain.half("w").num_annotations
+    with pytest.raises(ConfigError, match="point_strategy 'random' cannot be had from data.split_dir"):
+        Chain(places / "moved", "shapes", "25p", data, **changes, point_strategy="random").run("split")
 
 
 def test_the_truth_is_opened_in_four_places():
