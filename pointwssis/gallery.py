@@ -111,13 +111,13 @@ def show_pseudo(
     rows = ((weak, "points"), (rough, "rough"), (refined, "refined"))
     return show_grid([known(data, i, title) for data, title in rows for i in ids], columns=max(1, len(ids)))
 
-# %% ../nbs/27_gallery.ipynb #fd3a0979
+# %% ../nbs/27_gallery.ipynb #2e22aeee
 def doubtful(
     pseudo: CocoData,
     count: int = 4,
 ) -> list[int]:      # image ids, the most doubtful first
     "The images of the pseudo masks that the teacher was least sure of."
-    masks = sorted((a for records in pseudo.annotations.values() for a in records if "point_id" in a), key=lambda a: a["score"])
+    masks = sorted((a for records in pseudo.annotations.values() for a in records if "score" in a), key=lambda a: a["score"])
     return list(dict.fromkeys(a["image_id"] for a in masks))[:count]
 
 # %% ../nbs/27_gallery.ipynb #f39e1d34

@@ -31,20 +31,20 @@ class Stage:
     resumes: bool = False           # an interrupted run of it can go on where it stopped
     always: bool = False            # cheap, and reads more than its inputs: never skipped
 
-# %% ../nbs/25_graph.ipynb #7202eaca
-WEAK = ("split", "point_strategy", "prompt", "level")        # how weak labels are made and used
-TEACHER, REFINER, STUDENT = (("teacher", "teacher_train"), ("refiner", "refiner_train"), ("student", "student_train", "student_start"))
+# %% ../nbs/25_graph.ipynb #b816a676
+WEAK = ("split", "point_strategy", "prompt", "level", "pseudo_score")   # how weak labels are made and used
+TEACHER, REFINER, STUDENT = (("teacher", "teacher_train"), ("refiner", "refiner_train"), ("student", "student_train", "student_start", "unanswered"))
 WEIGHTS, LAST = ("*.safetensors",), ("last.safetensors",)
 
 STAGES: dict[str, Stage] = {stage.name: stage for stage in (
-    Stage("split", {}, (*TEACHER, *REFINER, *STUDENT, "behaviour", "prompt", "level")),
+    Stage("split", {}, (*TEACHER, *REFINER, *STUDENT, "behaviour", "prompt", "level", "pseudo_score")),
     Stage("teacher", {"split": ("*_s.json",)}, (*WEAK, *REFINER, *STUDENT, "behaviour"), resumes=True),
-    Stage("refiner", {"split": ("*_s.json",), "teacher": WEIGHTS}, ("split", "prompt", "level", *STUDENT), resumes=True),
+    Stage("refiner", {"split": ("*_s.json",), "teacher": WEIGHTS}, ("split", "prompt", "level", "pseudo_score", *STUDENT), resumes=True),
     Stage("pseudo", {"split": ("*_s.json", "*_w.json"), "teacher": WEIGHTS, "refiner": WEIGHTS}, ("split", *STUDENT)),
     Stage("student", {"split": (), "teacher": LAST, "pseudo": ("*_sw.json",)}, (*WEAK, *TEACHER, *REFINER), "student", {"labels": "sw"}, True),
     Stage("student_refined", {"split": (), "teacher": LAST, "pseudo": ("*_sw_refined.json",)}, (*WEAK, *TEACHER, *REFINER), "student",
           {"labels": "sw_refined"}, True),
-    Stage("supervised", {"split": ()}, (*WEAK, *TEACHER, *REFINER, "behaviour", "student_start"), resumes=True),
+    Stage("supervised", {"split": ()}, (*WEAK, *TEACHER, *REFINER, "behaviour", "student_start", "unanswered"), resumes=True),
     Stage("evaluate", {"split": ("*.json",), "pseudo": ("*.json",),
                        **dict.fromkeys(("teacher", "student", "student_refined", "supervised"), WEIGHTS)}),
     Stage("report", {"split": ("*.json",), "pseudo": ("*.json",), "student_refined": WEIGHTS, "evaluate": ()}, always=True),
@@ -73,13 +73,13 @@ def config_of(
     if data_root: overrides["data.root"] = str(data_root)
     return preset(dataset, split=f"{percentage(split):g}p", seed=seed, **overrides)
 
-# %% ../nbs/25_graph.ipynb #aae5b8f0
+# %% ../nbs/25_graph.ipynb #746e84c8
 def run_folder(
     cfg: Config,
     runs: str | Path = "runs",  # the folder of all runs
 ) -> Path:
-    "Where a run's stages lie: runs/<dataset>/<split>/s<seed>."
-    return Path(runs) / cfg.dataset / cfg.split / f"s{cfg.seed}"
+    "Where a run's stages lie: runs/<dataset>/<split>/s<seed>, or runs/<dataset>/<split>-<variant>/s<seed>."
+    return Path(runs) / cfg.dataset / (f"{cfg.split}-{cfg.variant}" if cfg.variant else cfg.split) / f"s{cfg.seed}"
 
 # %% ../nbs/25_graph.ipynb #01138a1e
 def _files(cfg: Config, stage: Stage, folder: Path) -> dict[str, Path]:
@@ -100,7 +100,7 @@ PLACES = ("root", "split_dir", "split_stem")   # of DataConfig: where files lie 
 @lru_cache(maxsize=None)
 def _hash(path: Path, changed_at: int) -> str: return file_hash(path)
 
-# %% ../nbs/25_graph.ipynb #0b961271
+# %% ../nbs/25_graph.ipynb #5dddb2a2
 def fingerprint(
     stage: Stage,
     cfg: Config,
@@ -108,7 +108,7 @@ def fingerprint(
     **extra: Any,            # further parameters of its notebook
 ) -> str:                    # 64 hex digits
     "One number for everything that decides a stage's result."
-    settings = {key: value for key, value in to_dict(cfg).items() if key not in (*stage.ignores, "device")}
+    settings = {key: value for key, value in to_dict(cfg).items() if key not in (*stage.ignores, "device", "variant")}
     settings["data"] = {key: value for key, value in settings["data"].items() if key not in PLACES}
     facts = {"stage": stage.name, "settings": settings, "inputs": inputs, "version": __version__, **extra}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

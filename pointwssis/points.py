@@ -17,8 +17,8 @@ from .coco import CocoData, box_of, centroid
 from .core import ConfigError, DataError, nearest
 
 # %% auto #0
-__all__ = ['STRATEGIES', 'Point', 'deepest_point', 'random_point', 'jittered_point', 'point_of', 'weak_annotation', 'points_of',
-           'gaussian_map', 'crop_window']
+__all__ = ['STRATEGIES', 'Point', 'deepest_point', 'random_point', 'jittered_point', 'border_point', 'point_of',
+           'weak_annotation', 'points_of', 'gaussian_map', 'crop_window']
 
 # %% ../nbs/06_points.ipynb #cac0be1b
 @dataclass(frozen=True)
@@ -29,20 +29,24 @@ class Point:
     class_index: int      # 0-based, as the model counts
     annotation_id: int    # id of the weak annotation it came from
 
-# %% ../nbs/06_points.ipynb #52994a87
+# %% ../nbs/06_points.ipynb #872b61b0
+def _depth(mask: np.ndarray) -> tuple[int, int, np.ndarray]:
+    "Left and top of the mask's box, and how far each pixel in it is from the mask's border."
+    x0, y0, x1, y1 = box_of(mask)
+    padded = np.pad(mask[y0:y1, x0:x1].astype(np.uint8), 1)
+    return x0, y0, cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+
 def deepest_point(
     mask: np.ndarray,     # (H, W) bool, at least one pixel set
 ) -> tuple[float, float]: # x, y of the pixel centre farthest from the mask's border
     "The point a careful annotator would click: well inside, even when the centre of mass is not."
-    x0, y0, x1, y1 = box_of(mask)
-    padded = np.pad(mask[y0:y1, x0:x1].astype(np.uint8), 1)
-    depth = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+    x0, y0, depth = _depth(mask)
     ys, xs = np.nonzero(depth >= depth.max() - 1e-3)
     cx, cy = centroid(mask)
     nearest_one = np.argmin((xs + x0 + .5 - cx) ** 2 + (ys + y0 + .5 - cy) ** 2)
     return float(xs[nearest_one] + x0 + .5), float(ys[nearest_one] + y0 + .5)
 
-# %% ../nbs/06_points.ipynb #9a84c685
+# %% ../nbs/06_points.ipynb #7aaf8927
 def random_point(mask: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
     "Anywhere on the object, all places alike."
     ys, xs = np.nonzero(mask)
@@ -56,15 +60,22 @@ def jittered_point(mask: np.ndarray, rng: np.random.Generator) -> tuple[float, f
     x, y = np.clip(aim, 0, [math.nextafter(side, 0) for side in mask.shape[::-1]])
     return float(x), float(y)
 
+def border_point(mask: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
+    "On the object's rim: a pixel centre no deeper than a fifth of the greatest depth, or on the outermost pixels."
+    x0, y0, depth = _depth(mask)
+    ys, xs = np.nonzero((depth > 0) & (depth <= max(1, depth.max() / 5)))
+    i = rng.integers(len(xs))
+    return float(xs[i] + x0 + .5), float(ys[i] + y0 + .5)
+
 STRATEGIES: dict[str, Callable[[np.ndarray, np.random.Generator], tuple[float, float]]] = {
     "centroid": lambda mask, rng: centroid(mask), "deepest": lambda mask, rng: deepest_point(mask),
-    "random": random_point, "jittered": jittered_point}
+    "random": random_point, "jittered": jittered_point, "border": border_point}
 
-# %% ../nbs/06_points.ipynb #63089df3
+# %% ../nbs/06_points.ipynb #7958e741
 def point_of(
     mask: np.ndarray,          # (H, W) bool
     strategy: str,             # one of STRATEGIES
-    rng: np.random.Generator,  # for `random` and `jittered`
+    rng: np.random.Generator,  # for `random`, `jittered` and `border`
 ) -> tuple[float, float]:      # x, y in pixels, 0 <= x < W and 0 <= y < H
     "Where an annotator would click this object."
     if strategy not in STRATEGIES:

@@ -16,7 +16,7 @@ from pointwssis.core import CheckpointError, DataError, read_json
 from pointwssis.published import LINKS, reproduce_published, set_bench
 from pointwssis.release import SLIM, THIN, describe, find_releases, open_refiner, refiner_sizes, solov2_sizes, write_miniature
 from pointwssis.solov2 import SOLOv2
-from pointwssis.stages import predict_all, predictor
+from pointwssis.predict import predict_all, predictor
 
 SMALL = {"data.short_side": 64, "data.long_side": 64, "device": "cpu"}
 LOW = {"score_threshold": .005, "update_threshold": 0.}

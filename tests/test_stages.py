@@ -12,7 +12,7 @@ import torch
 
 from pointwssis import coco, shapes, stages
 from pointwssis.core import ConfigError, DataError, file_hash, read_json
-from pointwssis.dataset import tight_boxes
+from pointwssis.dataset import CocoDataset, tight_boxes
 from pointwssis.gallery import open_left, open_truth
 from pointwssis.graph import STAGES, config_of
 from pointwssis.pipeline import NOTEBOOKS
@@ -74,6 +74,42 @@ def callers(name: str, path: Path) -> set[str]:
     return {f.name for f in functions for node in ast.walk(f) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == name}
 
 
+@pytest.mark.parametrize("prompt", ["none", "category", "point_with_size"])
+def test_other_weak_labels_become_pseudo_labels(whole, places, prompt):
+    "Without clicks no mask names one and none is missing; with sizes each click has at most one mask."
+    sure = {"teacher.score_threshold": 0.0, "teacher.update_threshold": 0.0, "teacher.max_per_image": 4, "pseudo_score": 0.0}
+    cfg = config_of("shapes", "25p", 0, whole.cfg.data.root, {**TINY, **sure, "prompt": prompt})
+    out = places / f"prompt_{prompt}"
+    found = stages.pseudo(cfg, whole.inputs, out)
+    made = open_left(cfg, whole.inputs["split"], out, "_sw.json")
+    answers = [a for i in whole.half("w").ids for a in made.annotations[i]]
+    assert answers and all(0 <= a["score"] <= 1 for a in answers)
+    names = [a["point_id"] for a in answers if "point_id" in a]
+    if prompt == "point_with_size":
+        assert len(set(names)) == len(names) == len(answers)
+        assert {a["id"] for a in made.info["dropped_points"]}.isdisjoint(names) and found["points"] == whole.metrics["split"]["points"]
+    else: assert not names and made.info["dropped_points"] == [] and "points_without_mask" not in found
+    if prompt == "category":
+        clicked = {i: {a["category_id"] for a in whole.half("w").annotations[i]} for i in whole.half("w").ids}
+        assert all(a["category_id"] in clicked[a["image_id"]] for a in answers)
+    judged = stages.evaluate(cfg, {"split": whole.inputs["split"], "pseudo": out}, places / f"judged_{prompt}")
+    assert judged["points"] == whole.metrics["split"]["points"] and judged["pseudo_sw_miou_percent"] > 0
+
+
+def test_less_sure_masks_do_not_become_labels(whole, places):
+    changes = {**TINY, "teacher.score_threshold": 0.0, "teacher.update_threshold": 0.0, "prompt": "none", "pseudo_score": 1.0}
+    assert stages.pseudo(config_of("shapes", "25p", 0, whole.cfg.data.root, changes), whole.inputs, places / "sure")["masks"] == 0
+
+
+@pytest.mark.parametrize("unanswered, treated", [("ignore", "fixed"), ("background", "published")])
+def test_unanswered_clicks_are_ignored_or_background(whole, places, monkeypatch, unanswered, treated):
+    seen = []
+    monkeypatch.setattr(stages, "CocoDataset", lambda *args: seen.append(args[-1]) or CocoDataset(*args))
+    cfg = config_of("shapes", "25p", 0, whole.cfg.data.root, {**TINY, "student_train.steps": 1, "unanswered": unanswered})
+    stages.student(cfg, whole.inputs, places / f"unanswered_{unanswered}")
+    assert seen == [treated]
+
+
 def test_a_published_split_goes_through_every_stage(places, root):
     "Both halves with masks, as the authors give them; what is learned from the weak one are clicks."
     data = Path(shutil.copytree(root, places / "published"))
@@ -91,11 +127,12 @@ def test_a_published_split_goes_through_every_stage(places, root):
         Chain(places / "moved", "shapes", "25p", data, **changes, point_strategy="random").run("split")
 
 
-def test_the_truth_is_opened_in_four_places():
+def test_the_truth_is_opened_in_few_places():
     package = Path(stages.__file__).parent
     assert {(path.stem, f) for path in package.glob("*.py") for f in callers("open_truth", path)} == {
         ("stages", "split"), ("stages", "supervised"), ("stages", "evaluate"),
-        ("stages", "refiner_weights"), ("stages", "quality")}     # the second is a part of the first; only under behaviour "published"
+        ("stages", "refiner_weights"), ("stages", "quality"),     # the second is a part of the first; only under behaviour "published"
+        ("stages", "told")}                                       # only for the oracle that knows sizes
     notebooks = {path.stem: nbformat.read(path, 4).cells for path in NOTEBOOKS.glob("*.ipynb")}
     cells = {name: "\n".join(c.source for c in found if c.cell_type == "code") for name, found in notebooks.items()}
     assert {name for name, code in cells.items() if "open_truth" in code or "train_json" in code} == {"evaluate"}
