@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from pointwssis.core import pick_device
+from pointwssis.core import nearest, pick_device
 
 from .harness import record
 
@@ -15,15 +15,17 @@ SUITES = ("targets", "nms", "points", "refiner")  # modules here, each with rows
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("suites", nargs="*", choices=SUITES, default=SUITES, metavar="SUITE", help=", ".join(SUITES))
+    parser.add_argument("suites", nargs="*", metavar="SUITE", help=", ".join(SUITES))
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=int, default=2, help="on the CPU")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run at all?")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="where results.json and results.md go")
     args = parser.parse_args()
+    for name in args.suites:
+        if name not in SUITES: parser.error(f"unknown suite '{name}'.{nearest(name, SUITES)}")
     torch.set_num_threads(args.threads)
     device = pick_device(args.device)
-    for suite in args.suites:
+    for suite in args.suites or SUITES:
         found = importlib.import_module(f"benchmarks.{suite}").rows(device, args.quick)
         record(args.out, suite, found, device, args.quick)
         for row in found: print(f"{suite}: {row.name}: ratio {row.ratio:.3g}, met: {row.met}", flush=True)

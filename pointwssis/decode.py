@@ -12,7 +12,7 @@ from torch import Tensor
 
 # %% auto #0
 __all__ = ['STRIDES', 'Outputs', 'Instances', 'Candidates', 'flat', 'level_starts', 'cell_strides', 'point_nms', 'soft_masks',
-           'draw', 'pairwise_iou', 'matrix_nms', 'mask_nms', 'to_original', 'rank', 'to_instances']
+           'measure', 'shared_pixels', 'pairwise_iou', 'matrix_nms', 'mask_nms', 'to_original', 'rank', 'to_instances']
 
 # %% ../nbs/08_decode.ipynb #4d1a01a6
 @dataclass
@@ -33,18 +33,19 @@ class Instances:
 
     def __len__(self) -> int: return len(self.scores)
 
-# %% ../nbs/08_decode.ipynb #2005ac2c
+# %% ../nbs/08_decode.ipynb #d6d29257
 @dataclass
 class Candidates:
     "Nominated cells of one image."
     kernels: Tensor  # (P, D)
-    scores: Tensor   # (P,)
+    scores: Tensor   # (P,) class score times maskness
     classes: Tensor  # (P,) long
-    strides: Tensor  # (P,) a mask must have more pixels (at stride 4) than this
+    areas: Tensor    # (P,) pixels of the mask at stride 4
+    strides: Tensor  # (P,) a mask must have more pixels than this
     points: Tensor   # (P,) long, -1 without a prompt
 
     def take(self, index: Tensor) -> Candidates:
-        return Candidates(*(getattr(self, f)[index] for f in ("kernels", "scores", "classes", "strides", "points")))
+        return Candidates(*(getattr(self, f)[index] for f in ("kernels", "scores", "classes", "areas", "strides", "points")))
 
 # %% ../nbs/08_decode.ipynb #8d413f0b
 STRIDES = (8, 8, 16, 32, 32)  # of the five levels
@@ -73,38 +74,46 @@ def point_nms(scores: Tensor) -> Tensor:   # (B, C, S, S) -> the same, non-maxim
     peak = F.max_pool2d(scores, 2, stride=1, padding=1)[..., :-1, :-1]
     return scores * (peak == scores)
 
-# %% ../nbs/08_decode.ipynb #a133bbba
+# %% ../nbs/08_decode.ipynb #5cd5aca6
 def soft_masks(
     kernels: Tensor,   # (P, D)
     features: Tensor,  # (D, h, w)
 ) -> Tensor:           # (P, h, w) in 0..1
     "Mask probabilities: the 1x1 convolution of the features with each kernel."
-    return torch.einsum("pd,dhw->phw", kernels, features).sigmoid()
+    return (kernels @ features.flatten(1)).sigmoid_().view(len(kernels), *features.shape[1:])
 
-# %% ../nbs/08_decode.ipynb #119e6e52
-def draw(
+# %% ../nbs/08_decode.ipynb #faab0283
+def measure(
     kernels: Tensor,            # (P, D)
     features: Tensor,           # (D, h, w)
     threshold: float = 0.5,
-    chunk: int = 256,           # masks drawn at once: bounds the memory
-) -> tuple[Tensor, Tensor, Tensor]:  # (P, h, w) bool, (P,) pixels, (P,) maskness
-    "Masks, their areas at stride 4, and the mean probability inside them."
-    bits, areas, maskness = [], [], []
-    for part in kernels.split(chunk):
-        soft = soft_masks(part, features)
-        inside = soft > threshold
-        area = inside.sum((1, 2))
-        bits.append(inside); areas.append(area)
-        maskness.append((soft * inside).sum((1, 2)) / area.clamp(min=1))
-    if not bits: return features.new_zeros(0, *features.shape[1:], dtype=torch.bool), features.new_zeros(0), features.new_zeros(0)
-    return torch.cat(bits), torch.cat(areas), torch.cat(maskness)
+    portion: int = 2**21,       # probabilities at once: bounds the memory
+) -> tuple[Tensor, Tensor]:     # (P,) pixels, (P,) maskness
+    "Areas of masks at stride 4 and the mean probability inside them; no mask is kept."
+    areas, mass = kernels.new_zeros(2, len(kernels))
+    for pixels in features.flatten(1).split(max(portion // max(len(kernels), 1), 1), 1):
+        inside = F.threshold_((kernels @ pixels).sigmoid_(), threshold, 0)
+        mass = mass + inside.sum(1)
+        areas = areas + inside.ceil_().sum(1)
+    return areas, mass / areas.clamp(min=1)
 
-# %% ../nbs/08_decode.ipynb #d70d2f78
+# %% ../nbs/08_decode.ipynb #1dbdfec2
+def shared_pixels(
+    masks: Tensor,              # (N, h, w) bool
+    portion: int = 2**24,       # floats at once: bounds the memory
+) -> Tensor:                    # (N, N) float: areas on the diagonal
+    "How many pixels every pair of masks has in common."
+    m = masks.flatten(1)
+    if m.device.type == "cpu" and torch.backends.cpu.get_cpu_capability().startswith("AVX"):
+        return torch._int_mm(m.view(torch.int8), m.view(torch.int8).T).float()
+    parts = (p.float() for p in m.split(max(portion // max(len(m), 1), 1), 1))
+    return sum((p @ p.T for p in parts), torch.zeros(len(m), len(m), device=m.device))
+
 def pairwise_iou(masks: Tensor) -> Tensor:   # (N, h, w) bool -> (N, N)
     "Intersection over union of every pair of masks."
-    m = masks.flatten(1).float()
-    inter, area = m @ m.T, m.sum(1)
-    return inter / (area[:, None] + area[None] - inter).clamp(min=1)
+    inter = shared_pixels(masks)
+    area = inter.diagonal()
+    return inter / (area[:, None] + area - inter).clamp(min=1)
 
 # %% ../nbs/08_decode.ipynb #a4f763b7
 def _rivals(masks: Tensor, classes: Tensor) -> Tensor:
@@ -137,7 +146,12 @@ def mask_nms(
         keep, last = ~(above & keep[:, None]).any(0), keep
     return keep
 
-# %% ../nbs/08_decode.ipynb #2cb3d8e4
+# %% ../nbs/08_decode.ipynb #c8d858d3
+def _stretch(length: int, size: int, out_size: int, device: torch.device) -> Tensor:   # (length, out_size)
+    "What each place of a line at stride 4 adds to the original's: enlarge by 4, crop to `size`, resize."
+    line = F.interpolate(torch.eye(length, device=device)[None], scale_factor=4, mode="linear", align_corners=False)[..., :size]
+    return F.interpolate(line, size=out_size, mode="linear", align_corners=False)[0]
+
 def to_original(
     soft: Tensor,               # (N, h, w) probabilities at stride 4
     size: tuple[int, int],      # unpadded input height, width
@@ -146,37 +160,35 @@ def to_original(
     chunk: int = 32,            # masks enlarged at once: bounds the memory
 ) -> Tensor:                    # (N, *out_size) bool
     "Bilinear to the input, crop the padding, bilinear to the original, threshold."
-    def enlarge(x: Tensor) -> Tensor:
-        x = F.interpolate(x[:, None].float(), scale_factor=4, mode="bilinear", align_corners=False)[..., :size[0], :size[1]]
-        if tuple(out_size) != tuple(size): x = F.interpolate(x, size=tuple(out_size), mode="bilinear", align_corners=False)
-        return x[:, 0] > threshold
-    return torch.cat([enlarge(x) for x in soft.split(chunk)]) if len(soft) else soft.new_zeros(0, *out_size, dtype=torch.bool)
+    rows, columns = (_stretch(n, s, o, soft.device) for n, s, o in zip(soft.shape[1:], size, out_size))
+    out = torch.empty(len(soft), *out_size, dtype=torch.bool, device=soft.device)
+    for part, place in zip(soft.split(chunk), out.split(chunk)): torch.gt(rows.T @ (part @ columns), threshold, out=place)
+    return out
 
-# %% ../nbs/08_decode.ipynb #6b9f4906
-def rank(cand: Candidates, bits: Tensor, areas: Tensor, top: int) -> tuple[Candidates, Tensor]:
+# %% ../nbs/08_decode.ipynb #91ebfa13
+def rank(cand: Candidates, top: int) -> Candidates:
     "Drop masks not larger than their level's stride, best first, at most `top`."
     order = cand.scores.argsort(descending=True, stable=True)
-    order = order[(areas > cand.strides)[order]][:top]
-    return cand.take(order), bits[order]
+    return cand.take(order[(cand.areas > cand.strides)[order]][:top])
 
-# %% ../nbs/08_decode.ipynb #5bc50523
+# %% ../nbs/08_decode.ipynb #4c1a3cf3
 def to_instances(
-    cand: Candidates,                # cells with their class scores
+    cand: Candidates,                # measured cells
     features: Tensor,                # (D, h, w) mask features of the image
     size: tuple[int, int],
     out_size: tuple[int, int],
     cfg,                             # SOLOv2Config: thresholds and limits
     nms: str = "matrix",             # "matrix" or "mask"
 ) -> Instances:
-    "Candidates to final instances: draw, score, rank, NMS, enlarge."
-    bits, areas, maskness = draw(cand.kernels, features, cfg.mask_threshold)
-    cand.scores = cand.scores * maskness
-    cand, bits = rank(cand, bits, areas, cfg.max_before_nms)
+    "Candidates to final instances: rank, draw, NMS, enlarge."
+    cand = rank(cand, cfg.max_before_nms)
+    soft = soft_masks(cand.kernels, features)
+    bits = soft > cfg.mask_threshold
     if nms == "matrix":
         cand.scores = matrix_nms(bits, cand.scores, cand.classes, cfg.nms_sigma)
         keep = cand.scores >= cfg.update_threshold
     else: keep = mask_nms(bits, cand.classes, cfg.nms_iou)
     order = cand.scores.argsort(descending=True, stable=True)
-    cand = cand.take(order[keep[order]][:cfg.max_per_image])
-    masks = to_original(soft_masks(cand.kernels, features), size, out_size, cfg.mask_threshold)
-    return Instances(masks, cand.scores, cand.classes, cand.points)
+    order = order[keep[order]][:cfg.max_per_image]
+    cand = cand.take(order)
+    return Instances(to_original(soft[order], size, out_size, cfg.mask_threshold), cand.scores, cand.classes, cand.points)

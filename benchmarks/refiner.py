@@ -1,0 +1,58 @@
+"""A second look at masks: a stem that skips empty channels, and crops in batches, against dense channels and one crop at a time."""
+from __future__ import annotations
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from pointwssis.config import RefinerConfig
+from pointwssis.points import gaussian_map
+from pointwssis.refinenet import MaskRefineNet
+from pointwssis.refiner import refine_many
+
+from . import loops
+from .harness import Row, Work, compare, peak_mib
+from .scenes import objects
+
+SMALL = RefinerConfig("torchvision:resnet18", "", aspp_channels=32, decoder_channels=(32, 24, 16), crop_size=32)
+
+
+def work_of(work: Work) -> int:
+    "Floating-point operations."
+    with FlopCounterMode(display=False) as counter: work()
+    return counter.get_total_flops()
+
+
+def stem_rows(net: MaskRefineNet, count: int, device: torch.device) -> list[Row]:
+    size, g = net.cfg.crop_size, torch.Generator().manual_seed(0)
+    image, rough = torch.rand(count, 3, size, size, generator=g), torch.rand(count, 1, size, size, generator=g).round()
+    click = gaussian_map(torch.rand(count, 2, generator=g) * size, size, size)[:, None]
+    inputs = [t.to(device) for t in (image, click, torch.randint(net.num_classes, (count,), generator=g), rough)]
+    def ours(): return net.stem(*inputs)
+    def dense(): return loops.dense_stem(net, *inputs)
+    name, told = f"stem over {count} crops of {size} x {size}, {net.num_classes} classes", dict(against="dense channels")
+    return [compare(name, ours, dense, lambda a, b: torch.allclose(a, b, rtol=1e-5, atol=1e-5), device, **told),
+            Row(f"{name}: work", work_of(ours) / 1e9, work_of(dense) / 1e9, unit="GFLOP", target=16, runs=1, **told),
+            Row(f"{name}: memory", peak_mib(ours, device), peak_mib(dense, device), unit="MiB", runs=1, **told)]
+
+
+def agree(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> bool:
+    "A pixel in a thousand may fall on the other side of the threshold."
+    return all((a != b).float().mean() < 1e-3 for a, b in zip(ours, theirs))
+
+
+@torch.inference_mode()
+def rows(device: torch.device, quick: bool = False) -> list[Row]:
+    torch.manual_seed(0)
+    net = MaskRefineNet(80, SMALL if quick else RefinerConfig(weights="")).eval().to(device)
+    h, w, count = (60, 90, 3) if quick else (421, 640, 8 if device.type == "cpu" else 64)
+    def item(seed: int) -> tuple[torch.Tensor, ...]:
+        truth = objects(count, h, w, 80, seed)
+        picture = torch.randint(256, (3, h, w), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+        clicked = (truth.boxes[:, :2] + truth.boxes[:, 2:]) / 2
+        return tuple(t.to(device) for t in (picture, truth.masks.bool(), clicked, truth.classes))
+    items = [item(seed) for seed in range(2)]
+    crops = sum(len(i[1]) for i in items)
+    return [*stem_rows(net, 4 if quick else 16, device),
+            compare(f"refining {crops} masks of 2 images", lambda: refine_many(net, items), lambda: [loops.refine(net, *i) for i in items],
+                    agree, device, against="one dense crop at a time", target=3 if device.type == "cpu" else 10,
+                    note=f"{net.cfg.backbone.partition(':')[2]}, crops of {net.cfg.crop_size} x {net.cfg.crop_size}, fp32")]
