@@ -5,11 +5,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pointwssis import coco
+from pointwssis import coco, store
 from pointwssis.core import DataError
 
 MASK = np.zeros((20, 30), bool)
 MASK[5:10, 5:12] = True
+
+
+@pytest.fixture(autouse=True, params=["parsed at once", "through the cache"])
+def way_in(request, monkeypatch, tmp_path):
+    "Large files are read another way, and the same must be said of them."
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    if request.param != "parsed at once": monkeypatch.setattr(store, "CACHE_FROM", 0)
 
 
 def content():

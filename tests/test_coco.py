@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as reference
 
-from pointwssis import coco
+from pointwssis import coco, masks
 from pointwssis.core import DataError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -117,8 +117,8 @@ def test_a_given_point_wins_and_a_box_serves_without_a_mask(folder):
 
 def test_nothing_is_decoded_at_the_door(folder, monkeypatch):
     def refuse(*_): raise AssertionError("decoded at the door")
-    monkeypatch.setattr(coco.rle_api, "decode", refuse)
-    monkeypatch.setattr(coco.rle_api, "frPyObjects", refuse)
+    monkeypatch.setattr(masks.rle_api, "decode", refuse)
+    monkeypatch.setattr(masks.rle_api, "frPyObjects", refuse)
     assert folder().num_annotations == 3
 
 

@@ -9,7 +9,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "pointwssis"
 FLOORS = [
     {"core", "decode", "show", "parallel"},
-    {"config", "coco", "checkpoint", "report", "sampler", "weights", "process"},
+    {"config", "masks", "store", "checkpoint", "report", "sampler", "weights", "process"},
+    {"coco"},
     {"backbone", "shapes", "points", "targets", "engine", "evaluate", "crops"},
     {"refinenet", "splits", "dataset", "prompt"},
     {"refiner", "solov2", "graph"},
