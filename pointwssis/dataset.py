@@ -22,7 +22,7 @@ __all__ = ['Sample', 'read_sample', 'dropped_points', 'target_size', 'resize_ima
            'flip_sample', 'jitter_colour', 'augment', 'CocoDataset', 'tight_boxes', 'pad_images', 'to_truth', 'collate',
            'normalise', 'inference_batch']
 
-# %% ../nbs/16_dataset.ipynb #5421a407
+# %% ../nbs/16_dataset.ipynb #7e243fc1
 @dataclass
 class Sample:
     "One image and what is known of it, as arrays of one frame."
@@ -36,21 +36,24 @@ def read_sample(
     image_id: int,
     image: np.ndarray | None = None,   # pixels, when already read
     behaviour: str = "fixed",          # "published" forgets points without a mask: their surroundings become background
+    dropped: dict[int, list[list[float]]] | None = None,   # what `dropped_points` gives, when already known
 ) -> Sample:
     "Pixels, masks, classes and ignored points of one image."
     image = data.read_image(image_id) if image is None else image
     kept = [a for a in data.annotations[image_id] if not a.get("iscrowd") and "segmentation" in a]
-    masks = np.stack([data.mask(a) for a in kept]).astype(np.uint8) if kept else np.zeros((0, *image.shape[:2]), np.uint8)
+    masks = np.stack([data.mask(a) for a in kept]).view(np.uint8) if kept else np.zeros((0, *image.shape[:2]), np.uint8)
     classes = np.array([data.categories.index(a["category_id"]) for a in kept], dtype=np.int64)
-    ignore = [] if behaviour == "published" else dropped_points(data, image_id)
+    ignore = (dropped_points(data, behaviour) if dropped is None else dropped).get(image_id, [])
     return Sample(image, masks, classes, np.array(ignore, dtype=np.float64).reshape(-1, 2))
 
-# %% ../nbs/16_dataset.ipynb #1c4c09bc
-def dropped_points(data: CocoData, image_id: int) -> list[list[float]]:   # x, y in pixels
-    "Where somebody clicked in an image and no mask came of it."
-    return [a["point"] for a in data.info.get("dropped_points", []) if a["image_id"] == image_id]
+# %% ../nbs/16_dataset.ipynb #9199402c
+def dropped_points(data: CocoData, behaviour: str = "fixed") -> dict[int, list[list[float]]]:   # x, y in pixels by image id
+    "Where somebody clicked and no mask came of it."
+    found: dict[int, list[list[float]]] = {}
+    for a in data.info.get("dropped_points", []) if behaviour == "fixed" else (): found.setdefault(a["image_id"], []).append(a["point"])
+    return found
 
-# %% ../nbs/16_dataset.ipynb #c08188df
+# %% ../nbs/16_dataset.ipynb #746100c6
 def target_size(height: int, width: int, short: int, long: int) -> tuple[int, int]:
     "Height and width with the short side at `short`, unless the long side would pass `long`."
     scale = min(short / min(height, width), long / max(height, width))
@@ -66,7 +69,7 @@ def resize_sample(s: Sample, size: tuple[int, int]) -> Sample:   # size: height,
     h, w = s.image.shape[:2]
     if (h, w) == tuple(size): return s
     rows, cols = ((2 * np.arange(n) + 1) * old // (2 * n) for n, old in zip(size, (h, w)))   # where new pixel centres fall
-    return Sample(resize_image(s.image, size), s.masks[:, rows][:, :, cols], s.classes, s.ignore * (size[1] / w, size[0] / h))
+    return Sample(resize_image(s.image, size), s.masks.take(cols, 2).take(rows, 1), s.classes, s.ignore * (size[1] / w, size[0] / h))
 
 # %% ../nbs/16_dataset.ipynb #4eaee94e
 def crop_sample(s: Sample, x0: int, y0: int, width: int, height: int) -> Sample:
@@ -81,15 +84,14 @@ def flip_sample(s: Sample) -> Sample:
     ignore = s.ignore * (-1, 1) + (s.image.shape[1], 0)
     return Sample(s.image[:, ::-1], s.masks[:, :, ::-1], s.classes, ignore)
 
-# %% ../nbs/16_dataset.ipynb #75760260
+# %% ../nbs/16_dataset.ipynb #61ca8bf5
 def jitter_colour(image: np.ndarray, amount: float, r: np.random.Generator) -> np.ndarray:
     "Random brightness, contrast and saturation, each within 1 +- amount."
     brightness, contrast, saturation = r.uniform(1 - amount, 1 + amount, 3)
-    x = image.astype(np.float32) * brightness
-    grey = x.mean(2, keepdims=True)
-    x = grey + (x - grey) * saturation
-    mean = x.mean()
-    return np.clip(mean + (x - mean) * contrast, 0, 255).astype(np.uint8)
+    mixed = brightness * contrast * (saturation * np.eye(3) + (1 - saturation) / 3)
+    constant = brightness * (1 - contrast) * np.mean(cv2.mean(image)[:3])
+    x = cv2.transform(image.astype(np.float32), np.column_stack((mixed, [constant] * 3)))
+    return np.clip(x, 0, 255).astype(np.uint8)
 
 # %% ../nbs/16_dataset.ipynb #fb8d7c8b
 def augment(
@@ -108,7 +110,7 @@ def augment(
     if r.random() < cfg.flip: s = flip_sample(s)
     return replace(s, image=jitter_colour(s.image, cfg.colour_jitter, r)) if cfg.colour_jitter else s
 
-# %% ../nbs/16_dataset.ipynb #f3cc977c
+# %% ../nbs/16_dataset.ipynb #a8140622
 class CocoDataset(Dataset):
     "Training samples of a COCO data set, augmented by (seed, step, slot)."
     def __init__(self,
@@ -119,7 +121,7 @@ class CocoDataset(Dataset):
         behaviour: str = "fixed",  # as `read_sample`
     ):
         if not len(data.ids): raise DataError(f"{data.path}: no images to train on. Check the split.")
-        self.data, self.cfg, self.seed, self.ids, self.behaviour = data, cfg, seed, data.ids, behaviour
+        self.data, self.cfg, self.seed, self.ids, self.dropped = data, cfg, seed, data.ids, dropped_points(data, behaviour)
         self.cache: dict[int, Sample] | None = {} if cache else None
 
     def __len__(self) -> int: return len(self.ids)
@@ -130,21 +132,22 @@ class CocoDataset(Dataset):
         if index not in self.cache: self.cache[index] = self._read(index)
         return self.cache[index]
 
-    def _read(self, index: int) -> Sample: return read_sample(self.data, self.ids[index], behaviour=self.behaviour)
+    def _read(self, index: int) -> Sample: return read_sample(self.data, self.ids[index], dropped=self.dropped)
 
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[int, Sample]:
         index, step, slot = key
         return self.ids[index], augment(self.sample(index), self.cfg, rng(self.seed, "augment", step, slot))
 
-# %% ../nbs/16_dataset.ipynb #d4ac77b7
-def tight_boxes(masks: Tensor) -> Tensor:   # (N, h, w) -> (N, 4) float x0 y0 x1 y1, half open
+# %% ../nbs/16_dataset.ipynb #487b3870
+def tight_boxes(masks: Tensor) -> Tensor:   # (N, h, w) bool or 0 and 1 -> (N, 4) float x0 y0 x1 y1, half open
     "The box around each mask; zeros where it is empty."
-    def ends(line: Tensor) -> tuple[Tensor, Tensor]:   # (N, n) bool
+    def ends(line: Tensor) -> tuple[Tensor, Tensor]:   # (N, n)
         n = line.shape[1]
         return line.int().argmax(1), n - line.flip(1).int().argmax(1)
     if not len(masks): return torch.zeros(0, 4)
-    (x0, x1), (y0, y1) = ends(masks.any(1)), ends(masks.any(2))
-    return torch.stack((x0, y0, x1, y1), 1).float() * masks.flatten(1).any(1)[:, None]
+    columns, rows = masks.any(1), masks.any(2)
+    (x0, x1), (y0, y1) = ends(columns), ends(rows)
+    return torch.stack((x0, y0, x1, y1), 1).float() * rows.any(1, keepdim=True)
 
 def pad_images(images: list[np.ndarray]) -> Tensor:   # (h, w, 3) uint8 each -> (B, 3, H, W) uint8
     "Zero-pad at the bottom and right to a common multiple of 32."
@@ -153,11 +156,11 @@ def pad_images(images: list[np.ndarray]) -> Tensor:   # (h, w, 3) uint8 each -> 
     for row, x in zip(out, images): row[:x.shape[0], :x.shape[1]] = x
     return torch.from_numpy(out).permute(0, 3, 1, 2).contiguous()
 
-# %% ../nbs/16_dataset.ipynb #ede2a077
+# %% ../nbs/16_dataset.ipynb #3d362137
 def to_truth(s: Sample) -> Truth:
     "The sample's objects as tensors."
     masks = torch.from_numpy(np.ascontiguousarray(s.masks))
-    return Truth(masks, tight_boxes(masks.bool()), torch.from_numpy(s.classes), torch.from_numpy(s.ignore))
+    return Truth(masks, tight_boxes(masks), torch.from_numpy(s.classes), torch.from_numpy(s.ignore))
 
 def collate(items: list[tuple[int, Sample]]) -> dict:
     "A batch: images (B, 3, H, W) uint8, sizes, truth and image ids."

@@ -152,7 +152,7 @@ def test_crowds_are_left_out_and_classes_are_indices(data):
 def test_a_click_without_a_mask_is_to_be_ignored(data):
     s = read_sample(data, 9)
     assert s.classes.tolist() == [1] and s.ignore.tolist() == [[12.5, 4.]]
-    assert [len(dropped_points(data, i)) for i in data.ids] == [int(i == 9) for i in data.ids]
+    assert dropped_points(data) == {9: [[12.5, 4.]]} and dropped_points(data, "published") == {}
 
 
 def test_an_image_without_objects_is_background(data):
