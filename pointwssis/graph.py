@@ -16,10 +16,11 @@ from .core import ConfigError, StageError, atomic_path, file_hash, nearest, read
 from .splits import percentage
 
 # %% auto #0
-__all__ = ['WEAK', 'TEACHER', 'REFINER', 'STUDENT', 'WEIGHTS', 'LAST', 'STAGES', 'PLACES', 'Stage', 'find_stage', 'config_of',
-           'run_folder', 'fingerprint', 'size_of', 'is_done', 'expected', 'check_inputs', 'twin_of', 'take_over']
+__all__ = ['WEAK', 'TEACHER', 'REFINER', 'STUDENT', 'WEIGHTS', 'LAST', 'NETWORKS', 'STAGES', 'PLACES', 'Stage', 'find_stage',
+           'config_of', 'run_folder', 'ready_needs', 'fingerprint', 'size_of', 'is_done', 'expected', 'check_inputs',
+           'twin_of', 'take_over']
 
-# %% ../nbs/25_graph.ipynb #80676484
+# %% ../nbs/25_graph.ipynb #62c0b16b
 @dataclass(frozen=True)
 class Stage:
     "One step of the pipeline: a notebook, what it reads, and what cannot matter to it."
@@ -30,11 +31,13 @@ class Stage:
     fixed: dict[str, Any] = field(default_factory=dict)  # parameters that tell two stages of one notebook apart
     resumes: bool = False           # an interrupted run of it can go on where it stopped
     always: bool = False            # cheap, and reads more than its inputs: never skipped
+    optional: tuple[str, ...] = ()  # needs that it can do without
 
-# %% ../nbs/25_graph.ipynb #b816a676
+# %% ../nbs/25_graph.ipynb #3fdfe096
 WEAK = ("split", "point_strategy", "prompt", "level", "pseudo_score")   # how weak labels are made and used
 TEACHER, REFINER, STUDENT = (("teacher", "teacher_train"), ("refiner", "refiner_train"), ("student", "student_train", "student_start", "unanswered"))
 WEIGHTS, LAST = ("*.safetensors",), ("last.safetensors",)
+NETWORKS = ("teacher", "student", "student_refined", "supervised")
 
 STAGES: dict[str, Stage] = {stage.name: stage for stage in (
     Stage("split", {}, (*TEACHER, *REFINER, *STUDENT, "behaviour", "prompt", "level", "pseudo_score")),
@@ -46,7 +49,7 @@ STAGES: dict[str, Stage] = {stage.name: stage for stage in (
           {"labels": "sw_refined"}, True),
     Stage("supervised", {"split": ()}, (*WEAK, *TEACHER, *REFINER, "behaviour", "student_start", "unanswered"), resumes=True),
     Stage("evaluate", {"split": ("*.json",), "pseudo": ("*.json",),
-                       **dict.fromkeys(("teacher", "student", "student_refined", "supervised"), WEIGHTS)}),
+                       **dict.fromkeys(NETWORKS, WEIGHTS)}, optional=NETWORKS),
     Stage("report", {"split": ("*.json",), "pseudo": ("*.json",), "student_refined": WEIGHTS, "evaluate": ()}, always=True),
 )}
 
@@ -81,7 +84,16 @@ def run_folder(
     "Where a run's stages lie: runs/<dataset>/<split>/s<seed>, or runs/<dataset>/<split>-<variant>/s<seed>."
     return Path(runs) / cfg.dataset / (f"{cfg.split}-{cfg.variant}" if cfg.variant else cfg.split) / f"s{cfg.seed}"
 
-# %% ../nbs/25_graph.ipynb #01138a1e
+# %% ../nbs/25_graph.ipynb #f33c7c02
+def ready_needs(
+    stage: Stage,
+    cfg: Config,
+    folder: Path,  # of the run
+) -> dict[str, tuple[str, ...]]:   # as Stage.needs
+    "What a stage reads: all that it needs, without those optional parts that are missing or out of date."
+    def is_ready(need: str) -> bool: return is_done(folder / need) and is_done(folder / need, expected(STAGES[need], cfg, folder)[0])
+    return {need: patterns for need, patterns in stage.needs.items() if need not in stage.optional or is_ready(need)}
+
 def _files(cfg: Config, stage: Stage, folder: Path) -> dict[str, Path]:
     "Every file whose content decides the stage's result, by a name that holds on any machine."
     annotations = (cfg.data.train_json, cfg.data.val_json, cfg.data.weak_json) if cfg.data.root else ()
@@ -90,7 +102,7 @@ def _files(cfg: Config, stage: Stage, folder: Path) -> dict[str, Path]:
     parts = [part for part in ("teacher", "student", "refiner") if part not in stage.ignores]
     weights = {f"{part}.weights": Path(getattr(cfg, part).weights) for part in parts}
     found = {name: path for name, path in {**data, **weights}.items() if path.is_file()}
-    for need, patterns in stage.needs.items():
+    for need, patterns in ready_needs(stage, cfg, folder).items():
         artifacts = folder / need / "artifacts"
         found |= {f"{need}/{path.name}": path for pattern in patterns for path in sorted(artifacts.glob(pattern))}
     return found
@@ -129,7 +141,7 @@ def is_done(
     same = not wanted or manifest["fingerprint"] == wanted
     return same and manifest["status"] == "done" and manifest["artifacts"] == size_of(folder / "artifacts")
 
-# %% ../nbs/25_graph.ipynb #3724168f
+# %% ../nbs/25_graph.ipynb #11fba5d8
 def expected(
     stage: Stage,
     cfg: Config,
@@ -146,7 +158,7 @@ def check_inputs(
     folder: Path,  # of the run
 ) -> None:
     "Refuse to start on inputs that are missing or that were made with other settings."
-    for need in stage.needs:
+    for need in ready_needs(stage, cfg, folder):
         cure = f"Run `pointwssis run {need}` with the same options first, or `pointwssis reproduce` for all stages."
         if not is_done(folder / need): raise StageError(f"stage '{stage.name}' needs '{need}', which has not finished in {folder}. {cure}")
         if not is_done(folder / need, expected(STAGES[need], cfg, folder)[0]):

@@ -38,20 +38,24 @@ NOT_PUBLISHED, NOT_RUN = "¹ no published number in our sources", "² not run"
 BY_OVERLAP = "³ the published pseudo masks keep no link to their points; they were joined to objects by overlap, which flatters them"
 CHECKPOINT = "published checkpoint, evaluated here"
 
-# %% ../nbs/14_report.ipynb #fd8fc8d4
+# %% ../nbs/14_report.ipynb #fb0b89cb
 def _share(split: str) -> float:
     "Percent of images with masks: '12.5p' is 12.5."
     return float(split.rstrip("p%"))
 
+def _row(dataset: str, folder: str, seed: int | None, path: Path) -> dict[str, Any]:
+    "One evaluation; `folder` is a split, or a split and the name of an ablation's variant."
+    split, _, variant = folder.partition("-")
+    return {"dataset": dataset, "split": split, "variant": variant, "seed": seed, "metrics": read_json(path)}
+
 def collect(
     runs: str | Path,   # the folder that holds runs/<dataset>/<split>/s<seed>/
-) -> list[dict]:        # dataset, split, seed (None: published checkpoints) and everything in metrics.json; ordered
+) -> list[dict]:        # dataset, split, variant, seed (None: published checkpoints) and everything in metrics.json; ordered
     "The metrics of every finished evaluation; StageError when there is none."
     ours, theirs = (Path(runs).glob(f"*/*/{place}/metrics.json") for place in ("s*/evaluate", "published"))
-    rows = [{"dataset": f.parts[-5], "split": f.parts[-4], "seed": int(f.parts[-3][1:]), "metrics": read_json(f)} for f in ours]
-    rows += [{"dataset": f.parts[-4], "split": f.parts[-3], "seed": None, "metrics": read_json(f)} for f in theirs]
+    rows = [_row(f.parts[-5], f.parts[-4], int(f.parts[-3][1:]), f) for f in ours] + [_row(f.parts[-4], f.parts[-3], None, f) for f in theirs]
     if not rows: raise StageError(f"{runs}: no evaluated run (dataset/split/s0/evaluate/metrics.json). Run the stage evaluate first.")
-    return sorted(rows, key=lambda r: (r["dataset"], _share(r["split"]), -1 if r["seed"] is None else r["seed"]))
+    return sorted(rows, key=lambda r: (r["dataset"], _share(r["split"]), r["variant"], -1 if r["seed"] is None else r["seed"]))
 
 # %% ../nbs/14_report.ipynb #c50ccf44
 def _values(rows: Iterable[dict], key: str) -> list[float]: return [v for r in rows if (v := r["metrics"].get(key)) is not None]
@@ -174,7 +178,7 @@ def ap_figure(
         ax.set(ylabel="mask AP (%)", title=rows[0]["dataset"] + other)
     return fig
 
-# %% ../nbs/14_report.ipynb #550deacb
+# %% ../nbs/14_report.ipynb #ce112cf1
 def _save_figure(rows: Sequence[dict], stem: Path) -> list[Path]:
     "The figure as .png and .pdf, and what it shows as .json."
     files = [stem.with_suffix(s) for s in (".png", ".pdf", ".json")]
@@ -189,7 +193,7 @@ def write_report(
     figures: str | Path,   # made if missing
 ) -> list[Path]:           # files written: results_{dataset}.{md,csv,json}, ap_by_split_{dataset}.{png,pdf,json}
     "All tables and figures of all finished runs."
-    rows, written = collect(runs), []
+    rows, written = [row for row in collect(runs) if not row["variant"]], []
     for dataset in dict.fromkeys(r["dataset"] for r in rows):
         own = [r for r in rows if r["dataset"] == dataset]
         for suffix, text in zip((".md", ".csv", ".json"), table(own)):

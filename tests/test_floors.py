@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "pointwssis"
 FLOORS = [
     {"core", "decode", "show", "parallel"},
-    {"config", "masks", "store", "checkpoint", "report", "sampler", "weights", "process"},
+    {"config", "ablations", "masks", "store", "checkpoint", "report", "sampler", "weights", "process"},
     {"coco"},
     {"backbone", "shapes", "points", "targets", "engine", "evaluate", "crops"},
     {"refinenet", "splits", "dataset", "prompt"},
@@ -18,6 +18,7 @@ FLOORS = [
     {"gallery"},
     {"stages"},
     {"pipeline", "published"},
+    {"experiments"},
     {"cli"},
 ]
 FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
