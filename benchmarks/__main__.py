@@ -10,7 +10,7 @@ from pointwssis.core import nearest, pick_device
 
 from .harness import record
 
-SUITES = ("targets", "nms", "points", "refiner")  # modules here, each with rows(device, quick) -> list[Row]
+SUITES = ("targets", "nms", "points", "refiner", "evaluation", "data", "loader")  # modules here, each with rows(device, quick) -> list[Row]
 
 
 def main() -> None:
