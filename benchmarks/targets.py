@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import torch
 
-from pointwssis.config import TEACHER_GRIDS, TEACHER_RANGES, SOLOv2Config
+from pointwssis.config import SOLOv2Config
 from pointwssis.decode import level_starts
 from pointwssis.targets import Targets, assign
 
@@ -24,9 +24,9 @@ def agree(ours: Targets, theirs: tuple, cfg: SOLOv2Config) -> bool:
 
 
 def rows(device: torch.device, quick: bool = False) -> list[Row]:
-    cfg = SOLOv2Config(scale_ranges=TEACHER_RANGES, num_grids=TEACHER_GRIDS)
+    cfg = SOLOv2Config()
     h, w = (96, 128) if quick else (800, 1216)
     truths = [objects(30, h, w, cfg.num_classes, seed).to(device) for seed in range(4)]
     return [compare(f"targets of 4 images of {h} x {w} with 30 objects each", lambda: assign(cfg, truths, (h // 4, w // 4)),
                     lambda: loops.targets(cfg, truths, (h // 4, w // 4)), lambda a, b: agree(a, b, cfg), device, target=20,
-                    note="teacher grids; 0/1 masks at input size to labels and masks at stride 4")]
+                    note="the student's grids; 0/1 masks at input size to labels and masks at stride 4")]

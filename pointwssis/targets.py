@@ -15,13 +15,14 @@ from .config import SOLOv2Config
 from .decode import Outputs, flat, level_starts
 
 # %% auto #0
-__all__ = ['Truth', 'Targets', 'mass_centres', 'positive_cells', 'shrink', 'assign', 'drawn_positives', 'dice_loss', 'losses']
+__all__ = ['Truth', 'Targets', 'padded_bytes', 'mass_centres', 'positive_cells', 'shrink', 'assign', 'drawn_positives',
+           'dice_loss', 'losses']
 
-# %% ../nbs/15_targets.ipynb #5c164ed2
+# %% ../nbs/15_targets.ipynb #c296f522
 @dataclass
 class Truth:
     "The objects of one image, in input pixels."
-    masks: Tensor              # (N, h, w) bool or uint8, unpadded
+    masks: Tensor              # (N, h, w) bool, or uint8 of 0 and 1; unpadded
     boxes: Tensor              # (N, 4) x0 y0 x1 y1, half open
     classes: Tensor            # (N,) long, 0-based
     ignore: Tensor | None = None  # (K, 2) x, y of objects without a mask
@@ -40,10 +41,28 @@ class Targets:
     object: Tensor             # (P,) long, row of `masks`
     masks: Tensor              # (N, H / 4, W / 4) uint8, all objects of the batch
 
-# %% ../nbs/15_targets.ipynb #3f254e3a
+# %% ../nbs/15_targets.ipynb #7deda413
+def padded_bytes(
+    masks: Tensor,   # (N, h, w) bool, or uint8 of 0 and 1
+    height: int,     # wanted, at least h
+    width: int,
+) -> Tensor:         # (N, height, width) uint8: the same memory where the size fits
+    "Zeros at the bottom and at the right."
+    extra = (0, width - masks.shape[2], 0, height - masks.shape[1])
+    return F.pad(masks.view(torch.uint8), extra) if any(extra) else masks.view(torch.uint8).contiguous()
+
+# %% ../nbs/15_targets.ipynb #a2720016
+def _byte_sums(masks: Tensor) -> tuple[Tensor, Tensor]:   # (N, h, w) -> (N, h), (N, w) float64
+    "Pixels in each row and each column, eight columns at a time."
+    height, width = masks.shape[1:]
+    words = padded_bytes(masks, height, -(-width // 8) * 8).view(torch.int64)                 # (N, h, w / 8)
+    rows = sum(part.sum(2).view(torch.uint8).view(*words.shape[:2], 8).sum(2) for part in words.split(255, 2))
+    columns = sum(part.sum(1).view(torch.uint8).double() for part in words.split(255, 1))
+    return rows.double(), columns[:, :width]
+
 def mass_centres(masks: Tensor) -> tuple[Tensor, Tensor]:   # (N, h, w) -> (N, 2) x, y in pixel indices; (N,) pixels
     "Centre of mass and area of each mask; an empty mask has area 0 and centre 0."
-    rows, cols = masks.sum(2, dtype=torch.float64), masks.sum(1, dtype=torch.float64)
+    rows, cols = _byte_sums(masks)
     area = rows.sum(1)
     y = rows @ torch.arange(rows.shape[1], device=rows.device, dtype=torch.float64)
     x = cols @ torch.arange(cols.shape[1], device=cols.device, dtype=torch.float64)
@@ -78,15 +97,15 @@ def positive_cells(
     level, obj, k = valid.transpose(0, 1).nonzero(as_tuple=True)
     return level, obj, index[obj, level, k]
 
-# %% ../nbs/15_targets.ipynb #b34f20a7
+# %% ../nbs/15_targets.ipynb #b9464840
 def shrink(
-    masks: Tensor,             # (N, h, w) bool or uint8
+    masks: Tensor,             # (N, h, w) bool, or uint8 of 0 and 1
     size: tuple[int, int],     # padded height / 4, width / 4
 ) -> Tensor:                   # (N, *size) uint8
     "Masks at stride 4: 1 where at least two of a block's four middle pixels are."
-    m = F.pad(masks.to(torch.uint8), (0, 4 * size[1] - masks.shape[2], 0, 4 * size[0] - masks.shape[1]))
-    four = m[:, 1::4, 1::4] + m[:, 1::4, 2::4] + m[:, 2::4, 1::4] + m[:, 2::4, 2::4]
-    return (four >= 2).to(torch.uint8)
+    m = padded_bytes(masks, 4 * size[0], 4 * size[1]).view(torch.int32)                       # (N, 4 * h, w): four pixels each
+    pairs = (m[:, 1::4] + m[:, 2::4]).view(torch.uint8)                                       # (N, h, 4 * w)
+    return ((pairs[..., 1::4] + pairs[..., 2::4]) >> 1).clamp_(max=1)                         # 0 1 2 3 4 -> 0 0 1 1 1
 
 # %% ../nbs/15_targets.ipynb #773d96ed
 def _owners(image: Tensor, cell: Tensor, obj: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -107,7 +126,7 @@ def _ignored(cfg: SOLOv2Config, truths: list[Truth], padded: tuple[int, int], ow
         hit[b, (starts[:, None] + xy[..., 1] * grids[:, None] + xy[..., 0]).flatten()] = True
     return hit & (owner < 0)
 
-# %% ../nbs/15_targets.ipynb #91b43e37
+# %% ../nbs/15_targets.ipynb #a8bdccdb
 def assign(
     cfg: SOLOv2Config,
     instances: list[Truth],           # one an image, on one device
@@ -115,11 +134,12 @@ def assign(
 ) -> Targets:
     "The targets of a batch (SOLOv2, section 3; METHOD, section 2)."
     padded, dev = (4 * feature_size[0], 4 * feature_size[1]), instances[0].masks.device
-    measured = [mass_centres(t.masks) for t in instances]
+    padded_masks = [padded_bytes(t.masks, *padded) for t in instances]
+    measured = [mass_centres(m) for m in padded_masks]
     full = [area > 0 for _, area in measured]                                             # empty masks are skipped
     image = torch.cat([torch.full((len(t.classes),), b, device=dev) for b, t in enumerate(instances)])
     boxes, classes = torch.cat([t.boxes for t in instances]), torch.cat([t.classes for t in instances])
-    masks = torch.cat([shrink(t.masks, feature_size) for t in instances])
+    masks = torch.cat([shrink(m, feature_size) for m in padded_masks])
     level, obj, cell = positive_cells(cfg, torch.cat([c for c, _ in measured]), boxes, padded)
     keep = torch.cat(full)[obj]
     level, obj, cell = level[keep], obj[keep], cell[keep]
