@@ -165,7 +165,7 @@ def _is_inside(point: Any, width: int, height: int) -> bool:
     if not isinstance(point, list) or [type(v) in (int, float) for v in point] != [True, True]: return False
     return 0 <= point[0] < width and 0 <= point[1] < height
 
-# %% ../nbs/02_coco.ipynb #95d0cc99
+# %% ../nbs/02_coco.ipynb #eba953bb
 def _only_points(path: Path, images: dict[int, dict], annotations: list[dict]) -> list[dict]:
     "Weak records: id, image, category, point, and nothing else."
     weak = []
@@ -181,14 +181,15 @@ def _only_points(path: Path, images: dict[int, dict], annotations: list[dict]) -
         weak.append({k: a[k] for k in ("id", "image_id", "category_id")} | {"point": point, "iscrowd": 0})
     return weak
 
-NEEDS: dict[str, Callable] = {"any": lambda path, images, annotations: annotations, "masks": _check_masks, "points": _only_points}
+NEEDS: dict[str, Callable] = {"any": lambda path, images, annotations: annotations, "masks": _check_masks, "points": _only_points,
+                              "images": lambda path, images, annotations: []}
 
 def _let_in(path: Path, need: str, images: dict[int, dict], annotations: list[dict]) -> list[dict]:
     "What passes the door, of annotations whose ids are known to be good."
     for a in annotations: a.setdefault("iscrowd", 0)
     return NEEDS[need](path, images, annotations)
 
-# %% ../nbs/02_coco.ipynb #ab86a8ee
+# %% ../nbs/02_coco.ipynb #c01b1044
 def _checked(path: Path, content: Any) -> tuple[dict[int, dict], dict]:   # image records by id; classes and other entries
     "What can be checked of ids, names and sizes without a look at masks and points."
     images, categories = _images(path, content), _categories(path, content)
@@ -202,25 +203,26 @@ def _checked(path: Path, content: Any) -> tuple[dict[int, dict], dict]:   # imag
 def _parsed(path: Path, need: str) -> tuple[dict[int, dict], dict[int, list[dict]], dict]:
     "A file in memory: image records, annotations by image, and the rest."
     content = read_json(path)
+    if need == "images" and isinstance(content, dict): content.setdefault("annotations", [])
     images, rest = _checked(path, content)
     by_image: dict[int, list[dict]] = {i: [] for i in images}
     for a in _let_in(path, need, images, content["annotations"]): by_image[a["image_id"]].append(a)
     return images, by_image, rest
 
-# %% ../nbs/02_coco.ipynb #51a29c41
+# %% ../nbs/02_coco.ipynb #b2773d16
 _Ids = TypedDict("_Ids", {"id": Any, "image_id": Any, "category_id": Any}, total=False)   # any type: wrong ones are for the checks to find
 
 def _skimmed(path: Path, need: str) -> tuple[Iterator[tuple[int, dict, list[dict]]], dict]:
     "A large file, checked, an image at a time: its id, its record and its annotations; and the rest."
     parts = msgspec.json.decode(path.read_bytes(), type=dict[str, msgspec.Raw])
-    listed = parts.pop("annotations", b"null")
+    listed = parts.pop("annotations", b"[]" if need == "images" else b"null")
     ids, raw = (msgspec.json.decode(listed, type=list[kind]) for kind in (_Ids, msgspec.Raw))
     images, rest = _checked(path, {k: msgspec.json.decode(v) for k, v in parts.items()} | {"annotations": ids})
     by_image: dict[int, list[msgspec.Raw]] = {i: [] for i in images}
     for a, record in zip(ids, raw): by_image[a["image_id"]].append(record)
     return ((i, images[i], _let_in(path, need, images, [*map(msgspec.json.decode, of)])) for i, of in by_image.items()), rest
 
-# %% ../nbs/02_coco.ipynb #18767b14
+# %% ../nbs/02_coco.ipynb #8b99b05f
 def _guess_image_root(path: Path) -> Path:
     "root/annotations/instances_train.json has its pictures in root/train, or the file names start at root."
     folder = path.parent.parent/path.stem.partition("_")[2]
@@ -229,7 +231,7 @@ def _guess_image_root(path: Path) -> Path:
 def load(
     path: str | Path,                     # COCO-format JSON
     image_root: str | Path | None = None, # folder that file names are relative to; None: guessed from COCO's layout
-    need: str = "any",                    # "any"; "masks": each annotation must have one; "points": only points are kept
+    need: str = "any",                    # "any"; "masks": each annotation must have one; "points": only points are kept; "images": none is
 ) -> CocoData:
     "Open and check a COCO file. Masks are not decoded until they are asked for; a large file is kept in a cache."
     path = Path(path)
