@@ -1,7 +1,8 @@
 "Presets and overrides: what is refused, what follows from what, and that words known here are known where they are used."
 import pytest
 
-from pointwssis.config import CHOICES, PRESETS, preset
+from pointwssis.config import PRESETS, preset
+from pointwssis.options import CHOICES
 from pointwssis.core import ConfigError
 from pointwssis.decode import STRIDES
 from pointwssis.engine import OPTIMIZERS, SCHEDULES
