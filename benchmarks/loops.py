@@ -105,11 +105,16 @@ def _shrink(mask: Tensor, h: int, w: int) -> Tensor:
     return F.interpolate(padded[None, None], scale_factor=.25, mode="bilinear", align_corners=False)[0, 0] >= .5
 
 
-def dense_stem(net: MaskRefineNet, image: Tensor, point_map: Tensor, channel: Tensor, rough: Tensor) -> Tensor:
-    "The stem's convolution over all C + 1 point channels, of which all but one are zero."
+def dense_input(net: MaskRefineNet, image: Tensor, point_map: Tensor, channel: Tensor, rough: Tensor) -> Tensor:
+    "Image, all C + 1 point channels, of which all but one are zero, and rough mask."
     channels = image.new_zeros(len(image), net.num_classes + 1, *image.shape[2:])
     for i, c in enumerate(channel.tolist()): channels[i, c] = point_map[i, 0]
-    return F.conv2d(torch.cat([image, channels, rough], 1), net.stem.weight, stride=net.stem.stride, padding=net.stem.kernel // 2)
+    return torch.cat([image, channels, rough], 1)
+
+
+def dense_stem(net: MaskRefineNet, *inputs: Tensor) -> Tensor:
+    "The stem as one convolution."
+    return F.conv2d(dense_input(net, *inputs), net.stem.weight, stride=net.stem.stride, padding=net.stem.kernel // 2)
 
 
 @torch.inference_mode()

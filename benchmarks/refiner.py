@@ -10,7 +10,7 @@ from pointwssis.refinenet import MaskRefineNet
 from pointwssis.refiner import refine_many
 
 from . import loops
-from .harness import Row, Work, compare, peak_mib
+from .harness import Row, Work, compare
 from .scenes import objects
 
 SMALL = RefinerConfig("torchvision:resnet18", "", aspp_channels=32, decoder_channels=(32, 24, 16), crop_size=32)
@@ -20,6 +20,10 @@ def work_of(work: Work) -> int:
     "Floating-point operations."
     with FlopCounterMode(display=False) as counter: work()
     return counter.get_total_flops()
+
+
+def stored(tensors: list[torch.Tensor]) -> float:
+    return sum(t.nbytes for t in tensors) / 2**20
 
 
 def stem_rows(net: MaskRefineNet, count: int, device: torch.device) -> list[Row]:
@@ -32,7 +36,7 @@ def stem_rows(net: MaskRefineNet, count: int, device: torch.device) -> list[Row]
     name, told = f"stem over {count} crops of {size} x {size}, {net.num_classes} classes", dict(against="dense channels")
     return [compare(name, ours, dense, lambda a, b: torch.allclose(a, b, rtol=1e-5, atol=1e-5), device, **told),
             Row(f"{name}: work", work_of(ours) / 1e9, work_of(dense) / 1e9, unit="GFLOP", target=16, runs=1, **told),
-            Row(f"{name}: memory", peak_mib(ours, device), peak_mib(dense, device), unit="MiB", runs=1, **told)]
+            Row(f"{name}: input", stored(inputs), stored([loops.dense_input(net, *inputs)]), unit="MiB", target=16, runs=1, **told)]
 
 
 def agree(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> bool:
