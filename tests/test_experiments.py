@@ -10,7 +10,8 @@ from pointwssis.core import ConfigError, StageError
 from pointwssis.experiments import LABELS, experiments, reproduce_all
 from pointwssis.graph import STAGES, config_of
 from pointwssis.pipeline import reproduce, run_stage
-from pointwssis.report import collect, write_report
+from pointwssis.report import write_report
+from pointwssis.results import collect
 from test_pipeline import run, stages, writes     # noqa: F401  (the fixture with fake notebooks)
 
 @pytest.mark.parametrize("name", VARIANTS)

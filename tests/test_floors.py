@@ -9,9 +9,9 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "pointwssis"
 FLOORS = [
     {"core", "decode", "show", "parallel"},
-    {"config", "ablations", "masks", "store", "checkpoint", "report", "sampler", "weights", "process"},
-    {"coco"},
-    {"backbone", "shapes", "points", "targets", "engine", "evaluate", "crops"},
+    {"options", "ablations", "masks", "store", "checkpoint", "results", "sampler", "weights", "process"},
+    {"config", "coco", "tables", "plots"},
+    {"backbone", "submission", "shapes", "points", "targets", "engine", "evaluate", "crops", "report"},
     {"refinenet", "splits", "dataset", "prompt"},
     {"refiner", "solov2", "graph"},
     {"pseudo", "predict", "release"},
@@ -52,7 +52,7 @@ def test_imports_point_downwards(name):
     assert {other for other in used if FLOOR[other] >= FLOOR[name]} == set()
 
 
-@pytest.mark.parametrize("name", ["report", "cli"])
+@pytest.mark.parametrize("name", ["results", "tables", "plots", "report", "cli"])
 def test_needs_no_torch(name):
     code = f"import sys, pointwssis.{name}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent).returncode == 0

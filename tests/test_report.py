@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from pointwssis.core import DataError, StageError, write_json
-from pointwssis.report import COCO_STUDENT, RESULTS, ap_figure, collect, lines, table, write_report
+from pointwssis.plots import ap_figure
+from pointwssis.report import write_report
+from pointwssis.results import COCO_STUDENT, RESULTS, collect, lines
+from pointwssis.tables import table
 
 AP = ("teacher_ap_percent", "student_sw_ap_percent", "student_sw_refined_ap_percent", "supervised_ap_percent")
 STAGES = {"teacher": {"wall_s": 90.0, "device": "CPU, 2 threads"}, "student": {"wall_s": 600.0, "device": "GPU X"}}
