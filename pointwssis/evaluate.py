@@ -84,7 +84,7 @@ def to_results(
     columns = zip(rles, instances.scores.tolist(), instances.classes.tolist())
     return [{"image_id": image_id, "category_id": categories.id(c), "segmentation": rle, "score": score} for rle, score, c in columns]
 
-# %% ../nbs/13_evaluate.ipynb #f8e7bb74
+# %% ../nbs/13_evaluate.ipynb #9935237a
 def _point_ious(pairs: list[tuple[dict, dict]], truth: CocoData) -> list[float]:
     "IoU of each (pseudo, true) pair of annotations; 0 if both are empty."
     index = _index(truth, [])
@@ -97,7 +97,7 @@ def _of_points(pseudo: CocoData) -> list[dict]: return [a for records in pseudo.
 def pseudo_quality(
     pseudo: CocoData,   # pseudo annotations carry "point_id"; info["dropped_points"] lists the weak annotations without a mask
     truth: CocoData,    # held-back masks; annotation ids are the point ids
-) -> dict[str, Any]:    # miou_percent, miou_found_percent, ap_percent, points, points_without_mask, ious {point_id: iou}
+) -> dict[str, Any]:    # miou_percent, miou_found_percent, ap_percent, points, points_without_mask, masks, masks_right, ious {point_id: iou}
     "Quality of pseudo masks against the held-back truth of the objects that were clicked on."
     by_id = {a["id"]: a for records in truth.annotations.values() for a in records}
     masks, dropped = _of_points(pseudo), pseudo.info.get("dropped_points", [])
@@ -109,6 +109,7 @@ def pseudo_quality(
     results = [{k: a[k] for k in ("image_id", "category_id", "segmentation")} | {"score": 1.0} for a in masks]
     weak_images = truth.select(sorted({by_id[i]["image_id"] for i in ids}))
     return {"miou_percent": _average(ious), "miou_found_percent": _average(found), "points": len(ids), "points_without_mask": len(dropped),
+            "masks": len(masks) + pseudo.info.get("masks_without_object", 0), "masks_right": sum(iou >= .5 for iou in found),
             "ap_percent": coco_ap(weak_images, results)["ap_percent"], "ious": dict(zip(ids, ious))}
 
 # %% ../nbs/13_evaluate.ipynb #8d9b39cb
