@@ -20,7 +20,7 @@ from .show import show_grid
 
 # %% auto #0
 __all__ = ['data_root', 'open_left', 'open_val', 'open_truth', 'spread', 'known', 'show_split', 'show_predictions', 'show_pseudo',
-           'doubtful', 'show_worst', 'save_picture', 'save_pictures']
+           'doubtful', 'show_worst', 'story_image', 'show_story', 'save_picture', 'save_pictures']
 
 # %% ../nbs/27_gallery.ipynb #06bed29e
 def data_root(
@@ -145,6 +145,38 @@ def show_worst(
                   for mask, title in zip(masks, ("truth", f"IoU {ious[point]:.2f}"))]
     return show_grid([*items[::2], *items[1::2]], columns=max(1, len(worst)), size=1.5)
 
+# %% ../nbs/27_gallery.ipynb #a5de9fe2
+def story_image(
+    refined: CocoData,    # pseudo labels
+) -> int | None:          # image id; None: no image with answered clicks
+    "The image with two to four masks that the teacher was surest of, or with any number if there is none such."
+    missing = {a["image_id"] for a in refined.info.get("dropped_points", [])}
+    answered = {i: [a["score"] for a in of if "score" in a] for i, of in ((i, refined.annotations[i]) for i in refined.ids) if i not in missing}
+    some = {i: scores for i, scores in answered.items() if scores}
+    few = {i: scores for i, scores in some.items() if 2 <= len(scores) <= 4} or some
+    return max(few, key=lambda i: np.mean(few[i]), default=None)
+
+def _step(data: CocoData, image_id: int, title: str) -> dict[str, Any]:
+    "An image with the masks or points of one step; one colour an object."
+    item = known(data, image_id, title)
+    order = np.argsort([a.get("point_id", 0) for a in data.annotations[image_id]], kind="stable") if item["masks"] else []
+    return {**item, "masks": [item["masks"][k] for k in order], "classes": list(range(len(order)))}
+
+def show_story(
+    image_id: int,
+    weak: CocoData,
+    rough: CocoData,
+    refined: CocoData,
+    student: Any,        # SOLOv2 on its device
+    size: DataConfig,    # short_side and long_side at inference
+    score: float = 0.3,
+) -> Figure:
+    "Clicks, the teacher's masks, the refined ones, and what the student sees without clicks."
+    steps = [_step(data, image_id, title) for data, title in ((weak, "clicks"), (rough, "teacher"), (refined, "refined"))]
+    found = predict_image(student, weak.read_image(image_id), size, score)
+    seen = {"image": weak.read_image(image_id), "masks": found.masks.numpy(), "title": "student, no clicks"}
+    return show_grid([*steps, seen], columns=4)
+
 # %% ../nbs/27_gallery.ipynb #26f790a9
 def save_picture(
     figure: Figure,
@@ -159,7 +191,7 @@ def save_picture(
     write_json(f"{stem}.json", about, indent=1)
     return [Path(f"{stem}{suffix}") for suffix in (".png", ".pdf", ".json")]
 
-# %% ../nbs/27_gallery.ipynb #e0db6468
+# %% ../nbs/27_gallery.ipynb #1a21951d
 def save_pictures(
     figures: Path,
     cfg: Config,
@@ -170,11 +202,14 @@ def save_pictures(
     val: CocoData,
     count: int = 4,
 ) -> list[Path]:        # the files written
-    "Save the four pictures of a run."
+    "Save the pictures of a run."
     ids, about = spread(weak, count), {"dataset": cfg.dataset, "split": cfg.split, "seed": cfg.seed}
     written = []
     for name, data in (("points", weak), ("rough", rough), ("refined", refined)):
         figure = show_grid([known(data, i) for i in ids], columns=count)
         written += save_picture(figure, figures / f"{cfg.dataset}_{cfg.split}_{name}", shows=name, **about, images=ids)
     figure, stem = show_predictions(student, val, cfg.data, count), figures / f"{cfg.dataset}_{cfg.split}_student"
-    return written + save_picture(figure, stem, shows="student", **about, images=spread(val, count))
+    written += save_picture(figure, stem, shows="student", **about, images=spread(val, count))
+    if (story := story_image(refined)) is None: return written
+    figure, stem = show_story(story, weak, rough, refined, student, cfg.data), figures / f"{cfg.dataset}_{cfg.split}_story"
+    return written + save_picture(figure, stem, shows="story", **about, images=[story])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pointwssis.show import COLOURS, colours_of, curves, overlay, show_grid, style
+from pointwssis.show import COLOURS, colours_of, curves, overlay, show_grid, style, thinned
 
 GREY = np.full((40, 60, 3), 100, np.uint8)
 
@@ -19,8 +19,8 @@ def square(y, x, side):
 
 
 def test_colours_are_distinct_and_repeat():
-    assert len(set(COLOURS)) == 10 and all(0 <= v <= 255 for c in COLOURS for v in c)
-    assert colours_of([0, 10, 25]).tolist() == [list(COLOURS[0]), list(COLOURS[0]), list(COLOURS[5])]
+    assert len(set(COLOURS)) == 7 and all(0 <= v <= 255 for c in COLOURS for v in c)
+    assert colours_of([0, 7, 25]).tolist() == [list(COLOURS[0]), list(COLOURS[0]), list(COLOURS[4])]
     assert colours_of([]).shape == (0, 3)
 
 
@@ -87,7 +87,7 @@ def test_nothing_stays_open_and_figures_can_be_saved():
     before = plt.get_fignums()
     for figure in (show_grid([dict(image=GREY)]), show_grid([]), curves({"a": [{"step": 1, "loss": 2.}]})):
         figure.savefig(file := io.BytesIO())
-        assert len(file.getvalue()) > 500
+        assert len(file.getvalue()) > 300
     assert plt.get_fignums() == before
 
 
@@ -105,3 +105,10 @@ def test_style_is_local():
     before = plt.rcParams["axes.spines.top"]
     with style(): assert not plt.rcParams["axes.spines.top"]
     assert plt.rcParams["axes.spines.top"] == before
+
+
+def test_long_histories_are_kept_thinned():
+    rows = [{"step": n, "loss": 1 / n, "lr": .1} for n in range(1, 1002)]
+    kept = thinned(rows)
+    assert len(kept["step"]) == len(kept["loss"]) <= 50 and kept["step"][-1] == 1001 and len(set(np.diff(kept["step"]))) == 1
+    assert thinned(rows[:50])["step"] == list(range(1, 51)) and thinned(rows[:1]) == {"step": [1], "loss": [1.0]}
