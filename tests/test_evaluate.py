@@ -177,6 +177,7 @@ def test_pseudo_quality_by_hand():
     assert quality["points"] == len(wanted) + len(missing) and quality["points_without_mask"] == len(missing)
     assert quality["miou_percent"] == pytest.approx(100 * np.mean([*wanted.values(), *missing.values()]))
     assert quality["miou_found_percent"] == pytest.approx(100 * np.mean([*wanted.values()]))
+    assert quality["masks"] == len(wanted) and quality["masks_right"] == sum(iou >= .5 for iou in wanted.values())
 
 
 def test_pseudo_ap_is_over_weak_images_with_scores_one():
@@ -226,6 +227,7 @@ def test_masks_without_links_are_joined_by_overlap():
     assert [a["id"] for a in found.info["dropped_points"]] == [13, 15] and found.info["masks_without_object"] == 2
     quality = pseudo_quality(found, truth)
     assert quality["points"] == 4 and quality["ious"][12] == pytest.approx(18 / 22) and quality["ious"][15] == 0
+    assert (quality["masks"], quality["masks_right"]) == (4, 2)
 
 
 def test_joining_undoes_forgetting():

@@ -158,6 +158,7 @@ def test_trained_stages_leave_weights_history_and_state(whole, stage, steps):
     found = whole.metrics[stage]
     assert history[-1]["step"] == found["steps"] == steps
     assert history[-1]["loss"] == found["final_loss"] and np.isfinite(found["final_loss"])
+    assert found["history"] == {"step": [row["step"] for row in history], "loss": [round(row["loss"], 4) for row in history]}
     if stage == "refiner": assert found["pairs"] > 0
     else: assert found["images"] == (3 if stage == "teacher" else 12) and found["images_per_s"] > 0
 
@@ -240,7 +241,8 @@ def test_evaluation_measures_every_network_and_both_label_sets(whole):
     found = whole.metrics["evaluate"]
     scores = {f"{name}_ap_percent" for name in ("teacher", "student_sw", "student_sw_refined", "supervised")}
     quality = {f"pseudo_{name}_{k}_percent" for name in ("sw", "sw_refined") for k in ("miou", "miou_found", "ap")}
-    assert scores | quality | {"points", "points_without_mask", "models"} == set(found)
+    counts = {f"pseudo_{name}_{k}" for name in ("sw", "sw_refined") for k in ("masks", "masks_right")}
+    assert scores | quality | counts | {"points", "points_without_mask", "models"} == set(found)
     assert all(0 <= found[k] <= 100 for k in scores | quality)
     for name in ("teacher", "student_sw", "student_sw_refined", "supervised"):
         detail = found["models"][name]
@@ -250,6 +252,8 @@ def test_evaluation_measures_every_network_and_both_label_sets(whole):
     clicks = {str(a["id"]) for i in whole.half("w").ids for a in whole.half("w").annotations[i]}
     assert all(set(found_ious) == clicks for found_ious in ious.values())
     assert all(found[f"pseudo_{name}_miou_percent"] == pytest.approx(100 * np.mean(list(v.values()))) for name, v in ious.items())
+    assert all(found[f"pseudo_{name}_masks_right"] == sum(iou >= .5 for iou in v.values()) for name, v in ious.items())
+    assert found["pseudo_sw_refined_masks"] == found["points"] - found["points_without_mask"] >= found["pseudo_sw_refined_masks_right"]
     assert found["points"] == len(clicks) and found["points_without_mask"] == whole.metrics["pseudo"]["points_without_mask"]
     assert {f"results_{name}.json" for name in found["models"]} <= whole.files("evaluate")
 
