@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 from pointwssis import shapes
-from pointwssis.cli import checks, main
+from pointwssis.cli import main
+from pointwssis.doctor import checks
 
-COMMANDS = ("split", "run", "reproduce", "predict", "report", "doctor")
+COMMANDS = ("split", "run", "reproduce", "predict", "submit", "report", "doctor")
 
 
 @pytest.fixture
@@ -110,15 +111,49 @@ def test_split_writes_two_files_and_copies_them(here, capsys):
     assert "segmentation" in strong.read_text() and "segmentation" not in weak.read_text() and "point" in weak.read_text()
 
 
+@pytest.fixture
+def unseen(here) -> str:
+    "Two test images of a data set with five classes, and weights for them."
+    import torch
+    from pointwssis.config import preset
+    from pointwssis.engine import save_weights
+    from pointwssis.solov2 import SOLOv2
+    shapes.write(here / "data", train=1, val=2)
+    change(here / "data/annotations/instances_val.json", lambda content: content.pop("annotations"))
+    torch.manual_seed(0)
+    save_weights("w.safetensors", SOLOv2(preset("shapes", **{"student.num_classes": 5}).student).state_dict())
+    return "data/annotations/instances_val.json"
+
+
+@pytest.mark.parametrize("form, names", [("coco", ["sent.json", "sent.zip"]), ("bdd100k", ["sent.json"])])
+def test_submit_writes_what_a_server_takes(unseen, capsys, form, names):
+    assert main(["submit", unseen, "--weights", "w.safetensors", "--form", form, "--out", "sent.json", "--set", "student.score_threshold=0"]) == 0
+    assert capsys.readouterr().out.split() == names == sorted(p.name for p in Path().glob("sent*"))
+    found = json.loads(Path("sent.json").read_text())
+    images = json.loads(Path(unseen).read_text())["images"]
+    if form == "bdd100k": assert [f["name"] for f in found] == [r["file_name"] for r in images]
+    else: assert found and {r["image_id"] for r in found} <= {r["id"] for r in images}
+
+
+@pytest.mark.parametrize("argv, says", [
+    (("data/annotations/nowhere.json",), "nowhere.json: no such file"), (("data/annotations/instances_val.json", "--form", "cocoa"), "Did you mean 'coco'?"),
+    (("data/annotations/instances_val.json", "--image-folder", "elsewhere"), "elsewhere"), (("few.json",), "has 1 categories, w.safetensors knows 5"),
+])
+def test_submit_refuses_in_one_line(unseen, capsys, argv, says):
+    few = json.loads(Path(unseen).read_text())
+    Path("few.json").write_text(json.dumps({**few, "categories": few["categories"][:1]}))
+    assert says in fails(capsys, "submit", *argv, "--weights", "w.safetensors") and not Path("submission.json").exists()
+
+
 def test_an_error_that_is_not_the_users_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr("pointwssis.cli.checks", lambda: 1 / 0)
+    monkeypatch.setattr("pointwssis.doctor.checks", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError): main(["doctor"])
 
 
 def test_doctor_says_what_is_missing(monkeypatch, capsys):
     assert main(["doctor"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == len(checks()) + 1
-    monkeypatch.setattr("pointwssis.cli.PACKAGES", ("numpy", "no-such-package"))
+    monkeypatch.setattr("pointwssis.doctor.PACKAGES", ("numpy", "no-such-package"))
     assert main(["doctor"]) == 1
     assert "MISS no-such-package is not installed" in capsys.readouterr().out
 
