@@ -19,7 +19,7 @@ from .core import atomic_path
 # %% auto #0
 __all__ = ['FORMAT', 'CACHE_FROM', 'Slices', 'pick', 'total', 'pack', 'unpack', 'stamp_of', 'places', 'cached']
 
-# %% ../nbs/01c_store.ipynb #ec1eb391
+# %% ../nbs/01c_store.ipynb #2a43853b
 def _mapped(path: Path) -> mmap.mmap:
     "A file's bytes, read from the disk as they are looked at."
     with open(path, "rb") as f: return mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
@@ -42,6 +42,7 @@ class Slices(Mapping):
     def __iter__(self) -> Iterator[int]: return iter(self.rows)
     def __len__(self) -> int: return len(self.rows)
     def __contains__(self, key: object) -> bool: return key in self.rows
+    def __or__(self, other: Mapping) -> dict: return dict(self) | dict(other)
     def __reduce__(self) -> tuple: return Slices, self._made_of   # a worker process that is not forked maps the file itself
 
 # %% ../nbs/01c_store.ipynb #15dcf6fc

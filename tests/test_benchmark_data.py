@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import coco_size, data, evaluation, loader
-from benchmarks.fresh import fresh
-from pointwssis import coco
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import coco_size, data, evaluation, loader   # noqa: E402
+from benchmarks.fresh import fresh                           # noqa: E402
+from pointwssis import coco                                  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -45,7 +48,7 @@ def test_work_that_fails_in_its_own_process_is_told(tmp_path):
 
 def test_memory_is_not_that_of_torch():
     code = "import sys, benchmarks.coco_size, benchmarks.fresh; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 def test_both_judges_give_the_same_numbers():

@@ -81,6 +81,7 @@ def test_all_that_a_data_set_is_asked_for(path):
     with pytest.raises(DataError, match="no image 3. Choose"): data.select([7, 3])
     with pytest.raises(KeyError): data.annotations[3]
     for a, b in zip(data.annotations[7], wanted.annotations[7], strict=True): assert np.array_equal(data.mask(a), wanted.mask(b))
+    assert data.annotations | {7: []} == wanted.annotations | {7: []}
     assert exactly(replace(data, info={})) == exactly(replace(wanted, info={}))
     assert exactly(pickle.loads(pickle.dumps(data))) == exactly(wanted)
     assert (data.annotations[7] or data.annotations[14]) and data.annotations[7] is not data.annotations[7]
