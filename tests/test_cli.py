@@ -127,7 +127,8 @@ def unseen(here) -> str:
 
 @pytest.mark.parametrize("form, names", [("coco", ["sent.json", "sent.zip"]), ("bdd100k", ["sent.json"])])
 def test_submit_writes_what_a_server_takes(unseen, capsys, form, names):
-    assert main(["submit", unseen, "--weights", "w.safetensors", "--form", form, "--out", "sent.json", "--set", "student.score_threshold=0"]) == 0
+    assert main(["submit", unseen, "--weights", "w.safetensors", "--form", form, "--out", "sent.json", "--set", "student.score_threshold=0",
+                 "--set", "student.update_threshold=0"]) == 0
     assert capsys.readouterr().out.split() == names == sorted(p.name for p in Path().glob("sent*"))
     found = json.loads(Path("sent.json").read_text())
     images = json.loads(Path(unseen).read_text())["images"]
