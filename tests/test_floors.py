@@ -8,17 +8,18 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "pointwssis"
 FLOORS = [
-    {"core", "decode", "show", "parallel"},
-    {"options", "ablations", "masks", "store", "checkpoint", "results", "sampler", "weights", "process"},
-    {"config", "coco", "tables", "plots"},
-    {"backbone", "submission", "shapes", "points", "targets", "engine", "evaluate", "crops", "report"},
-    {"refinenet", "splits", "dataset", "prompt"},
+    {"core", "decode", "parallel"},
+    {"options", "ablations", "masks", "store", "checkpoint", "results", "sampler", "weights", "process", "show", "page"},
+    {"config", "coco", "tables", "plan"},
+    {"backbone", "submission", "shapes", "points", "targets", "engine", "evaluate", "crops", "plots"},
+    {"refinenet", "splits", "dataset", "prompt", "report"},
     {"refiner", "solov2", "graph"},
     {"pseudo", "predict", "release"},
     {"gallery"},
     {"stages"},
     {"pipeline", "published"},
-    {"experiments"},
+    {"experiments", "doctor"},
+    {"commands"},
     {"cli"},
 ]
 FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
