@@ -12,7 +12,8 @@ from typing import Any
 from .core import StageError, read_json
 
 # %% auto #0
-__all__ = ['COCO_STUDENT', 'PUBLISHED', 'RESULTS', 'CAPTIONS', 'OTHER_DATA', 'share_of', 'collect', 'lines']
+__all__ = ['COCO_STUDENT', 'PUBLISHED', 'RESULTS', 'CAPTIONS', 'OTHER_DATA', 'share_of', 'collect', 'folder_of', 'stage_metrics',
+           'lines']
 
 # %% ../nbs/14_results.ipynb #706a8202
 COCO_STUDENT = {"1p": 24.0, "2p": 25.3, "5p": 33.7, "10p": 35.8, "20p": 37.1, "30p": 38.0, "40p": 38.3, "50p": 38.8}
@@ -51,6 +52,23 @@ def collect(
     rows = [_row(f.parts[-5], f.parts[-4], int(f.parts[-3][1:]), f) for f in ours] + [_row(f.parts[-4], f.parts[-3], None, f) for f in theirs]
     if not rows: raise StageError(f"{runs}: no evaluated run (dataset/split/s0/evaluate/metrics.json). Run the stage evaluate first.")
     return sorted(rows, key=lambda r: (r["dataset"], share_of(r["split"]), r["variant"], -1 if r["seed"] is None else r["seed"]))
+
+# %% ../nbs/14_results.ipynb #1397bf74
+def folder_of(
+    row: dict,      # from `collect`
+) -> str:           # such as shapes/10p-level_0/s1, inside the folder of runs
+    "Where the evidence of a row lies."
+    folder = "-".join(filter(None, (row["split"], row["variant"])))
+    return f"{row['dataset']}/{folder}/{'published' if row['seed'] is None else 's' + str(row['seed'])}"
+
+def stage_metrics(
+    runs: str | Path,   # the folder of runs
+    row: dict,          # from `collect`
+    stage: str,         # split, teacher, ...
+) -> dict[str, Any]:    # empty when there is no such file
+    "The metrics of another stage of the same run."
+    path = Path(runs) / folder_of(row) / stage / "metrics.json"
+    return read_json(path) if path.is_file() else {}
 
 # %% ../nbs/14_results.ipynb #c50ccf44
 def _values(rows: Iterable[dict], key: str) -> list[float]: return [v for r in rows if (v := r["metrics"].get(key)) is not None]
