@@ -16,7 +16,7 @@ from .coco import CategoryTable, CocoData, encode_many
 from .core import ConfigError, DataError, nearest
 
 # %% auto #0
-__all__ = ['BACKENDS', 'SLICES', 'coco_ap', 'to_results', 'pseudo_quality', 'link_by_overlap']
+__all__ = ['BACKENDS', 'SLICES', 'judged', 'coco_ap', 'to_results', 'point_results', 'pseudo_quality', 'link_by_overlap']
 
 # %% ../nbs/13_evaluate.ipynb #062468f1
 BACKENDS = {"faster": ("faster_coco_eval", "faster_coco_eval", "COCOeval_faster"),
@@ -50,7 +50,7 @@ def _detections(truth: CocoData, results: list[dict]) -> list[dict]:
     areas = rle_api.area([r["segmentation"] for r in results]).tolist()
     return [r | {"id": i, "area": area, "iscrowd": 0} for i, (r, area) in enumerate(zip(results, areas), start=1)]
 
-# %% ../nbs/13_evaluate.ipynb #acbddc99
+# %% ../nbs/13_evaluate.ipynb #eca157a8
 SLICES = {  # thresholds, area range
     "ap_percent": (slice(None), 0), "ap50_percent": (slice(0, 1), 0), "ap75_percent": (slice(5, 6), 0),
     "aps_percent": (slice(None), 1), "apm_percent": (slice(None), 2), "apl_percent": (slice(None), 3)}
@@ -60,15 +60,27 @@ def _mean_percent(precision: np.ndarray) -> float | None:
     known = precision[precision > -1]
     return float(known.mean() * 100) if known.size else None
 
+def judged(
+    truth: CocoData,
+    results: list[dict],
+    backend: str = "faster",
+    areas: int = 4,          # how many of COCO's ranges of object size to look at; the first is all sizes
+) -> Any:                    # the library's evaluator; `evalImgs` (of pycocotools) has what matched what
+    "Detections compared with the truth, image by image, and not yet summed up."
+    references, detections = (_index(truth, a, backend) for a in (_truths(truth), _detections(truth, results)))
+    judge = _judge(backend)[1](references, detections, "segm")
+    judge.params.areaRng, judge.params.areaRngLbl = judge.params.areaRng[:areas], judge.params.areaRngLbl[:areas]
+    with redirect_stdout(io.StringIO()): judge.evaluate()
+    return judge
+
 def coco_ap(
     truth: CocoData,           # with masks, crowds included
     results: list[dict],       # COCO results: image_id, category_id, segmentation (compressed RLE), score
     backend: str = "faster",   # or "pycocotools", the reference; they agree
 ) -> dict[str, Any]:           # ap_, ap50_, ap75_, aps_, apm_, apl_percent and per_class {name: ap_percent}; None where undefined
     "COCO mask AP over all images of `truth`, at most 100 detections an image."
-    references, detections = (_index(truth, a, backend) for a in (_truths(truth), _detections(truth, results)))
-    judge = _judge(backend)[1](references, detections, "segm")
-    with redirect_stdout(io.StringIO()): judge.evaluate(); judge.accumulate()
+    judge = judged(truth, results, backend)
+    with redirect_stdout(io.StringIO()): judge.accumulate()
     precision = np.asarray(judge.eval["precision"])[..., -1]      # (10 thresholds, 101 recalls, classes, 4 areas)
     table = {name: _mean_percent(precision[thresholds, :, :, area]) for name, (thresholds, area) in SLICES.items()}
     return table | {"per_class": {name: _mean_percent(precision[:, :, k, 0]) for k, name in enumerate(truth.categories.names)}}
@@ -84,7 +96,7 @@ def to_results(
     columns = zip(rles, instances.scores.tolist(), instances.classes.tolist())
     return [{"image_id": image_id, "category_id": categories.id(c), "segmentation": rle, "score": score} for rle, score, c in columns]
 
-# %% ../nbs/13_evaluate.ipynb #9935237a
+# %% ../nbs/13_evaluate.ipynb #0fdc79d5
 def _point_ious(pairs: list[tuple[dict, dict]], truth: CocoData) -> list[float]:
     "IoU of each (pseudo, true) pair of annotations; 0 if both are empty."
     index = _index(truth, [])
@@ -93,6 +105,12 @@ def _point_ious(pairs: list[tuple[dict, dict]], truth: CocoData) -> list[float]:
 
 def _average(shares: list[float]) -> float | None: return float(np.mean(shares) * 100) if shares else None
 def _of_points(pseudo: CocoData) -> list[dict]: return [a for records in pseudo.annotations.values() for a in records if "point_id" in a]
+
+def point_results(
+    pseudo: CocoData,     # pseudo annotations carry "point_id"
+) -> list[dict]:          # COCO results
+    "The masks that answer points as predictions, each as sure as the others."
+    return [{k: a[k] for k in ("image_id", "category_id", "segmentation")} | {"score": 1.0} for a in _of_points(pseudo)]
 
 def pseudo_quality(
     pseudo: CocoData,   # pseudo annotations carry "point_id"; info["dropped_points"] lists the weak annotations without a mask
@@ -106,11 +124,10 @@ def pseudo_quality(
     if unknown: raise DataError(f"{truth.path}: no annotation {min(unknown)} for a point of {pseudo.path}. Give the file it was made from.")
     found = _point_ious([(a, by_id[a["point_id"]]) for a in masks], truth)
     ious = found + [0.0] * len(dropped)
-    results = [{k: a[k] for k in ("image_id", "category_id", "segmentation")} | {"score": 1.0} for a in masks]
     weak_images = truth.select(sorted({by_id[i]["image_id"] for i in ids}))
     return {"miou_percent": _average(ious), "miou_found_percent": _average(found), "points": len(ids), "points_without_mask": len(dropped),
             "masks": len(masks) + pseudo.info.get("masks_without_object", 0), "masks_right": sum(iou >= .5 for iou in found),
-            "ap_percent": coco_ap(weak_images, results)["ap_percent"], "ious": dict(zip(ids, ious))}
+            "ap_percent": coco_ap(weak_images, point_results(pseudo))["ap_percent"], "ious": dict(zip(ids, ious))}
 
 # %% ../nbs/13_evaluate.ipynb #8d9b39cb
 def _best_pairs(iou: np.ndarray) -> list[tuple[int, int]]:   # (N, M) -> at most min(N, M) pairs of row and column

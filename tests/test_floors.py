@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "pointwssis"
 FLOORS = [
     {"core", "decode", "parallel"},
-    {"options", "ablations", "masks", "store", "checkpoint", "results", "sampler", "weights", "process", "show", "page"},
+    {"options", "ablations", "masks", "store", "checkpoint", "results", "sampler", "weights", "process", "show", "page", "matches"},
     {"config", "coco", "tables", "plan"},
     {"backbone", "submission", "shapes", "points", "targets", "engine", "evaluate", "crops", "plots"},
     {"refinenet", "splits", "dataset", "prompt", "report"},
@@ -17,7 +17,7 @@ FLOORS = [
     {"pseudo", "predict", "release"},
     {"gallery"},
     {"stages"},
-    {"pipeline", "published"},
+    {"pipeline", "published", "records"},
     {"experiments", "doctor"},
     {"commands"},
     {"cli"},
