@@ -3,20 +3,19 @@ from __future__ import annotations
 import gc
 import platform
 import sys
-import threading
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import psutil
 import torch
 
 from pointwssis.core import atomic_path, device_name, read_json, write_json
+
+from .fresh import _mib
 
 RUNS = 5
 LIBRARIES = ("torch", "torchvision", "numpy", "opencv-python-headless", "pycocotools", "faster-coco-eval")
@@ -34,7 +33,7 @@ class Row:
     share: bool = False
     unit: str = "s"
     runs: int = RUNS                     # that each median is of; 1 for what does not vary
-    peak_mib: float | None = None        # memory that ours took at its peak, beyond what it started with
+    peak_mib: float | None = None        # memory at its highest while ours runs
     peak_limit_mib: float | None = None
     note: str = ""
 
@@ -72,31 +71,16 @@ def compare(name: str, ours: Work, other: Work, agree: Callable[[Any, Any], bool
     return Row(name, a, b, **row)
 
 
-@contextmanager
-def _watched(device: torch.device, found: list[int]):
-    "Append the highest memory in use on the device, in bytes, sampled on a CPU every millisecond."
+def peak_mib(work: Work, device: torch.device) -> float:
+    "The most memory in use while the work runs, MiB: what the GPU holds, or all of this process (needs Linux, which keeps the peak)."
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        yield
-        return found.append(torch.cuda.max_memory_allocated(device))
-    seen, done, process = [psutil.Process().memory_info().rss], threading.Event(), psutil.Process()
-    def watch() -> None:
-        while not done.wait(.001): seen.append(process.memory_info().rss)
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try: yield
-    finally:
-        done.set(); thread.join()
-        found.append(max(seen))
-
-
-def peak_mib(work: Work, device: torch.device) -> float:
-    "MiB that the work takes at its peak, beyond what is in use when it starts."
+        work()
+        return torch.cuda.max_memory_allocated(device) / 2**20
     gc.collect()
-    before = torch.cuda.memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss
-    found: list[int] = []
-    with _watched(device, found): work()
-    return (found[0] - before) / 2**20
+    Path("/proc/self/clear_refs").write_text("5")            # forget the peak so far
+    work()
+    return _mib("VmHWM")
 
 
 def machine(device: torch.device) -> dict[str, Any]:

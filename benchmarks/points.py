@@ -18,7 +18,7 @@ from .scenes import clicks, discs
 SMALL = dict(fpn_channels=16, instance_channels=16, instance_convs=1, mask_channels=16, num_kernels=16, num_grids=(16, 12, 8, 6, 4))
 
 
-def masks_of(outputs: Outputs, prompts: Prompts, padded: tuple[int, int], out_size: tuple[int, int], cfg: SOLOv2Config) -> list[tuple[int, dict]]:
+def masks_of(outputs: Outputs, prompts: Prompts, padded: loops.Size, out_size: loops.Size, cfg: SOLOv2Config) -> list[tuple[int, dict]]:
     "Prompt, level selection, NMS, resize, run lengths: (point, RLE)."
     cand = candidates(outputs, 0, "point", prompts, padded, cfg)
     found = to_instances(cand, outputs.mask_features[0], padded, out_size, cfg, "mask")
@@ -49,6 +49,6 @@ def rows(device: torch.device, quick: bool = False) -> list[Row]:
                      agree, device, note=f"after the features of {size}, run lengths at {out_size[0]} x {out_size[1]}")]
     for count, target in ((few, .3 if gpu else .15), (many, .6)):
         ours, features = alternate(lambda: work(count), lambda: model.features(images), device)
-        found.append(Row(f"masks of {count} points, share of the features", ours, features, "features", target, share=True, note=f"R-50, {size}, fp32"))
+        found.append(Row(f"masks of {count} points, share of the features", ours, features, "features", target, True, note=f"R-50, {size}, fp32"))
     memory = peak_mib(lambda: (model.features(images), work(many)), device)
     return [*found[:-1], replace(found[-1], peak_mib=memory, peak_limit_mib=4096)]

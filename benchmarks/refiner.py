@@ -1,13 +1,16 @@
 """A second look at masks: a stem that skips empty channels, and crops in batches, against dense channels and one crop at a time."""
 from __future__ import annotations
+from copy import deepcopy
+from dataclasses import replace
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pointwssis.config import RefinerConfig
+from pointwssis.config import RefinerConfig, preset
 from pointwssis.points import gaussian_map
 from pointwssis.refinenet import MaskRefineNet
 from pointwssis.refiner import refine_many
+from pointwssis.shapes import CLASSES
 
 from . import loops
 from .harness import Row, Work, compare
@@ -44,19 +47,27 @@ def agree(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> bool:
     return all((a != b).float().mean() < 1e-3 for a, b in zip(ours, theirs))
 
 
-@torch.inference_mode()
-def rows(device: torch.device, quick: bool = False) -> list[Row]:
-    torch.manual_seed(0)
-    net = MaskRefineNet(80, SMALL if quick else RefinerConfig(weights="")).eval().to(device)
-    h, w, count = (60, 90, 3) if quick else (421, 640, 8 if device.type == "cpu" else 64)
+def crops_row(net: MaskRefineNet, count: int, height: int, width: int, device: torch.device) -> Row:
+    "`refine_many` over two images of `count` objects."
+    plain = deepcopy(net)                                    # ours changes the layout of its network's weights
     def item(seed: int) -> tuple[torch.Tensor, ...]:
-        truth = objects(count, h, w, 80, seed)
-        picture = torch.randint(256, (3, h, w), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+        truth = objects(count, height, width, net.num_classes, seed)
+        picture = torch.randint(256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
         clicked = (truth.boxes[:, :2] + truth.boxes[:, 2:]) / 2
         return tuple(t.to(device) for t in (picture, truth.masks.bool(), clicked, truth.classes))
-    items = [item(seed) for seed in range(2)]
-    crops = sum(len(i[1]) for i in items)
-    return [*stem_rows(net, 4 if quick else 16, device),
-            compare(f"refining {crops} masks of 2 images", lambda: refine_many(net, items), lambda: [loops.refine(net, *i) for i in items],
-                    agree, device, against="one dense crop at a time", target=3 if device.type == "cpu" else 10,
-                    note=f"{net.cfg.backbone.partition(':')[2]}, crops of {net.cfg.crop_size} x {net.cfg.crop_size}, fp32")]
+    items, cfg = [item(seed) for seed in range(2)], net.cfg
+    crops = f"{cfg.backbone.partition(':')[2]}, crops of {cfg.crop_size} x {cfg.crop_size}"
+    return compare(f"refining {sum(len(i[1]) for i in items)} masks of 2 images, {crops}", lambda: refine_many(net, items), lambda: [loops.refine(plain, *i) for i in items], agree, device,
+                   against="one dense crop at a time", target=3 if device.type == "cpu" else 10, note=f"images of {height} x {width}, fp32")
+
+
+@torch.inference_mode()
+def rows(device: torch.device, quick: bool = False) -> list[Row]:
+    "The published network over 80 classes, and the small one of the built-in data set."
+    torch.manual_seed(0)
+    published, small = (MaskRefineNet(classes, replace(cfg, weights="")).eval().to(device)
+                        for classes, cfg in ((80, SMALL if quick else RefinerConfig()), (len(CLASSES), preset("shapes").refiner)))
+    count = 16 if device.type == "cpu" else 64
+    return [*stem_rows(published, 4 if quick else 16, device),
+            crops_row(published, *((3, 60, 90) if quick else (count, 421, 640)), device),
+            crops_row(small, *((3, 60, 90) if quick else (4 * count, 128, 128)), device)]

@@ -53,21 +53,26 @@ def normalise(pixels: Tensor) -> Tensor:       # (N, 3, h, w) uint8 -> float
     mean, std = (torch.tensor(v, device=pixels.device).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
     return (pixels - mean) / std
 
-# %% ../nbs/20_crops.ipynb #d090473d
+# %% ../nbs/20_crops.ipynb #ac6e453b
+def _paste(probability: Tensor, frames: Tensor, height: int, width: int) -> Tensor:   # (N, 1, size, size) -> (N, H, W) bool
+    "Read each crop at the pixels of its frame."
+    def axis(n: int, lo: Tensor, hi: Tensor) -> Tensor:                  # (N, n) where each pixel centre lies in the frame, -1..1
+        return (torch.arange(n, device=frames.device) + .5 - lo[:, None]) / (hi - lo)[:, None] * 2 - 1
+    x, y = axis(width, frames[:, 0], frames[:, 2])[:, None], axis(height, frames[:, 1], frames[:, 3])[:, :, None]
+    grid = torch.stack([x.expand(-1, height, -1), y.expand(-1, -1, width)], -1)
+    found = F.grid_sample(probability, grid, padding_mode="border", align_corners=False)[:, 0]
+    return (found > .5) & (x.abs() < 1) & (y.abs() < 1)
+
 def paste(
     logits: Tensor,    # (N, 2, size, size) of background and object
     frames: Tensor,    # (N, 4) where they were taken, image pixels
     height: int,       # of the image
     width: int,
+    portion: int = 2**23,   # pixels at once: bounds the memory
 ) -> Tensor:           # (N, H, W) bool, False outside the frames
     "Masks of the whole image from the logits of crops."
-    probability = logits.float().softmax(1)[:, 1:]
-    def axis(n: int, lo: Tensor, hi: Tensor) -> Tensor:                  # (N, n) where each pixel centre lies in the frame, -1..1
-        return (torch.arange(n, device=logits.device) + .5 - lo[:, None]) / (hi - lo)[:, None] * 2 - 1
-    x, y = axis(width, frames[:, 0], frames[:, 2])[:, None], axis(height, frames[:, 1], frames[:, 3])[:, :, None]
-    grid = torch.stack([x.expand(-1, height, -1), y.expand(-1, -1, width)], -1)
-    found = F.grid_sample(probability, grid, padding_mode="border", align_corners=False)[:, 0]
-    return (found > .5) & (x.abs() < 1) & (y.abs() < 1)
+    probability, few = logits.float().softmax(1)[:, 1:], max(portion // (height * width), 1)
+    return torch.cat([_paste(p, f, height, width) for p, f in zip(probability.split(few), frames.split(few))])
 
 # %% ../nbs/20_crops.ipynb #1b3666f3
 def perturb(
