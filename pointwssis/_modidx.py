@@ -89,6 +89,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
             'pointwssis.commands': { 'pointwssis.commands.command_doctor': ('commands.html#command_doctor', 'pointwssis/commands.py'),
                                      'pointwssis.commands.command_experiments': ( 'commands.html#command_experiments',
                                                                                   'pointwssis/commands.py'),
+                                     'pointwssis.commands.command_plan': ('commands.html#command_plan', 'pointwssis/commands.py'),
                                      'pointwssis.commands.command_predict': ('commands.html#command_predict', 'pointwssis/commands.py'),
                                      'pointwssis.commands.command_published': ('commands.html#command_published', 'pointwssis/commands.py'),
                                      'pointwssis.commands.command_report': ('commands.html#command_report', 'pointwssis/commands.py'),

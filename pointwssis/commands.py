@@ -13,7 +13,7 @@ from .core import DataError, pick_device, read_json
 
 # %% auto #0
 __all__ = ['run_params', 'tell', 'command_run', 'command_reproduce', 'command_experiments', 'command_published', 'command_report',
-           'command_split', 'config_for', 'command_predict', 'command_submit', 'command_doctor']
+           'command_plan', 'command_split', 'config_for', 'command_predict', 'command_submit', 'command_doctor']
 
 # %% ../nbs/31d_commands.ipynb #d8934ac1
 def run_params(
@@ -92,6 +92,13 @@ def command_report(args: argparse.Namespace) -> None:
         raise DataError(f"{args.runs}: no such folder of runs. Run `pointwssis reproduce` first, or pass --runs DIR.")
     write_report(Path(args.runs), Path(args.figures))
     print(f"tables and figures are in {args.figures}")
+
+# %% ../nbs/31d_commands.ipynb #bd1d11eb
+def command_plan(args: argparse.Namespace) -> None:
+    "Say how to spend hours of annotation between masks and points, from measured runs."
+    from pointwssis.plan import plan
+    print(plan(args.runs, args.dataset, args.hours, args.seconds_per_mask, args.seconds_per_point, args.figures))
+    print(f"The picture is {args.figures}/plan_{args.dataset}.png.")
 
 # %% ../nbs/31d_commands.ipynb #ca8ac2e1
 def command_split(args: argparse.Namespace) -> None:

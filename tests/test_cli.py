@@ -12,7 +12,7 @@ from pointwssis import shapes
 from pointwssis.cli import main
 from pointwssis.doctor import checks
 
-COMMANDS = ("split", "run", "reproduce", "predict", "submit", "report", "doctor")
+COMMANDS = ("split", "run", "reproduce", "predict", "submit", "report", "plan", "doctor")
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "pointwssis"
 FLOORS = [
-    {"core", "decode", "parallel"},
+    {"core", "decode", "parallel", "device"},
     {"options", "ablations", "masks", "store", "checkpoint", "results", "sampler", "weights", "process", "show", "page", "matches"},
     {"config", "coco", "tables", "plan"},
     {"backbone", "submission", "shapes", "points", "targets", "engine", "evaluate", "crops", "plots"},
     {"refinenet", "splits", "dataset", "prompt", "report"},
-    {"refiner", "solov2", "graph"},
+    {"refiner", "solov2", "graph", "batches"},
     {"pseudo", "predict", "release"},
     {"gallery"},
     {"stages"},
