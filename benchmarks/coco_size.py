@@ -82,7 +82,7 @@ def _shapes(r: np.random.Generator, families: int, variants: int) -> list[list[d
 
 
 def predictions(images: int, objects: int, each: int, seed: int = 0) -> tuple[coco.CocoData, list[dict]]:
-    "A truth, one object in a hundred a crowd, and `each` results an image: two for every object, some good, and others of any kind."
+    "A truth, one object in a hundred a crowd, and `each` results an image: two for every object, some of them good, then others that score less."
     r, families, variants = np.random.default_rng(seed), 400, 8
     shapes = _shapes(r, families, variants)
     truth: dict[int, list[dict]] = {i: [] for i in range(1, images + 1)}
@@ -93,7 +93,8 @@ def predictions(images: int, objects: int, each: int, seed: int = 0) -> tuple[co
     results = []
     for i, found in truth.items():
         kinds = ([a["family"] for a in found for _ in range(2)] + r.integers(families, size=each).tolist())[:each]
-        of = zip(kinds, r.integers(variants, size=each).tolist(), r.random(each).round(4).tolist())
+        scores = r.random(each) * np.where(np.arange(each) < 2 * len(found), 1, .4)
+        of = zip(kinds, r.integers(variants, size=each).tolist(), scores.round(4).tolist())
         results += [{"image_id": i, "category_id": k % 80 + 1, "segmentation": shapes[k][v], "score": score} for k, v, score in of]
     records = {i: {"id": i, "file_name": f"{i}.jpg", "width": WIDTH, "height": HEIGHT} for i in truth}
     return coco.CocoData(Path("made_up.json"), Path(), records, truth, CLASSES, {}), results
