@@ -50,13 +50,14 @@ class Targets:
 
     def pin_memory(self) -> Targets: return self._each(Tensor.pin_memory)
 
-# %% ../nbs/15_targets.ipynb #7deda413
+# %% ../nbs/15_targets.ipynb #396b8143
 def padded_bytes(
     masks: Tensor,   # (N, h, w) bool, or uint8 of 0 and 1
     height: int,     # wanted, at least h
     width: int,
 ) -> Tensor:         # (N, height, width) uint8: the same memory where the size fits
     "Zeros at the bottom and at the right."
+    if not len(masks): return masks.new_zeros(0, height, width, dtype=torch.uint8)   # NumPy's empty arrays have no strides to view
     extra = (0, width - masks.shape[2], 0, height - masks.shape[1])
     return F.pad(masks.view(torch.uint8), extra) if any(extra) else masks.view(torch.uint8).contiguous()
 

@@ -1,6 +1,7 @@
 "Targets and losses: invariants that hold for any objects."
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
@@ -89,6 +90,14 @@ def random_outputs(batch=1):
     torch.manual_seed(0)
     return Outputs([torch.randn(batch, 3, s, s, requires_grad=True) for s in CFG.num_grids], [torch.randn(batch, 16, s, s, requires_grad=True) for s in CFG.num_grids],
                    torch.randn(batch, 16, 16, 24, requires_grad=True), [])
+
+
+@pytest.mark.parametrize("size", [(64, 96), (60, 90)])
+def test_an_image_without_objects_as_the_loader_gives_it(size):
+    "NumPy's empty arrays have strides of 0, which torch keeps."
+    empty = Truth(torch.from_numpy(np.zeros((0, *size), np.uint8)), torch.zeros(0, 4), torch.zeros(0, dtype=torch.long))
+    targets = assign(CFG, [empty, squares([(4, 4, 30, 40)], [1], size)], (16, 24))
+    assert (targets.classes[0] == CFG.num_classes).all() and (targets.image == 1).all() and len(targets.masks) == 1
 
 
 def test_losses_without_objects_are_finite_and_reach_every_head():
