@@ -20,7 +20,7 @@ SMALL = RefinerConfig("torchvision:resnet18", "", aspp_channels=32, decoder_chan
 
 
 def work_of(work: Work) -> int:
-    "Floating-point operations."
+    "Floating-point operations of convolutions and products."
     with FlopCounterMode(display=False) as counter: work()
     return counter.get_total_flops()
 
@@ -57,8 +57,13 @@ def crops_row(net: MaskRefineNet, count: int, height: int, width: int, device: t
         return tuple(t.to(device) for t in (picture, truth.masks.bool(), clicked, truth.classes))
     items, cfg = [item(seed) for seed in range(2)], net.cfg
     crops = f"{cfg.backbone.partition(':')[2]}, crops of {cfg.crop_size} x {cfg.crop_size}"
-    return compare(f"refining {sum(len(i[1]) for i in items)} masks of 2 images, {crops}", lambda: refine_many(net, items), lambda: [loops.refine(plain, *i) for i in items], agree, device,
-                   against="one dense crop at a time", target=3 if device.type == "cpu" else 10, note=f"images of {height} x {width}, fp32")
+    def ours(): return refine_many(net, items)
+    def dense(): return [loops.refine(plain, *i) for i in items]
+    count = sum(len(i[1]) for i in items)
+    sparse_work, dense_work = (work_of(work) / count / 1e9 for work in (ours, dense))
+    return compare(f"refining {count} masks of 2 images, {crops}", ours, dense, agree, device, against="one dense crop at a time",
+                   target=3 if device.type == "cpu" else 10,
+                   note=f"images of {height} x {width}, fp32; a crop takes {sparse_work:.2g} GFLOP against {dense_work:.2g}")
 
 
 @torch.inference_mode()
