@@ -91,12 +91,13 @@ def judge_refiner(bench: Bench, part: str) -> dict[str, Any]:
         found |= {f"clicks_{name}_{key}": quality[key] for key in ("miou_percent", "ap_percent")}
     return found
 
-# %% ../nbs/31_published.ipynb #438de9fe
+# %% ../nbs/31_published.ipynb #c1385669
 @lru_cache(maxsize=1)
 def _hidden(weak: Path, train: Path | None) -> CocoData | None:
     "The weak images with their true masks, if anybody has outlined them."
     ids = load(weak).ids
-    if train and (known := [i for i in ids if i in (full := load(train, need="masks")).images]): return full.select(known)
+    full = load(train, need="masks") if train else None
+    if full and (known := [i for i in ids if i in full.images]): return full.select(known)
     outlined = all(a.get("segmentation") for records in load(weak).annotations.values() for a in records)
     return load(weak, need="masks") if outlined else None
 
