@@ -96,7 +96,7 @@ def to_results(
     columns = zip(rles, instances.scores.tolist(), instances.classes.tolist())
     return [{"image_id": image_id, "category_id": categories.id(c), "segmentation": rle, "score": score} for rle, score, c in columns]
 
-# %% ../nbs/13_evaluate.ipynb #0fdc79d5
+# %% ../nbs/13_evaluate.ipynb #5e4d310d
 def _point_ious(pairs: list[tuple[dict, dict]], truth: CocoData) -> list[float]:
     "IoU of each (pseudo, true) pair of annotations; 0 if both are empty."
     index = _index(truth, [])
@@ -109,8 +109,10 @@ def _of_points(pseudo: CocoData) -> list[dict]: return [a for records in pseudo.
 def point_results(
     pseudo: CocoData,     # pseudo annotations carry "point_id"
 ) -> list[dict]:          # COCO results
-    "The masks that answer points as predictions, each as sure as the others."
-    return [{k: a[k] for k in ("image_id", "category_id", "segmentation")} | {"score": 1.0} for a in _of_points(pseudo)]
+    "The masks of clicked images as predictions, each as sure as the others; those that answer no point are false ones."
+    clicked = {a["image_id"] for a in (*_of_points(pseudo), *pseudo.info.get("dropped_points", []))}
+    masks = [a for image_id, records in pseudo.annotations.items() if image_id in clicked for a in records]
+    return [{k: a[k] for k in ("image_id", "category_id", "segmentation")} | {"score": 1.0} for a in masks]
 
 def pseudo_quality(
     pseudo: CocoData,   # pseudo annotations carry "point_id"; info["dropped_points"] lists the weak annotations without a mask
@@ -146,21 +148,22 @@ def _groups(data: CocoData, image_id: int) -> dict[int, list[dict]]:
         if not a.get("iscrowd"): found.setdefault(a["category_id"], []).append(a)
     return found
 
-# %% ../nbs/13_evaluate.ipynb #d56a5785
+# %% ../nbs/13_evaluate.ipynb #58ea8e3d
 def link_by_overlap(
     pseudo: CocoData,   # masks without "point_id", as in the published files
     truth: CocoData,    # the weak images with their held-back masks
-) -> CocoData:          # what `pseudo_quality` takes: linked masks of the images of `truth`, and the points left without one
+) -> CocoData:          # what `pseudo_quality` takes: the masks of the images of `truth`, linked where they can be, and the points left without one
     "Pseudo masks joined to the objects of their image and class that they overlap best."
-    index, linked, dropped, spare = _index(truth, []), {}, [], 0
+    index, linked, dropped = _index(truth, []), {}, []
     for image_id in truth.ids:
-        masks, objects = _groups(pseudo, image_id), _groups(truth, image_id)
-        linked[image_id] = []
+        masks, objects, point_of = _groups(pseudo, image_id), _groups(truth, image_id), {}
         for category, clicked in objects.items():
             made = masks.get(category, [])
             iou = rle_api.iou(*([index.annToRLE(a) for a in group] for group in (made, clicked)), [0] * len(clicked))
             pairs = _best_pairs(np.nan_to_num(iou).reshape(len(made), len(clicked)))
-            linked[image_id] += [made[i] | {"point_id": clicked[j]["id"]} for i, j in pairs]
+            point_of |= {made[i]["id"]: clicked[j]["id"] for i, j in pairs}
             dropped += [a for j, a in enumerate(clicked) if j not in {j for _, j in pairs}]
-        spare += sum(map(len, masks.values())) - len(linked[image_id])
+        kept = [a for a in pseudo.annotations.get(image_id, []) if not a.get("iscrowd")]
+        linked[image_id] = [a | {"point_id": point_of[a["id"]]} if a["id"] in point_of else a for a in kept]
+    spare = sum("point_id" not in a for records in linked.values() for a in records)
     return replace(pseudo, images=truth.images, annotations=linked, info={"dropped_points": dropped, "masks_without_object": spare})

@@ -223,11 +223,14 @@ def test_masks_without_links_are_joined_by_overlap():
                      CATEGORIES, {})
     made = [square(1, 28, 2), square(2, 4, 2), square(3, 62, 2), square(4, 62, 11)]     # two good ones, one too many, one of another class
     found = link_by_overlap(replace(truth, annotations={1: made, 2: []}), truth)
-    assert {a["id"]: a["point_id"] for a in found.annotations[1]} == {1: 12, 2: 11} and found.annotations[2] == []
+    assert {a["id"]: a.get("point_id") for a in found.annotations[1]} == {1: 12, 2: 11, 3: None, 4: None} and found.annotations[2] == []
     assert [a["id"] for a in found.info["dropped_points"]] == [13, 15] and found.info["masks_without_object"] == 2
     quality = pseudo_quality(found, truth)
     assert quality["points"] == 4 and quality["ious"][12] == pytest.approx(18 / 22) and quality["ious"][15] == 0
     assert (quality["masks"], quality["masks_right"]) == (4, 2)
+    found = link_by_overlap(replace(truth, annotations={1: made[::-1], 2: []}), truth)
+    fewer = replace(found, annotations={1: [a for a in found.annotations[1] if "point_id" in a], 2: []})
+    assert pseudo_quality(found, truth)["ap_percent"] < pseudo_quality(fewer, truth)["ap_percent"]      # invented masks cost precision
 
 
 def test_joining_undoes_forgetting():
