@@ -36,6 +36,6 @@ setup(
     entry_points={"console_scripts": cfg["console_scripts"].split()},
     packages=["pointwssis", "pointwssis.stage_notebooks"],
     package_dir={"pointwssis.stage_notebooks": "nbs/stages"},
-    package_data={"pointwssis": ["*.mplstyle"], "pointwssis.stage_notebooks": ["*.ipynb"]},
+    package_data={"pointwssis": ["*.mplstyle", "*.html"], "pointwssis.stage_notebooks": ["*.ipynb"]},
     zip_safe=False,
 )

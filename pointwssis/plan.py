@@ -20,8 +20,8 @@ from .results import collect, share_of, stage_metrics
 from .show import save_picture, style
 
 # %% auto #0
-__all__ = ['SECONDS_PER_MASK', 'SECONDS_PER_POINT', 'ARMS', 'LABELS', 'hours_of', 'Measured', 'measured', 'rising', 'Option',
-           'option', 'hours_figure', 'advise', 'plan']
+__all__ = ['SECONDS_PER_MASK', 'SECONDS_PER_POINT', 'ARMS', 'LABELS', 'ERROR_BARS', 'hours_of', 'Measured', 'measured', 'rising',
+           'Option', 'option', 'hours_figure', 'advise', 'plan']
 
 # %% ../nbs/14d_plan.ipynb #bfdc7ea3
 SECONDS_PER_MASK, SECONDS_PER_POINT = 79.2, 7.0
@@ -117,9 +117,10 @@ def option(
     expected = float(np.interp(np.log(hours), np.log(at), ap))
     return Option(arm, masks, points, expected, (known[right - (at[right] != hours)], known[right]))
 
-# %% ../nbs/14d_plan.ipynb #2c07cea1
+# %% ../nbs/14d_plan.ipynb #21946ed1
 LABELS = {  # marker, colour, dash, name
     "points": ("D", "C2", "-", "masks, and points on the rest"), "masks": ("o", "C0", "--", "masks alone")}
+ERROR_BARS = "error bars: ± 1 standard deviation over seeds"
 
 def _draw(ax: Any, known: Sequence[Measured], marker: str, colour: str, name: str, size: float = 4) -> None:
     "Measurements with their spread, where they have one."
@@ -149,7 +150,7 @@ def hours_figure(
         ax.xaxis.set_minor_formatter(NullFormatter())
         top, bars = max(m.ap + (m.sd or 0) for m in found), any(m.sd for m in found)
         ax.set(xlabel="annotation time (hours of one person)", ylabel="mask AP (%)", ylim=(0, 1.08 * top or 1), title=title)
-        fig.legend(loc="outside lower center", ncols=2, title="bars: ± 1 standard deviation over seeds" if bars else None)
+        fig.legend(loc="outside lower center", ncols=2, title=ERROR_BARS if bars else None)
     return fig
 
 # %% ../nbs/14d_plan.ipynb #7482fa3f

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "pointwssis"
 FLOORS = [
     {"core", "decode", "parallel", "device"},
     {"options", "ablations", "masks", "store", "checkpoint", "results", "sampler", "weights", "process", "show", "page", "matches"},
-    {"config", "coco", "tables", "plan", "bootstrap"},
+    {"config", "coco", "tables", "plan", "details", "bootstrap"},
     {"backbone", "submission", "shapes", "points", "targets", "engine", "evaluate", "crops", "plots"},
     {"refinenet", "splits", "dataset", "prompt", "report"},
     {"refiner", "solov2", "graph", "batches"},

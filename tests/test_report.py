@@ -110,25 +110,6 @@ def test_csv_and_json_hold_full_precision(runs):
     assert json.loads(js)["runs"] == rows
 
 
-def test_figure_has_all_series_over_splits(runs):
-    ax = ap_figure(of(runs, "coco")).axes[0]
-    handles, labels = ax.get_legend_handles_labels()
-    assert sorted(labels) == ["published sw_refined (test-dev)", "student sw", "student sw_refined", "supervised", "teacher"]
-    drawn = {h.get_label(): h.lines[0].get_xydata().tolist() for h in ax.containers}
-    assert drawn["student sw_refined"] == [[5, 32.26], [10, 36], [12.5, 34]]
-    published = next(line for line in ax.lines if line.get_label().startswith("published"))
-    assert published.get_xydata().tolist() == [[5, 33.7], [10, 35.8]]
-    colours = [h.lines[0].get_color() for h in ax.containers]
-    assert len(set(colours)) == 4 and len({h.lines[0].get_marker() for h in ax.containers}) == 4
-    assert [t.get_text() for t in ax.get_xticklabels()] == ["5", "10", "12.5"]
-
-
-def test_figure_of_one_split_is_bars(runs):
-    ax = ap_figure(of(runs, "shapes")).axes[0]
-    assert [p.get_height() for p in ax.patches] == pytest.approx([71 / 3, 25, 30, 35])
-    assert "other data" in ax.get_title() and {t.get_text() for t in ax.texts} >= {"23.7", "30.0"}
-
-
 def test_report_writes_all_files_the_same_twice(runs, tmp_path):
     files = write_report(runs, tmp_path / "figures")
     assert {f.name for f in files} == {f"{kind}_{d}.{s}" for d in ("coco", "shapes") for kind, suffixes in

@@ -1,0 +1,232 @@
+"The report as one page: what it holds, where its links lead, and what happens when a reader clicks, in a real browser."
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from browser import MISSING, Browser
+from pointwssis.core import write_json
+from pointwssis.page import ORDER, embedded, evidence, inline, plates, to_html, write_page
+
+NOTE = "Same method, other data."
+TABLE = """**toys.** Same method, other data.
+
+| masks | result | AP | a rather long head for a narrow screen | and one more that is as long | difference |
+| --- | --- | --- | --- | --- | --- |
+| 5% | teacher | 9.5 ± 0.2 | a | b | +1.0 |
+| 10% | student | 22.5 | a | b | —¹ |
+| 20% | student | 100.0 | a | b | -3.0 |
+| 2% | `student` | — | a | b | +12.0 |
+
+¹ nobody knows
+"""
+
+
+def picture(figures, stem, size=(660, 520), **about):
+    figures.mkdir(exist_ok=True)
+    Image.new("RGB", size, "white").save(figures / f"{stem}.png")
+    (figures / f"{stem}.pdf").write_bytes(b"%PDF")
+    write_json(figures / f"{stem}.json", about)
+
+
+def stage(runs, run, name, wall_s=60.0):
+    write_json(runs / run / name / "params.json", {"wall_s": wall_s, "device": "CPU, 2 threads", "status": "done"} if wall_s else {"status": "running"})
+    (runs / run / name / "notebook.ipynb").write_text("{}")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    "Runs and figures of two data sets, and the page."
+    root = tmp_path_factory.mktemp("page")
+    runs, figures = root / "runs", root / "figures"
+    for name in ("curves", "gains", "ablation_levels", "ap_by_split"):
+        picture(figures, f"{name}_toys", shows=name, dataset="toys", caption=f"All about {name} & more.", note=NOTE)
+    for split in ("10p", "5p"):
+        for name in ("rough", "story"): picture(figures, f"toys_{split}_{name}", (880, 220), shows=name, dataset="toys", split=split, seed=0)
+    picture(figures, "ap_by_split_toys_two", shows="ap_by_split", dataset="toys_two", caption="Another.")
+    (figures / "results_toys.md").write_text(TABLE)
+    (figures / "results_toys.csv").write_text("masks\n")
+    (figures / "levels_toys.md").write_text("**levels**\n\n| level | AP |\n| --- | --- |\n| 1 | 2.0 |\n")
+    (figures / "results_toys_two.md").write_text(TABLE.replace("toys", "toys_two"))
+    for run in ("toys/10p/s0", "toys/10p/s10", "toys/10p/s2", "toys/10p-level_0/s0", "toys/5p/s0", "toys_two/10p/s0"): stage(runs, run, "split", 30.0)
+    for name in ("teacher", "evaluate", "report"): stage(runs, "toys/10p/s0", name)
+    stage(runs, "toys/5p/s0", "teacher", 0)
+    stage(runs, "toys/5p/s0", ".teacher.partial")
+    write_json(runs / "toys/10p/s0/evaluate/metrics.json", {"stages": {"split": {}, "teacher": {}, "student": {}}})
+    write_page(runs, figures)
+    return root
+
+
+@pytest.fixture(scope="module")
+def page(folder) -> str: return (folder / "figures/report.html").read_text(encoding="utf-8")
+
+
+def test_markdown_becomes_html():
+    assert inline("a **b** `c*d` [e](../f_g.ipynb) & <i>") == 'a <strong>b</strong> <code>c*d</code> <a href="../f_g.ipynb">e</a> &amp; &lt;i&gt;'
+    assert to_html("# A\n\nb\nc\n\n### D") == "<h1>A</h1>\n<p>b c</p>\n<h3>D</h3>"
+    made = to_html(TABLE)
+    assert made.count("<th ") == made.count("<button") == 6 and made.count("<tr>") == 5 and made.count("<td") == 24 and "---" not in made
+    assert "<td>9.5 ± 0.2</td>" in made and made.endswith("<p>¹ nobody knows</p>")
+    assert '<td class="long">' in to_html("| a |\n| --- |\n| " + "word " * 20 + "|")
+
+
+def test_pictures_come_in_the_order_of_the_story(folder):
+    found = plates(folder / "figures")
+    assert [p.stem for p in found] == ["ap_by_split_toys", "ap_by_split_toys_two", "gains_toys", "ablation_levels_toys", "curves_toys",
+                                       "toys_5p_story", "toys_5p_rough", "toys_10p_story", "toys_10p_rough"]
+    assert found[0].caption == f"All about ap_by_split & more. {NOTE}" and "10% of the images with masks, seed 0" in found[-1].caption
+    assert len(set(ORDER)) == len(ORDER)
+
+
+def test_pictures_that_say_nothing_are_left_out(tmp_path):
+    picture(tmp_path, "list", dataset="x")
+    (tmp_path / "list.json").write_text("[1, 2]")
+    Image.new("RGB", (4, 4)).save(tmp_path / "bare.png")
+    picture(tmp_path, "other", dataset="x", unknown=1)
+    assert [p.stem for p in plates(tmp_path)] == ["other"]
+
+
+def test_pictures_are_small_and_whole(folder):
+    for photograph, kind in ((True, "jpeg"), (False, "png")):
+        made = embedded(folder / "figures/toys_10p_story.png", photograph)
+        assert made.startswith(f"data:image/{kind};base64,") and len(made) < 6000
+
+
+def test_evidence_leads_to_every_notebook(folder):
+    made = evidence(folder / "runs", "toys", folder / "figures").split("\n")
+    assert made[0] == "| run | seed | split | teacher | evaluate | device |"
+    assert [tuple(line.split(" | ")[:2]) for line in made[2:]] == [("| 5p", "0"), ("| 10p", "0"), ("| 10p", "2"), ("| 10p", "10"), ("| 10p-level_0", "0")]
+    assert "| [0.5](../runs/toys/10p/s0/split/notebook.ipynb) | [1.0](../runs/toys/10p/s0/teacher/notebook.ipynb) |" in made[3]
+    assert made[2].endswith("| — | — | CPU, 2 threads |") and evidence(folder / "runs", "unknown", folder / "figures") == ""
+
+
+class Links(HTMLParser):
+    def __init__(self): super().__init__(); self.found, self.open = [], []
+    def handle_starttag(self, tag, attributes):
+        self.found += [(tag, value) for name, value in attributes if name in ("href", "src")]
+        if tag not in ("meta", "img", "link"): self.open.append(tag)
+    def handle_endtag(self, tag): assert self.open.pop() == tag
+
+
+def test_the_page_holds_everything_and_its_links_hold(folder, page):
+    parser = Links()
+    parser.feed(page)
+    assert parser.open == []
+    resources = [value for tag, value in parser.found if tag != "a"]
+    assert len(resources) == 9 and all(value.startswith("data:image/") for value in resources) and "@import" not in page and "url(" not in page
+    ids = set(re.findall(r'id="([^"]+)"', page))
+    for _, value in (pair for pair in parser.found if pair[0] == "a"):
+        assert value[1:] in ids if value.startswith("#") else (folder / "figures" / value).exists(), value
+    assert sum(value.endswith("notebook.ipynb") for _, value in parser.found) == 8
+
+
+def test_data_sets_keep_to_themselves(page):
+    first, second = page.split('<section id="toys_two">')
+    assert "Another." in second and "Another." not in first and "All about gains &amp; more." in first and "All about" not in second
+    assert first.count("<details open>") == 1 and first.count("<details>") == 1 and "<details" not in second
+    assert first.index("Same method, other data.") < first.index("<strong>levels</strong>") < first.index("All about") < first.index("executed notebooks</h3>")
+
+
+def test_the_markdown_page_says_the_same(folder, page):
+    text = (folder / "figures/report.md").read_text(encoding="utf-8")
+    assert TABLE.strip() in text and text.count("![") == 9 and "](../runs/toys/10p/s0/teacher/notebook.ipynb)" in text
+    for target in re.findall(r"\]\(([^)]+)\)", text): assert (folder / "figures" / target).exists(), target
+
+
+def test_the_same_folder_gives_the_same_page(folder, page):
+    write_page(folder / "runs", folder / "figures")
+    assert (folder / "figures/report.html").read_text(encoding="utf-8") == page
+
+
+def test_an_empty_folder_is_a_page_without_sections(tmp_path):
+    assert "<section" not in write_page(tmp_path / "runs", tmp_path)[0].read_text()
+
+
+def test_the_page_needs_no_torch():
+    code = "import sys, pointwssis.page; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory, folder):
+    if MISSING: pytest.skip(MISSING)
+    browser = Browser(tmp_path_factory.mktemp("desk"), 1200, 800)
+    browser.open(folder / "figures/report.html")
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="module")
+def phone(tmp_path_factory, folder):
+    if MISSING: pytest.skip(MISSING)
+    browser = Browser(tmp_path_factory.mktemp("phone"), 390, 844, phone=True)
+    browser.open(folder / "figures/report.html")
+    yield browser
+    browser.close()
+
+
+def column(browser, number):
+    return browser.run(f"[...document.querySelector('table').tBodies[0].rows].map(row => row.cells[{number}].textContent)")
+
+
+@pytest.mark.parametrize("number, rising, falling", [
+    (0, ["2%", "5%", "10%", "20%"], ["20%", "10%", "5%", "2%"]),
+    (1, ["student", "student", "student", "teacher"], ["teacher", "student", "student", "student"]),
+    (2, ["9.5 ± 0.2", "22.5", "100.0", "—"], ["100.0", "22.5", "9.5 ± 0.2", "—"]),
+    (5, ["-3.0", "+1.0", "+12.0", "—¹"], ["+12.0", "+1.0", "-3.0", "—¹"])])
+def test_a_click_on_a_head_sorts_its_column(desk, number, rising, falling):
+    head = f"table th:nth-child({number + 1})"
+    desk.click(f"{head} button")
+    assert column(desk, number) == rising and desk.run(f"document.querySelector('{head}').ariaSort") == "ascending"
+    desk.click(f"{head} button")
+    assert column(desk, number) == falling and desk.run(f"document.querySelector('{head}').ariaSort") == "descending"
+    assert desk.run("document.querySelectorAll('th[aria-sort]').length") == 1
+
+
+def test_sorting_moves_whole_rows(desk):
+    desk.click("table th:nth-child(3) button")
+    pairs = dict(zip(column(desk, 2), column(desk, 0)))
+    assert pairs == {"9.5 ± 0.2": "5%", "22.5": "10%", "100.0": "20%", "—": "2%"}
+
+
+@pytest.mark.parametrize("how", ["escape", "click"])
+def test_a_click_on_a_picture_enlarges_it(desk, how):
+    width = "document.querySelector('{}').getBoundingClientRect().width"
+    before = desk.run(width.format("#gains_toys img"))
+    assert not desk.run("document.querySelector('dialog').open")
+    desk.click("#gains_toys .enlarge")
+    assert desk.run("document.querySelector('dialog').open") and desk.run(width.format("dialog img")) > 1.5 * before
+    assert desk.run("document.querySelector('dialog img').src === document.querySelector('#gains_toys img').src")
+    assert desk.run("document.querySelector('dialog p').textContent") == f"All about gains & more. {NOTE}"
+    if how == "escape": desk.press("\ue00c")
+    else: desk.click("dialog")
+    assert not desk.run("document.querySelector('dialog').open")
+
+
+def test_pictures_of_other_splits_open(desk):
+    shown = "document.querySelector('#toys_10p_rough img').checkVisibility()"
+    assert not desk.run(shown)
+    desk.click("details:not([open]) summary")
+    assert desk.run(shown)
+
+
+def test_nothing_is_wider_than_a_phone(phone):
+    phone.run("document.querySelectorAll('details').forEach(part => part.open = true)")
+    assert phone.run("innerWidth") == 390 and phone.run("document.documentElement.scrollWidth") == 390
+    wide = "[...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll') && e.getBoundingClientRect().right > 390.5).map(e => e.tagName)"
+    assert phone.run(wide) == []
+    box = "document.querySelector('.scroll')"
+    assert phone.run(f"{box}.scrollWidth > {box}.clientWidth") and phone.run(f"getComputedStyle({box}).overflowX") == "auto"
+    assert phone.run("Math.min(...[...document.querySelectorAll('p, td, figcaption')].map(e => parseFloat(getComputedStyle(e).fontSize)))") >= 12
+
+
+def test_a_picture_enlarges_on_a_phone(phone):
+    phone.click("#toys_5p_story .enlarge")
+    assert phone.run("document.querySelector('dialog img').getBoundingClientRect().width") == 880       # its own size, to be moved about
+    assert phone.run("document.documentElement.scrollWidth") == 390
+    phone.click("dialog")
+    assert not phone.run("document.querySelector('dialog').open")
