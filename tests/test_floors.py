@@ -8,13 +8,13 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "pointwssis"
 FLOORS = [
-    {"core", "decode", "parallel", "device"},
+    {"core", "decode", "parallel", "device", "markup"},
     {"options", "ablations", "masks", "store", "checkpoint", "results", "sampler", "weights", "process", "show", "page", "matches"},
-    {"config", "coco", "tables", "plan", "details", "bootstrap"},
-    {"backbone", "submission", "shapes", "points", "targets", "engine", "evaluate", "crops", "plots"},
-    {"refinenet", "splits", "dataset", "prompt", "report"},
-    {"refiner", "solov2", "graph", "batches"},
-    {"pseudo", "predict", "release"},
+    {"config", "coco", "plan", "details", "bootstrap"},
+    {"backbone", "submission", "shapes", "points", "targets", "engine", "evaluate", "crops", "plots", "evidence"},
+    {"refinenet", "splits", "dataset", "prompt", "tables"},
+    {"refiner", "solov2", "graph", "batches", "comparisons", "verify"},
+    {"pseudo", "predict", "release", "report"},
     {"gallery"},
     {"stages"},
     {"pipeline", "published", "records"},
@@ -53,7 +53,7 @@ def test_imports_point_downwards(name):
     assert {other for other in used if FLOOR[other] >= FLOOR[name]} == set()
 
 
-@pytest.mark.parametrize("name", ["results", "tables", "plots", "report", "cli"])
+@pytest.mark.parametrize("name", ["results", "tables", "plots", "report", "verify", "cli"])
 def test_needs_no_torch(name):
     code = f"import sys, pointwssis.{name}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent).returncode == 0

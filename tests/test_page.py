@@ -10,7 +10,8 @@ from PIL import Image
 
 from browser import MISSING, Browser
 from pointwssis.core import write_json
-from pointwssis.page import ORDER, embedded, evidence, inline, plates, to_html, write_page
+from pointwssis.markup import embedded, inline, to_html
+from pointwssis.page import ORDER, evidence, plates, sheets, write_page
 
 NOTE = "Same method, other data."
 TABLE = """**toys.** Same method, other data.
@@ -50,7 +51,14 @@ def folder(tmp_path_factory) -> Path:
     picture(figures, "ap_by_split_toys_two", shows="ap_by_split", dataset="toys_two", caption="Another.")
     (figures / "results_toys.md").write_text(TABLE)
     (figures / "results_toys.csv").write_text("masks\n")
-    (figures / "levels_toys.md").write_text("**levels**\n\n| level | AP |\n| --- | --- |\n| 1 | 2.0 |\n")
+    (figures / "table_levels_toys.md").write_text("**levels**\n\n| level | AP | seeds |\n| --- | --- | --- |\n| 1 | 2.0 | [0](../runs/toys/10p/s0/evaluate/notebook.ipynb) |\n")
+    (figures / "table_times_toys.md").write_text("**times**\n")
+    (figures / "some_notes.md").write_text("of no data set")
+    stages = ["toys/10p/s0/evaluate", "toys/10p/s0/teacher"]
+    facts = {stages[0]: {"git_commit": "0123abc", "device": "CPU", "versions": {"numpy": "2.0"}, "wall_s": 2.5, "data": {"a.json": "f" * 64}}}
+    behind = {"how": "mean", "numbers": {"value": 2.0}, "runs": stages}
+    write_json(figures / "table_levels_toys.json", {"dataset": "toys", "rows": [["1", behind, {"how": "runs", "runs": stages[:1]}]], "root": "../runs", "runs": facts})
+    write_json(figures / "table_times_toys.json", {"dataset": "toys", "rows": [], "runs": {}})
     (figures / "results_toys_two.md").write_text(TABLE.replace("toys", "toys_two"))
     for run in ("toys/10p/s0", "toys/10p/s10", "toys/10p/s2", "toys/10p-level_0/s0", "toys/5p/s0", "toys_two/10p/s0"): stage(runs, run, "split", 30.0)
     for name in ("teacher", "evaluate", "report"): stage(runs, "toys/10p/s0", name)
@@ -121,14 +129,23 @@ def test_the_page_holds_everything_and_its_links_hold(folder, page):
     ids = set(re.findall(r'id="([^"]+)"', page))
     for _, value in (pair for pair in parser.found if pair[0] == "a"):
         assert value[1:] in ids if value.startswith("#") else (folder / "figures" / value).exists(), value
-    assert sum(value.endswith("notebook.ipynb") for _, value in parser.found) == 8
+    assert sum(value.endswith("notebook.ipynb") for _, value in parser.found) == 9
 
 
 def test_data_sets_keep_to_themselves(page):
     first, second = page.split('<section id="toys_two">')
     assert "Another." in second and "Another." not in first and "All about gains &amp; more." in first and "All about" not in second
     assert first.count("<details open>") == 1 and first.count("<details>") == 1 and "<details" not in second
-    assert first.index("Same method, other data.") < first.index("<strong>levels</strong>") < first.index("All about") < first.index("executed notebooks</h3>")
+    places = [first.index(text) for text in ("Same method, other data.", "<strong>levels", "<strong>times", "All about", "executed notebooks</h3>")]
+    assert places == sorted(places) and "of no data set" not in page
+
+
+def test_numbers_know_their_runs(folder, page):
+    made = {sheet.name: sheet for sheet in sheets(folder / "figures")}
+    assert list(made) == ["results_toys", "results_toys_two", "table_levels_toys", "table_times_toys"]
+    assert made["table_levels_toys"].cells == [[[], ["toys/10p/s0/evaluate", "toys/10p/s0/teacher"], ["toys/10p/s0/evaluate"]]]
+    assert '<td>1</td><td><button type="button" class="told" data-runs="0 1">2.0</button></td><td><a href="../runs/toys/10p/s0/' in page
+    assert page.count('class="told"') == 1 and '["versions", "numpy 2.0"]' in page and '["data", "a.json ffffffffffff"]' in page
 
 
 def test_the_markdown_page_says_the_same(folder, page):
@@ -193,18 +210,30 @@ def test_sorting_moves_whole_rows(desk):
     assert pairs == {"9.5 ± 0.2": "5%", "22.5": "10%", "100.0": "20%", "—": "2%"}
 
 
+def test_a_click_on_a_number_tells_where_it_is_from(desk):
+    shown = "document.querySelector('.origin').open"
+    desk.click(".told")
+    assert desk.run(shown)
+    said = desk.run("document.querySelector('.origin').innerText")
+    assert "2.0 is from these stages" in said and "toys/10p/s0/teacher" in said and "0123abc" in said and "numpy 2.0" in said
+    links = desk.run("[...document.querySelectorAll('.origin a')].map(link => link.getAttribute('href'))")
+    assert links == [f"../runs/toys/10p/s0/{stage}/notebook.ipynb" for stage in ("evaluate", "teacher")]
+    desk.click(".origin button")
+    assert not desk.run(shown)
+
+
 @pytest.mark.parametrize("how", ["escape", "click"])
 def test_a_click_on_a_picture_enlarges_it(desk, how):
     width = "document.querySelector('{}').getBoundingClientRect().width"
     before = desk.run(width.format("#gains_toys img"))
-    assert not desk.run("document.querySelector('dialog').open")
+    assert not desk.run("document.querySelector('.large').open")
     desk.click("#gains_toys .enlarge")
-    assert desk.run("document.querySelector('dialog').open") and desk.run(width.format("dialog img")) > 1.5 * before
-    assert desk.run("document.querySelector('dialog img').src === document.querySelector('#gains_toys img').src")
-    assert desk.run("document.querySelector('dialog p').textContent") == f"All about gains & more. {NOTE}"
+    assert desk.run("document.querySelector('.large').open") and desk.run(width.format(".large img")) > 1.5 * before
+    assert desk.run("document.querySelector('.large img').src === document.querySelector('#gains_toys img').src")
+    assert desk.run("document.querySelector('.large p').textContent") == f"All about gains & more. {NOTE}"
     if how == "escape": desk.press("\ue00c")
-    else: desk.click("dialog")
-    assert not desk.run("document.querySelector('dialog').open")
+    else: desk.click(".large")
+    assert not desk.run("document.querySelector('.large').open")
 
 
 def test_pictures_of_other_splits_open(desk):
@@ -226,7 +255,7 @@ def test_nothing_is_wider_than_a_phone(phone):
 
 def test_a_picture_enlarges_on_a_phone(phone):
     phone.click("#toys_5p_story .enlarge")
-    assert phone.run("document.querySelector('dialog img').getBoundingClientRect().width") == 880       # its own size, to be moved about
+    assert phone.run("document.querySelector('.large img').getBoundingClientRect().width") == 880       # its own size, to be moved about
     assert phone.run("document.documentElement.scrollWidth") == 390
-    phone.click("dialog")
-    assert not phone.run("document.querySelector('dialog').open")
+    phone.click(".large")
+    assert not phone.run("document.querySelector('.large').open")
