@@ -2,23 +2,20 @@
 from __future__ import annotations
 import gc
 import platform
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 
-from pointwssis.core import atomic_path, device_name, read_json, write_json
+from pointwssis.core import atomic_path, device_name, read_json, versions, write_json
 
 from .fresh import _mib
 
 RUNS = 5
-LIBRARIES = ("torch", "torchvision", "numpy", "opencv-python-headless", "pycocotools", "faster-coco-eval")
 Work = Callable[[], Any]
 
 
@@ -86,8 +83,7 @@ def peak_mib(work: Work, device: torch.device) -> float:
 def machine(device: torch.device) -> dict[str, Any]:
     "What a reader of the figures needs to know about where they come from."
     processor = next((line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor())
-    return {"device": device_name(device), "processor": processor, "python": platform.python_version(),
-            "versions": {name: version(name) for name in LIBRARIES}}
+    return {"device": device_name(device), "processor": processor, "versions": versions()}
 
 
 def _cpuinfo() -> list[str]:
@@ -101,8 +97,9 @@ def record(folder: Path, suite: str, rows: list[Row], device: torch.device, quic
     results = read_json(path) if path.exists() else {}
     told = [asdict(row) | {"ratio": row.ratio, "met": row.met} for row in rows]
     results[f"{suite}, {device.type}"] = {**machine(device), "quick": quick, "rows": told}
-    write_json(path, dict(sorted(results.items())), indent=1)
-    with atomic_path(folder / "results.md") as temporary: temporary.write_text(markdown(dict(sorted(results.items()))), encoding="utf-8")
+    results = dict(sorted(results.items()))
+    write_json(path, results, indent=1)
+    with atomic_path(folder / "results.md") as temporary: temporary.write_text(markdown(results), encoding="utf-8")
 
 
 def _number(value: float, unit: str) -> str:
@@ -123,10 +120,11 @@ def _line(row: dict[str, Any]) -> str:
 
 def markdown(results: dict[str, Any]) -> str:
     "results.json as tables for people."
-    text = ["# Benchmarks", "", "Both sides of a row ran in one process, in turns, after they gave the same result; the figures are medians.", ""]
+    told = "Both sides of a row ran in one process, in turns, after they gave the same result; the figures are medians."
+    text = ["# Benchmarks", "", f"{told} Peak memory is that of the GPU or of the whole process, unless the note says otherwise.", ""]
     for suite, found in results.items():
         libraries = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
-        text += [f"## {suite}", "", f"{found['device']} · {found['processor']} · Python {found['python']} · {libraries}", ""]
+        text += [f"## {suite}", "", f"{found['device']} · {found['processor']} · {libraries}", ""]
         if found["quick"]: text += ["Tiny sizes, to try the benchmarks out: these figures mean nothing.", ""]
         text += ["| what | ours | other | ratio | peak memory | target | met | runs | note |", "|---|---|---|---|---|---|---|---|---|"]
         text += [_line(row) for row in found["rows"]] + [""]
