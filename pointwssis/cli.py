@@ -59,7 +59,7 @@ def names(text: str) -> list[str]:
     "Words with commas between them."
     return [part.strip() for part in text.split(",") if part.strip()]
 
-# %% ../nbs/32_cli.ipynb #83c3297b
+# %% ../nbs/32_cli.ipynb #8ac7e9f5
 EPILOG = """examples:
   pointwssis reproduce                                    the built-in data set, every stage
   pointwssis reproduce --data-root DIR --split 5p         your own COCO-format folder
@@ -98,6 +98,7 @@ def make_parser() -> Parser:
     submit.add_argument("--form", default="coco", help="coco or bdd100k (default coco)")
     submit.add_argument("--out", default="submission.json", metavar="FILE", help="what is written (default submission.json)")
     report = command("report", command_report)
+    report.add_argument("--verify", action="store_true", help="write nothing; compute every number again from the runs")
     plan = command("plan", command_plan)
     plan.add_argument("--hours", type=float, required=True, metavar="H", help="hours of one annotator")
     plan.add_argument("--dataset", default="shapes", help="whose runs to read (default shapes)")

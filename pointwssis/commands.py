@@ -84,12 +84,14 @@ def command_published(args: argparse.Namespace) -> None:
         print(f"\n{(figures / f'results_{dataset}.md').read_text(encoding='utf-8')}")
     print(f"Evidence is in {', '.join(map(str, made))}.")
 
-# %% ../nbs/31d_commands.ipynb #5e9319ec
+# %% ../nbs/31d_commands.ipynb #b07b6542
 def command_report(args: argparse.Namespace) -> None:
-    "Make tables and figures from all runs."
+    "Make tables and figures from all runs, or check the tables that are there."
     from pointwssis.report import write_report
+    from pointwssis.verify import verify
     if not Path(args.runs).is_dir():
         raise DataError(f"{args.runs}: no such folder of runs. Run `pointwssis reproduce` first, or pass --runs DIR.")
+    if args.verify: return print(verify(args.runs, args.figures))
     write_report(Path(args.runs), Path(args.figures))
     print(f"tables and figures are in {args.figures}")
 

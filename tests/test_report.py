@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from pointwssis.ablations import ABLATIONS
+from pointwssis.comparisons import ablation, budget, without_points
 from pointwssis.core import DataError, StageError, write_json
+from pointwssis.evidence import Evidence
 from pointwssis.plots import ap_figure
-from pointwssis.report import write_report
-from pointwssis.results import COCO_STUDENT, RESULTS, collect, lines
-from pointwssis.tables import table
+from pointwssis.report import tables_of, write_report
+from pointwssis.results import COCO_STUDENT, RESULTS, collect
+from pointwssis.tables import by_split, markdown, sheet, times
 
 AP = ("teacher_ap_percent", "student_sw_ap_percent", "student_sw_refined_ap_percent", "supervised_ap_percent")
 STAGES = {"teacher": {"wall_s": 90.0, "device": "CPU, 2 threads"}, "student": {"wall_s": 600.0, "device": "GPU X"}}
@@ -57,71 +60,127 @@ def test_published_numbers_are_the_known_ones():
     assert COCO_STUDENT == {"1p": 24.0, "2p": 25.3, "5p": 33.7, "10p": 35.8, "20p": 37.1, "30p": 38.0, "40p": 38.3, "50p": 38.8}
 
 
+def main_table(runs, dataset): return by_split(Evidence(runs), dataset, of(runs, dataset))
+def line_of(md, start): return next((row for row in md.splitlines() if row.startswith(start)), "")
+def link(*seeds, run="shapes/10p"): return ", ".join(f"[{s}](../runs/{run}/s{s}/evaluate/notebook.ipynb)" for s in seeds)
+
+
 def test_coco_table_compares(runs):
-    md, _, _ = table(of(runs, "coco"))
-    assert "| 5% | student sw_refined, AP | 33.7 | 32.3 | -1.4 | 1 |" in md
-    assert "| 10% | student sw_refined, AP | 35.8 | 36.0 | +0.2 | 1 |" in md
-    assert "| 5% | supervised, AP | 39.7 | 38.0 | -1.7 | 1 |" in md
-    assert "| 12.5% | student sw_refined, AP | —¹ | 34.0 | —¹ | 1 |" in md
-    assert "| 5% | teacher, AP | —¹ | 20.0 | —¹ | 1 |" in md
+    md = markdown(main_table(runs, "coco"))
+    assert f"| 5% | student sw_refined, AP | 33.7 | 32.3 | -1.4 | {link(0, run='coco/5p')} |" in md
+    assert "| 10% | student sw_refined, AP | 35.8 | 36.0 | +0.2 |" in md
+    assert "| 5% | supervised, AP | 39.7 | 38.0 | -1.7 |" in md
+    assert "| 12.5% | student sw_refined, AP | —¹ | 34.0 | —¹ |" in md
+    assert "| 5% | teacher, AP | —¹ | 20.0 | —¹ |" in md
+    assert "| 50% | student sw_refined, AP | 38.8 | —² | —² | —² |" in md and not line_of(md, "| 50% | teacher")
     assert "test-dev" in md and "not the paper's numbers" not in md and "\n¹ no published number" in md
 
 
 def test_small_data_is_never_compared(runs):
-    md, _, js = table(of(runs, "shapes"))
-    assert "Same method, other data: these are not the paper's numbers" in md.splitlines()[0]
-    assert all(line["published"] is None and line["difference"] is None for line in json.loads(js)["lines"])
-    assert "35.8" not in md and "39.7" not in md
+    made = main_table(runs, "shapes")
+    assert "Same method, other data: these are not the paper's numbers" in markdown(made).splitlines()[0]
+    cells = [entry for row in made["rows"] for entry in row if isinstance(entry, dict)]
+    assert all(c["numbers"]["value"] is None for c in cells if c["how"] == "difference") and not [c for c in cells if "published#" in str(c)]
+    assert "35.8" not in markdown(made) and "39.7" not in markdown(made)
 
 
 def test_seeds_become_mean_and_deviation(runs):
-    md, _, _ = table(of(runs, "shapes"))
-    assert "| 10% | teacher, AP | —¹ | 23.7 ± 5.5 | —¹ | 3 |" in md
-    assert "| 10% | student sw, AP | —¹ | 25.0 ± 0.0 | —¹ | 3 |" in md
+    md = markdown(main_table(runs, "shapes"))
+    assert f"| 10% | teacher, AP | —¹ | 23.7 ± 5.5 | —¹ | {link(0, 1, 10)} |" in md
+    assert "| 10% | student sw, AP | —¹ | 25.0 ± 0.0 | —¹ |" in md
 
 
 def test_missing_and_undefined_results(runs):
     put(runs, "coco", "1p", 0, 10.0, None, 20.0)
-    md, _, js = table(of(runs, "coco"))
-    assert "| 1% | student sw, AP | —¹ | —² | —² | 0 |" in md and "\n² not run" in md
-    assert "| 1% | supervised, AP | 39.7 | —² | —² | 0 |" in md
-    assert "NaN" not in js
+    made = main_table(runs, "coco")
+    assert "| 1% | student sw, AP | —¹ | —² | —² | —² |" in markdown(made) and "\n² not run" in markdown(made)
+    assert "| 1% | supervised, AP | 39.7 | —² | —² | —² |" in markdown(made)
+    assert "NaN" not in json.dumps(made)
     ap_figure(of(runs, "coco"))
-    assert "² not run" not in table(of(runs, "shapes"))[0]
 
 
 def test_markdown_is_one_well_formed_table_each(runs):
-    md, _, _ = table(of(runs, "coco"))
-    blocks = [b.splitlines() for b in md.split("\n\n") if b.startswith("|")]
-    assert len(blocks) == 2
-    for block in blocks: assert len({row.count("|") for row in block}) == 1 and set(block[1]) <= set("| -")
-    assert len(blocks[0]) == 2 + 3 * len(RESULTS)
-    assert blocks[1][0] == "| masks | seed | teacher | student | device |"
-    assert blocks[1][2] == "| 5% | 0 | 1.5 | 10.0 | CPU, 2 threads; GPU X |"
+    results, took = main_table(runs, "coco"), times(Evidence(runs), "coco", of(runs, "coco"))
+    for made in (results, took):
+        block = [row for row in markdown(made).splitlines() if row.startswith("|")]
+        assert len({row.count("|") for row in block}) == 1 and set(block[1]) <= set("| -") and len(block) == 2 + len(made["rows"])
+    not_run = 2 * len({*COCO_STUDENT} - {"5p", "10p"})
+    assert len(results["rows"]) == 3 * len(RESULTS) + not_run
+    assert took["columns"] == ["masks", "teacher", "student", "device", "seed"]
+    assert markdown(took).splitlines()[4] == f"| 5% | 1.5 | 10.0 | CPU, 2 threads; GPU X | {link(0, run='coco/5p')} |"
 
 
 def test_csv_and_json_hold_full_precision(runs):
-    rows = of(runs, "coco")
-    _, sheet, js = table(rows)
-    read = list(csv.DictReader(io.StringIO(sheet)))
-    assert len(read) == len(lines(rows)) == len(json.loads(js)["lines"])
-    refined = next(r for r in read if r["split"] == "5p" and r["result"] == "student_sw_refined_ap_percent")
-    assert float(refined["here"]) == 32.26 and float(refined["difference"]) == pytest.approx(-1.44) and refined["sd"] == ""
-    assert json.loads(js)["runs"] == rows
+    made = main_table(runs, "coco")
+    read = list(csv.DictReader(io.StringIO(sheet(made))))
+    assert len(read) == len(made["rows"])
+    refined = next(r for r in read if r["masks"] == "5%" and r["result"] == "student sw_refined, AP")
+    assert float(refined["reproduced"]) == 32.26 and float(refined["difference"]) == pytest.approx(-1.44) and refined["reproduced, sd"] == ""
+    cell = next(row for row in made["rows"] if row[:2] == ["5%", "student sw_refined, AP"])[3]
+    assert cell["numbers"]["value"] == 32.26 and cell["of"] == ("coco/5p/s0/evaluate/metrics.json#student_sw_refined_ap_percent",)
+
+
+def test_every_number_leads_to_the_runs_behind_it(runs):
+    manifest = {"parameters": {"seed": 0, "split": "5p"}, "git_commit": "abc", "device": "GPU X", "wall_s": 5.0, "versions": {"torch": "2"},
+                "inputs": {"annotations/a.json": "1f", "split/x_s.json": "2e", "pseudo/x_sw.json": "3d", "teacher/last.safetensors": "4c"}}
+    for stage in ("evaluate", "student_refined"): write_json(runs / "coco/5p/s0" / stage / "params.json", manifest | {"wall_s": 5.0 + len(stage)})
+    made = main_table(runs, "coco")
+    cell = next(row for row in made["rows"] if row[:2] == ["5%", "student sw_refined, AP"])[3]
+    assert cell["runs"] == ["coco/5p/s0/evaluate", "coco/5p/s0/student_refined"]
+    told = made["runs"]["coco/5p/s0/student_refined"]
+    assert told == {"path": "coco/5p/s0/student_refined", "git_commit": "abc", "parameters": manifest["parameters"], "device": "GPU X", "seed": 0,
+                    "versions": {"torch": "2"}, "wall_s": 20.0, "data": {"annotations/a.json": "1f", "split/x_s.json": "2e"}}
+    assert made["runs"]["coco/10p/s0/evaluate"]["git_commit"] == "—"
+    for row in made["rows"]:
+        for entry in row[2:]: assert isinstance(entry, dict) and set(entry["runs"]) <= set(made["runs"])
 
 
 def test_report_writes_all_files_the_same_twice(runs, tmp_path):
     files = write_report(runs, tmp_path / "figures")
-    assert {f.name for f in files} == {f"{kind}_{d}.{s}" for d in ("coco", "shapes") for kind, suffixes in
-                                       (("results", ("md", "csv", "json")), ("ap_by_split", ("png", "pdf", "json"))) for s in suffixes}
-    assert {f.name for f in (tmp_path / "figures").iterdir()} == {f.name for f in files}
+    names = {f.name for f in files}
+    tables = {f"results_{d}" for d in ("coco", "shapes")} | {f"table_{name}_{d}" for name in ("times", "gains", "without_points") for d in ("coco", "shapes")}
+    assert {f"{stem}.{suffix}" for stem in tables for suffix in ("md", "csv", "json")} <= names and "ap_by_split_coco.pdf" in names
+    assert {f.name for f in (tmp_path / "figures").iterdir()} == names
     before = {f: f.read_bytes() for f in files}
     write_report(runs, tmp_path / "figures")
     assert before == {f: f.read_bytes() for f in files}
-    for suffix, magic in (("png", b"\x89PNG"), ("pdf", b"%PDF")):
-        assert before[tmp_path / f"figures/ap_by_split_coco.{suffix}"].startswith(magic)
-    shown = json.loads(before[tmp_path / "figures/ap_by_split_shapes.json"])
-    assert {p["result"] for p in shown} == set(AP) and shown[0]["here"] == pytest.approx(71 / 3)
+    assert "](../runs/shapes/10p/s0/evaluate/notebook.ipynb)" in before[tmp_path / "figures/results_shapes.md"].decode()
+
+
+def test_numbers_of_methods_without_points_are_quoted_with_what_they_depend_on(runs):
+    made = without_points(Evidence(runs), "coco", of(runs, "coco"))
+    rows = {row[0]: [entry if isinstance(entry, str) else entry["numbers"]["value"] for entry in row[1:]] for row in made["rows"]}
+    at = made["columns"].index("5%") - 1
+    assert {name: row[at] for name, row in rows.items()} == {
+        "best semi-supervised method at the paper's time": 24.9, "Polite Teacher": 26.5, "Guided Distillation": 29.9, "S4M": 32.0, "PL-DC": 34.0,
+        "this method, published": 33.7, "this method, reproduced": 32.26}
+    assert rows["PL-DC"][:4] == ["masks", "Mask2Former, ResNet-50", "val", "its README"] and rows["this method, published"][2] == "test-dev"
+    assert "a difference between rows is not due to the method alone" in made["caption"]
+    assert without_points(Evidence(runs), "shapes", of(runs, "shapes"))["rows"] == []
+
+
+def test_an_ablation_has_its_rows_and_dashes_for_what_was_not_run(runs):
+    for seed in (0, 1): put(runs, "shapes", "10p-level_0", seed, 20.0 + seed, 25.0, 26.0 + seed, 35.0, pseudo_sw_refined_miou_percent=50.0)
+    put(runs, "shapes", "10p-prompt_none", 0, pseudo_sw_miou_percent=31.0)
+    made = markdown(ablation(Evidence(runs), "shapes", of(runs, "shapes"), ABLATIONS["levels"]))
+    assert f"| always 1 of 5 | 10% | 60.0 ± 0.0 | 50.0 ± 0.0 | -20.1⁴ | —² | —² | 26.5 ± 0.7 | -3.5⁴ | {link(0, 1, run='shapes/10p-level_0')} |" in made
+    assert "| always 2 of 5 | 10% | —² | —² | —² | —² | —² | —² | —² | —² |" in made
+    assert f"| adaptive | 10% | 60.0 ± 0.0 | 70.1 ± 0.0 | the method | —² | the method | 30.0 ± 0.0 | the method | {link(0, 1, 10)} |" in made
+    kinds = ablation(Evidence(runs), "shapes", of(runs, "shapes"), ABLATIONS["weak_labels"])
+    assert line_of(markdown(kinds), "| none | 10% | 31.0³ |") and "\n³ these masks keep no link" in markdown(kinds)
+    assert ablation(Evidence(runs), "shapes", of(runs, "shapes"), ABLATIONS["points"])["rows"] == []
+    names = set(tables_of(Evidence(runs), "shapes", of(runs, "shapes")))
+    assert {"table_levels_shapes", "table_weak_labels_shapes"} <= names and "table_points_shapes" not in names
+
+
+def test_hours_count_outlines_and_clicks(runs):
+    for seed in (0, 1): write_json(runs / f"shapes/10p/s{seed}/split/metrics.json", {"strong_masks": 100 + seed, "points": 900, "strong_images": 5, "weak_images": 45})
+    for seed in (0, 1): write_json(runs / f"shapes/10p/s{seed}/supervised/metrics.json", {"images": 50 if seed else 49})
+    rows = {row[1]: [e if isinstance(e, str) else e["numbers"]["value"] for e in row[2:6]] for row in budget(Evidence(runs), "shapes", of(runs, "shapes"))["rows"]}
+    assert rows["teacher"] == [100.5, "none", pytest.approx(100.5 * 79.2 / 3600), pytest.approx(71 / 3)]
+    assert rows["student sw_refined"] == [100.5, 900, pytest.approx((100.5 * 79.2 + 900 * 7) / 3600), 30]
+    assert rows["supervised"] == [1001, "none", pytest.approx(1001 * 79.2 / 3600), 35]
+    assert "| 5% | teacher | —² | —² | —² | 20.0 |" in markdown(budget(Evidence(runs), "coco", of(runs, "coco"))).replace("none", "—²")
 
 
 def test_report_never_imports_torch(runs, tmp_path):
@@ -140,20 +199,21 @@ def judge(runs, dataset, split, **scores):
 
 
 def test_published_checkpoints_have_a_column_of_their_own(runs):
-    assert "evaluated here" not in table(of(runs, "coco"))[0]
+    assert "evaluated here" not in markdown(main_table(runs, "coco"))
     judge(runs, "coco", "5p", teacher_ap_percent=21.04, student_sw_refined_ap_percent=33.5, pseudo_sw_miou_percent=71.0)
-    md, sheet, _ = table(of(runs, "coco"))
-    assert "| masks | result | published | published checkpoint, evaluated here | here | difference | seeds |" in md
-    assert "| 5% | student sw_refined, AP | 33.7 | 33.5 | 32.3 | -1.4 | 1 |" in md and "| 5% | teacher, AP | —¹ | 21.0 | 20.0 | —¹ | 1 |" in md
-    assert "| 10% | teacher, AP | —¹ | —² | 22.0 | —¹ | 1 |" in md and "| 5% | pseudo masks sw, mIoU | —¹ | 71.0³ | 60.0 | —¹ | 1 |" in md
-    assert "\n³ the published pseudo masks" in md and len({row.count("|") for row in md.split("\n\n")[1].splitlines()}) == 1
-    refined = next(r for r in csv.DictReader(io.StringIO(sheet)) if r["split"] == "5p" and r["result"] == "teacher_ap_percent")
-    assert (refined["checkpoint"], refined["here"], refined["seeds"]) == ("21.04", "20.0", "1")
+    made = main_table(runs, "coco")
+    md = markdown(made)
+    assert "| masks | result | published | published checkpoint, evaluated here | reproduced | difference | seeds |" in md
+    assert "| 5% | student sw_refined, AP | 33.7 | 33.5 | 32.3 | -1.4 |" in md and "| 5% | teacher, AP | —¹ | 21.0 | 20.0 | —¹ |" in md
+    assert "| 10% | teacher, AP | —¹ | —² | 22.0 | —¹ |" in md and "| 5% | pseudo masks sw, mIoU | —¹ | 71.0³ | 60.0 | —¹ |" in md
+    assert "\n³ these masks keep no link" in md
+    judged = next(r for r in csv.DictReader(io.StringIO(sheet(made))) if r["masks"] == "5%" and r["result"] == "teacher, AP")
+    assert (judged["published checkpoint, evaluated here"], judged["reproduced"], judged["seeds"]) == ("21.04", "20.0", "1")
 
 
 def test_published_checkpoints_alone_make_a_table_and_no_figure(tmp_path):
     judge(tmp_path / "runs", "coco", "40p", student_sw_refined_ap_percent=38.0)
     files = write_report(tmp_path / "runs", tmp_path / "figures")
-    assert {f.name for f in files} == {"results_coco.md", "results_coco.csv", "results_coco.json"}
+    assert {f.stem for f in files} == {"results_coco", "table_without_points_coco", "report"}
     md = files[0].read_text()
-    assert "| 40% | student sw_refined, AP | 38.3 | 38.0 | —² | —² | 0 |" in md and "Wall time" not in md and "³" not in md
+    assert "| 40% | student sw_refined, AP | 38.3 | 38.0 | —² | —² | —² |" in md and "³" not in md
