@@ -96,7 +96,7 @@ def _draw_panel(ax: Any, names: list[str], values: list[dict], keys: tuple[str, 
         ax.annotate(f"{v['mean']:.1f}", (end, place), (4, 0), textcoords="offset points", va="center", fontsize=6.5)
     ax.set(xlim=(0, 1.35 * max(v["mean"] + (v["sd"] or 0) for v in [*bars, *rings]) or 1))
 
-# %% ../nbs/14e_plots.ipynb #5d1baa12
+# %% ../nbs/14e_plots.ipynb #116591d8
 def ablation_figure(
     rows: Sequence[dict],     # from `collect`, of one data set, variants among them
     table: str,               # a key of ABLATIONS
@@ -106,14 +106,14 @@ def ablation_figure(
     runs = compared(rows, ablation.rows)
     own = next((name for name, variant in ablation.rows.items() if not variant), "")
     values, names = _values(runs, own), [*runs][::-1]
-    panels = {label: keys for label, keys in PANELS.items() if any(v["result"] == keys[0] for v in values)}
+    panels = {label: keys for label, keys in PANELS.items() if sum(v["result"] == keys[0] for v in values) > 1}
     if not panels: return None
     with style():
         fig = Figure(figsize=(3.3, 1.3 + .2 * len(names)), layout="constrained")
         axes = fig.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for ax, (label, keys) in zip(axes, panels.items()):
             _draw_panel(ax, names, values, keys)
-            ax.set_xlabel(label)
+            ax.set_xlabel(label if len(panels) > 1 else label.replace("\n", " "))
         axes[0].set_yticks(range(len(names)), names)
         fig.suptitle(f"{rows[0]['dataset']}, by {ablation.varied}")
         title = ERROR_BARS if any(v["sd"] for v in values) else None
@@ -123,7 +123,7 @@ def ablation_figure(
     at = f"At {share_of(first[0]['split']):g}% of the images with masks."
     return Drawing(fig, f"{ablation.question} {at}{flattered} {seeds_said(r['seed'] for r in first)}", values)
 
-# %% ../nbs/14e_plots.ipynb #39035f61
+# %% ../nbs/14e_plots.ipynb #9cdff250
 def _by_hours(runs: str | Path, rows: Sequence[dict]) -> Drawing | None:
     "AP against hours of annotation, at the planner's prices."
     found = measured(runs, rows)
@@ -145,7 +145,7 @@ def drawings(
         caption = f"Mask AP by the share of images that keep their masks. {seeds_said(range(max(p['seeds'] for p in made)))}"
         found["ap_by_split"] = Drawing(ap_figure(main), caption, made)
     found |= {"ap_by_hours": _by_hours(runs, main), "gains": gains_figure(main), "curves": curves_figure(runs, main)}
-    found["proposals"] = proposals_figure(rows)
+    found["proposals"] = proposals_figure(runs, rows)
     found |= {f"ablation_{table}": ablation_figure(rows, table) for table in ABLATIONS}
     return {name: drawing for name, drawing in found.items() if drawing}
 

@@ -13,6 +13,7 @@ from matplotlib.colors import to_rgb
 from pointwssis.ablations import ABLATIONS
 from pointwssis.core import write_json
 from pointwssis.details import compared, curves_figure, gains, gains_figure, of_main_split, over_seeds, proposals, proposals_figure, seeds_said
+from pointwssis.matches import Detections, Matches, Overlaps, Record
 from pointwssis.plots import SERIES, ablation_figure, ap_figure, drawings, write_figures
 from pointwssis.show import style
 
@@ -66,6 +67,7 @@ def test_the_look_is_for_one_column_and_stays_local():
 
 def test_every_figure_is_one_column_wide_and_labelled(coco, toys, tmp_path):
     runs = evidence(tmp_path)
+    for variant in ("", "prompt_none"): keep_record(runs, variant, 0, [.9, .3, 0], 3)
     rows = [r | {"metrics": r["metrics"] | {"models": {"teacher": model(20), "student_sw_refined": model(30)}}} for r in toys] + variants()
     found = {**drawings(runs, rows), **{f"coco {name}": d for name, d in drawings(runs, coco).items()}}
     assert {"ap_by_split", "ap_by_hours", "gains", "curves", "proposals", "ablation_weak_labels", "coco ap_by_split"} == set(found)
@@ -198,40 +200,64 @@ def test_runs_without_curves_have_no_figure(tmp_path):
 # proposals and ablations
 
 def variants(seeds=(0, 1)):
-    counts = {"": (80, 70), "prompt_none": (90, 40), "prompt_category": (70, 45)}
-    return [row(seed=seed, variant=variant, points=100, pseudo_sw_masks=masks + seed, pseudo_sw_masks_right=right, **{ROUGH: 50.0 + seed, REFINED: 60.0})
-            for variant, (masks, right) in counts.items() for seed in seeds]
+    kinds = {"": 50.0, "prompt_none": 20.0, "prompt_category": 25.0}
+    return [row(seed=seed, variant=variant, **{ROUGH: miou + seed, REFINED: miou + 10}) for variant, miou in kinds.items() for seed in seeds]
 
 
-def test_missed_and_invented_by_hand():
-    found = {p["told"]: p for p in proposals(variants())}
-    assert list(found) == ["none", "classes of the image", "point"]
-    assert (found["none"]["found"], found["none"]["missed"], found["none"]["invented"], found["none"]["seeds"]) == (40, 60, 50.5, 2)
-    assert found["point"]["invented"] == 10.5 and proposals([row()]) == [] and proposals(variants()[:2]) == []
+def keep_record(runs, variant, seed, iou, masks):
+    "What an evaluation leaves beside its metrics: IoU of every object with its mask, and so many masks."
+    none, at = np.zeros((10, masks), bool), np.zeros(masks, int)
+    matches = Matches(np.arange(1), ("a",), np.array([[len(iou)]]), {"sw": Detections(at, at, none, none)})
+    record = Record(matches, {"sw": Overlaps(np.zeros(len(iou), int), np.array(iou))})
+    folder = f"toys/10p{'-' if variant else ''}{variant}/s{seed}/evaluate"
+    write_json(runs / folder / "matches.json", {"weak": record.packed()})
 
 
-def test_missed_and_invented_as_bars():
-    ax = proposals_figure(variants((0,))).figure.axes[0]
-    bars = {c.get_label(): [(p.get_x(), p.get_width()) for p in c] for c in ax.containers}
-    assert bars["invented"][-1] == (0, -50) and bars["found"][-1] == (0, 40) and bars["missed"][-1] == (40, 60)
-    assert proposals_figure([r for r in variants() if r["variant"] == "prompt_none"]) is None
+@pytest.fixture
+def asked(tmp_path):
+    for seed in (0, 1):
+        keep_record(tmp_path, "prompt_none", seed, [.9] * (4 + 2 * seed) + [.3] + [.05] * (5 - 2 * seed), 5)
+        keep_record(tmp_path, "", seed, [.5] * 8 + [.1, 0], 9)
+    return tmp_path
 
 
-def test_counts_that_older_runs_lack_leave_their_row_out():
-    older = [r for r in variants() if r["variant"]] + [row(seed=0, **{ROUGH: 50.0})]
-    assert [p["told"] for p in proposals(older)] == ["none", "classes of the image"]
+def test_missed_and_invented_by_hand(asked):
+    rows = variants()
+    for r in rows:
+        if r["variant"]: r["metrics"]["pseudo_sw_masks"] = 10
+    found = {p["told"]: p for p in proposals(asked, rows)}
+    assert list(found) == ["none", "point"] and found["none"]["seeds"] == 2
+    assert [found["none"][key] for key in ("good", "bad", "missed", "invented")] == [50, 10, 40, 40]      # 10 masks, of which 5 and 7 belong to objects
+    assert [found["point"][key] for key in ("good", "bad", "missed", "invented")] == [80, 10, 10, 0]      # as many masks as the record has
+    assert proposals(asked, rows[:2]) == [] and proposals(asked / "none", rows) == []
+
+
+def test_missed_and_invented_as_bars(asked):
+    drawing = proposals_figure(asked, variants((0,)))
+    bars = {c.get_label(): [(p.get_x(), p.get_width()) for p in c] for c in drawing.figure.axes[0].containers}
+    assert bars == {"invented": [(0, 0), (0, 0)], "covered well": [(0, 40), (0, 80)], "covered badly": [(40, 10), (80, 10)], "missed": [(50, 50), (90, 10)]}
+    assert drawing.figure.axes[0].yaxis_inverted() and "One seed" in drawing.caption
+    assert proposals_figure(asked, variants()[:2]) is None
+
+
+def test_records_of_other_things_are_left_out(asked):
+    write_json(asked / "toys/10p-prompt_category/s0/evaluate/matches.json", {})
+    keep_record(asked, "prompt_point_with_size", 0, [], 0)
+    rows = [*variants((0,)), row(variant="prompt_point_with_size")]
+    assert [p["told"] for p in proposals(asked, rows)] == ["none", "point"]
 
 
 def test_ablations_have_a_bar_for_each_finished_row():
     drawing = ablation_figure(variants(), "weak_labels")
-    assert [ax.get_xlabel() for ax in drawing.figure.axes] == ["pseudo masks,\nmIoU (%)"] and "flatters" in drawing.caption
+    assert [ax.get_xlabel() for ax in drawing.figure.axes] == ["pseudo masks, mIoU (%)"] and "flatters" in drawing.caption
     ax = drawing.figure.axes[0]
     assert [t.get_text() for t in ax.get_yticklabels()] == ["point", "classes of the image", "none"]
-    assert [p.get_width() for p in ax.patches] == [60, 60, 60] and len({p.get_facecolor() for p in ax.patches}) == 2
+    assert sorted(p.get_width() for p in ax.patches) == [30, 35, 60] and len({p.get_facecolor() for p in ax.patches}) == 2
     rings = next(line for line in ax.lines if line.get_label() == "without")
-    assert rings.get_xdata().tolist() == [50.5] * 3
+    assert sorted(rings.get_xdata().tolist()) == [20.5, 25.5, 50.5]
     trained = [r | {"metrics": r["metrics"] | {"student_sw_refined_ap_percent": 20.0}} for r in variants()]
     assert len(ablation_figure(trained, "weak_labels").figure.axes) == 2
+    assert len(ablation_figure([*trained[:2], *variants()[2:]], "weak_labels").figure.axes) == 1      # one student has nothing beside it
     assert ablation_figure(variants(), "levels") is None and ablation_figure([], "levels") is None
 
 
@@ -249,7 +275,7 @@ def test_files_are_whole_named_and_the_same_twice(coco, toys, tmp_path):
     runs, rows = evidence(tmp_path / "runs"), [*coco, *toys, *variants()[2:]]
     files = write_figures(runs, rows, tmp_path / "figures")
     assert {f.name for f in files} == {f"{name}.{suffix}" for suffix in ("png", "pdf", "json") for name in
-                                       ("ap_by_split_coco", "ap_by_split_toys", "ap_by_hours_toys", "curves_toys", "proposals_toys", "ablation_weak_labels_toys")}
+                                       ("ap_by_split_coco", "ap_by_split_toys", "ap_by_hours_toys", "curves_toys", "ablation_weak_labels_toys")}
     before = {f: f.read_bytes() for f in files}
     write_figures(runs, rows, tmp_path / "figures")
     assert before == {f: f.read_bytes() for f in files}
