@@ -200,6 +200,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
                                    'pointwssis.decode.to_instances': ('decode.html#to_instances', 'pointwssis/decode.py'),
                                    'pointwssis.decode.to_original': ('decode.html#to_original', 'pointwssis/decode.py')},
             'pointwssis.details': { 'pointwssis.details.Drawing': ('details.html#drawing', 'pointwssis/details.py'),
+                                    'pointwssis.details._counted': ('details.html#_counted', 'pointwssis/details.py'),
+                                    'pointwssis.details._draw_shares': ('details.html#_draw_shares', 'pointwssis/details.py'),
                                     'pointwssis.details._title': ('details.html#_title', 'pointwssis/details.py'),
                                     'pointwssis.details.compared': ('details.html#compared', 'pointwssis/details.py'),
                                     'pointwssis.details.curves_figure': ('details.html#curves_figure', 'pointwssis/details.py'),

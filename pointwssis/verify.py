@@ -19,7 +19,7 @@ from .tables import Table, markdown, sheet
 # %% auto #0
 __all__ = ['CLOSE', 'BARE', 'SHARE', 'Verified', 'verify']
 
-# %% ../nbs/14h_verify.ipynb #b9e0ce78
+# %% ../nbs/14h_verify.ipynb #fd87eb55
 CLOSE = 1e-6
 BARE = re.compile(r"\W*\d")                    # words that begin with a digit look like a number
 SHARE = re.compile(r"\d+(\.\d+)?%")            # but a share of masks is the name of a split
@@ -33,33 +33,33 @@ def _check_cell(evidence: Evidence, entry: Any, runs: dict[str, Any]) -> str:
     if isinstance(entry, str): return f"'{entry}' has no evidence" if BARE.match(entry) and not SHARE.fullmatch(entry) else ""
     if not isinstance(entry, dict) or not {"how", "of", "against", "numbers", "runs"} <= set(entry): return f"{json.dumps(entry)} has no evidence"
     try:
-        absent = [r for r in (*entry["of"], *entry["against"]) if evidence.number(r) is None]
+        if absent := [r for r in (*entry["of"], *entry["against"]) if evidence.number(r) is None]: return f"has no evidence: {absent[0]} is no number"
         again = follow(evidence, entry)
     except DataError as e: return f"has no evidence: {e}"
-    if absent: return f"has no evidence: {absent[0]} is no number"
     if unknown := set(entry["runs"]) - set(runs): return f"does not say what {sorted(unknown)[0]} is"
     wrong = [f"{key} {entry['numbers'].get(key)} is written, the evidence gives {value}" for key, value in again.items() if not _same(value, entry["numbers"].get(key))]
     return (wrong or [f"{key} is written, but not computed" for key in set(entry["numbers"]) - set(again)] or [""])[0]
 
-# %% ../nbs/14h_verify.ipynb #32c291bd
+# %% ../nbs/14h_verify.ipynb #c41bb1f9
 def _check_table(evidence: Evidence, path: Path, table: Table) -> Iterator[str]:
-    "Everything that is wrong with a table."
-    for n, row in enumerate(table["rows"], start=1):
-        for column, entry in zip(table["columns"], row, strict=True):
-            if wrong := _check_cell(evidence, entry, table["runs"]): yield f"{path}: row {n}, {column}: {wrong}"
+    "Everything that is wrong with a table; spellings are compared if its cells are right."
+    cells = [(n, column, entry) for n, row in enumerate(table["rows"], start=1) for column, entry in zip(table["columns"], row, strict=True)]
+    wrong = [f"{path}: row {n}, {column}: {what}" for n, column, entry in cells if (what := _check_cell(evidence, entry, table["runs"]))]
+    yield from wrong
     for folder, told in table["runs"].items():
         if provenance(evidence, folder) != told: yield f"{path}: {folder}/params.json says something else about that run"
-    for suffix, text in ((".md", markdown(table)), (".csv", sheet(table))):
+    for suffix, spell in ((".md", markdown), (".csv", sheet)) if not wrong else ():
         other = path.with_suffix(suffix)
-        if not other.is_file() or other.read_text(encoding="utf-8") != text: yield f"{other}: is not what {path.name} says"
+        if not other.is_file() or other.read_text(encoding="utf-8") != spell(table): yield f"{other}: is not what {path.name} says"
 
 def _tables(figures: Path) -> dict[Path, Any]:
     "The tables in a folder: by their names, so that one whose JSON was emptied is still one."
     return {path: read_json(path) for path in sorted({*figures.glob("results_*.json"), *figures.glob("table_*.json")})}
 
-# %% ../nbs/14h_verify.ipynb #9fc219a9
+# %% ../nbs/14h_verify.ipynb #eeef593c
 def _check_record(evidence: Evidence, folder: str) -> Iterator[str]:
     "What is wrong with the record of an evaluation."
+    if not (evidence.runs / folder / "metrics.json").is_file(): yield f"{evidence.runs / folder}/matches.json: there is no metrics.json beside it"; return
     for part, prefix in (("val", ""), ("weak", "pseudo_")):
         if part not in evidence.records(folder): continue
         record, plain = evidence.records(folder)[part], np.ones((1, len(evidence.records(folder)[part].matches.images)))
