@@ -61,21 +61,19 @@ def padded_bytes(
     extra = (0, width - masks.shape[2], 0, height - masks.shape[1])
     return F.pad(masks.view(torch.uint8), extra) if any(extra) else masks.view(torch.uint8).contiguous()
 
-# %% ../nbs/15_targets.ipynb #a2720016
-def _byte_sums(masks: Tensor) -> tuple[Tensor, Tensor]:   # (N, h, w) -> (N, h), (N, w) float64
-    "Pixels in each row and each column, eight columns at a time."
-    height, width = masks.shape[1:]
-    words = padded_bytes(masks, height, -(-width // 8) * 8).view(torch.int64)                 # (N, h, w / 8)
-    rows = sum(part.sum(2).view(torch.uint8).view(*words.shape[:2], 8).sum(2) for part in words.split(255, 2))
-    columns = sum(part.sum(1).view(torch.uint8).double() for part in words.split(255, 1))
-    return rows.double(), columns[:, :width]
+# %% ../nbs/15_targets.ipynb #15dd7316
+def _byte_sums(words: Tensor, dim: int) -> Tensor:   # (N, h, w / 8) int64 -> (N, 8 * the other side) float64
+    "Ones along a dimension, eight bytes at a time; the eight counts of a word stay apart."
+    return sum(part.sum(dim).view(torch.uint8).double() for part in words.split(255, dim))
 
 def mass_centres(masks: Tensor) -> tuple[Tensor, Tensor]:   # (N, h, w) -> (N, 2) x, y in pixel indices; (N,) pixels
     "Centre of mass and area of each mask; an empty mask has area 0 and centre 0."
-    rows, cols = _byte_sums(masks)
+    height, width = masks.shape[1:]
+    words = padded_bytes(masks, height, -(-width // 8) * 8).view(torch.int64)                 # (N, h, w / 8)
+    rows, columns = _byte_sums(words, 2), _byte_sums(words, 1)                                # (N, 8 * h), (N, w)
     area = rows.sum(1)
-    y = rows @ torch.arange(rows.shape[1], device=rows.device, dtype=torch.float64)
-    x = cols @ torch.arange(cols.shape[1], device=cols.device, dtype=torch.float64)
+    y = rows @ (torch.arange(8 * height, device=rows.device) // 8).double()
+    x = columns @ torch.arange(columns.shape[1], device=rows.device, dtype=torch.float64)
     return torch.stack((x, y), 1) / area.clamp(min=1)[:, None], area
 
 # %% ../nbs/15_targets.ipynb #1bd0c931
@@ -107,15 +105,15 @@ def positive_cells(
     level, obj, k = valid.transpose(0, 1).nonzero(as_tuple=True)
     return level, obj, index[obj, level, k]
 
-# %% ../nbs/15_targets.ipynb #b9464840
+# %% ../nbs/15_targets.ipynb #1e3bf9ae
 def shrink(
     masks: Tensor,             # (N, h, w) bool, or uint8 of 0 and 1
     size: tuple[int, int],     # padded height / 4, width / 4
 ) -> Tensor:                   # (N, *size) uint8
     "Masks at stride 4: 1 where at least two of a block's four middle pixels are."
     m = padded_bytes(masks, 4 * size[0], 4 * size[1]).view(torch.int32)                       # (N, 4 * h, w): four pixels each
-    pairs = (m[:, 1::4] + m[:, 2::4]).view(torch.uint8)                                       # (N, h, 4 * w)
-    return ((pairs[..., 1::4] + pairs[..., 2::4]) >> 1).clamp_(max=1)                         # 0 1 2 3 4 -> 0 0 1 1 1
+    four = ((m[:, 1::4] + m[:, 2::4]) * 257).view(torch.uint8)[..., 2::4]                     # (N, h, w) 0..4
+    return (four >> 1).clamp_(max=1)
 
 # %% ../nbs/15_targets.ipynb #773d96ed
 def _owners(image: Tensor, cell: Tensor, obj: Tensor, shape: tuple[int, int]) -> Tensor:
