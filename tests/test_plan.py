@@ -95,7 +95,7 @@ def test_a_known_plan(runs):
     masks = (hours * 3600 - 1000 * 7.2) / (72 - 7.2)
     assert best.arm == "points" and best.ap == pytest.approx(24) and best.masks == pytest.approx(masks) and best.points == pytest.approx(1000 - masks)
     assert [m.share for m in best.between] == [10, 30]
-    assert f"best spent on {masks:.0f} masks (18% of the objects) and {1000 - masks:.0f} points: mask AP about 24.0%" in text
+    assert f"best spent on {masks:.0f} masks (18% of the objects) and {1000 - masks:.0f} points: mask AP of the student about 24.0%" in text
     assert "AP 22.0% ± 2.8 over 2 seeds" in text and "AP 26.0%, one seed" in text and "The same hours on 265 masks" in text
 
 
@@ -123,8 +123,8 @@ def test_the_figure_shows_what_was_measured_and_the_plan(runs):
     figure = hours_figure(found, "toys", 5, best)
     ax = figure.axes[0]
     drawn = {h.get_label(): h.lines[0].get_xydata() for h in ax.containers}
-    assert drawn["masks, and points on the rest"] == pytest.approx(np.array([[3.8, 22], [7.4, 26]]))
-    assert drawn["masks alone"] == pytest.approx(np.array([[2, 12], [6, 16]])) and drawn["every object outlined"] == pytest.approx(np.array([[20, 31]]))
+    assert drawn["masks and points (student)"] == pytest.approx(np.array([[3.8, 22], [7.4, 26]]))
+    assert drawn["masks alone (teacher)"] == pytest.approx(np.array([[2, 12], [6, 16]])) and drawn["full supervision"] == pytest.approx(np.array([[20, 31]]))
     star = next(line for line in ax.lines if line.get_label() == "plan")
     assert star.get_xydata().tolist() == [[5, best.ap]] and "(hours" in ax.get_xlabel() and "(%)" in ax.get_ylabel()
     assert "standard deviation over seeds" in figure.legends[0].get_title().get_text()
@@ -137,9 +137,10 @@ def test_the_plan_is_written_and_says_its_assumption(runs, tmp_path):
     assert "79.2 s a mask, 7 s a point (assumed" in said and "assumed" not in plan(runs, "toys", 5, 79.2, 7.0, tmp_path / "g")
     names = [f"plan_toys.{suffix}" for suffix in ("json", "pdf", "png")]
     assert sorted(path.name for path in (tmp_path / "f").iterdir()) == names
-    assert all((tmp_path / "f" / name).read_bytes() == (tmp_path / "g" / name).read_bytes() for name in names)
-    written = json.loads((tmp_path / "f/plan_toys.json").read_text())
-    assert written["hours"] == 5 and len(written["measured"]) == 6 and written["plan"][0] in said
+    assert all((tmp_path / "f" / name).read_bytes() == (tmp_path / "g" / name).read_bytes() for name in names[1:])
+    written = json.loads((tmp_path / "g/plan_toys.json").read_text())
+    assert written["hours"] == 5 and len(written["values"]) == 6 and written["caption"] == plan(runs, "toys", 5, 79.2, 7.0, tmp_path / "g").replace("\n", " ")
+    assert "not the paper's numbers" in written["note"]
 
 
 def test_bad_questions(runs, tmp_path):
