@@ -84,13 +84,13 @@ def gains(
     for key, name in SIZES.items(): add("size", name, [tuple(m.get(key) for m in pair) for pair in pairs])
     return sorted(found, key=lambda g: (g["kind"], -g["gain"] if g["kind"] == "class" else 0))
 
-# %% ../nbs/14e_details.ipynb #eba0891d
+# %% ../nbs/14e_details.ipynb #32cb74ba
 def gains_figure(
     rows: Sequence[dict],     # from `collect`, of one data set
     most: int = 16,           # classes that are shown
 ) -> Drawing | None:
     "Per class and per size, from the teacher's AP to the student's."
-    rows = of_main_split(rows)
+    rows = of_main_split([r for r in rows if gains([r])])
     found = gains(rows)
     classes = [g for g in found if g["kind"] == "class"]
     shown = (classes if len(classes) <= most else classes[:most // 2] + classes[-(most // 2):]) + [g for g in found if g["kind"] == "size"]
@@ -120,7 +120,7 @@ def _title(rows: Sequence[dict]) -> str:
     "Which runs these are."
     return f"{rows[0]['dataset']}, {share_of(rows[0]['split']):g}% of the images with masks"
 
-# %% ../nbs/14e_details.ipynb #6194a123
+# %% ../nbs/14e_details.ipynb #1002fba5
 TRAININGS = {"teacher": "teacher", "student": "student, rough masks", "student_refined": "student, refined masks",
              "supervised": "full supervision", "refiner": "refiner"}   # stage: name
 
@@ -129,9 +129,11 @@ def curves_figure(
     rows: Sequence[dict],     # from `collect`, of one data set
 ) -> Drawing | None:
     "Loss against step for every training."
-    rows = of_main_split(rows)
-    kept = {(stage, r["seed"]): stage_metrics(runs, r, stage).get("history", {}) for r in rows for stage in TRAININGS}
-    found = {key: history for key, history in kept.items() if history.get("step")}
+    def curves(row: dict) -> dict[str, dict]:
+        kept = {stage: stage_metrics(runs, row, stage).get("history", {}) for stage in TRAININGS}
+        return {stage: history for stage, history in kept.items() if history.get("step")}
+    rows = of_main_split([r for r in rows if not r["variant"] and curves(r)])
+    found = {(stage, r["seed"]): history for r in rows for stage, history in curves(r).items()}
     if not found: return None
     refined = any(stage == "refiner" for stage, _ in found)
     with style():

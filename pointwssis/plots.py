@@ -70,7 +70,7 @@ def ap_figure(
         ax.set(ylabel="mask AP (%)", title=rows[0]["dataset"] + other)
     return fig
 
-# %% ../nbs/14e_plots.ipynb #14263d82
+# %% ../nbs/14e_plots.ipynb #c3bd280f
 PANELS = {"pseudo masks,\nmIoU (%)": ("pseudo_sw_refined_miou_percent", "pseudo_sw_miou_percent"),   # axis: (bar, ring)
           "student,\nmask AP (%)": ("student_sw_refined_ap_percent", "student_sw_ap_percent")}
 FLATTERED = "Masks made without points were joined to the objects that they overlap best, which flatters them; invented ones do not count."
@@ -84,17 +84,20 @@ def _values(runs: dict[str, list[dict]], own: str) -> list[dict]:
     return found
 
 def _draw_panel(ax: Any, names: list[str], values: list[dict], keys: tuple[str, str]) -> None:
-    "Bars with the refiner, rings without; the number at the end of each bar."
+    "Bars with the refiner, rings without; the number inside a bar, or behind it where it is too short."
     bars, rings = ([v for v in values if v["result"] == key] for key in keys)
     at, ring_at = ([names.index(v["row"]) for v in drawn] for drawn in (bars, rings))
     ax.barh(at, [v["mean"] for v in bars], height=.66, color=["C0" if v["method"] else "C9" for v in bars], label="with the refiner")
     if any(v["sd"] for v in bars):
         ax.errorbar([v["mean"] for v in bars], at, xerr=[v["sd"] or 0 for v in bars], fmt="none", ecolor="black", elinewidth=.8)
     ax.plot([v["mean"] for v in rings], ring_at, "o", mfc="white", mec="black", mew=.8, ms=3.5, label="without")
+    reach = max(v["mean"] + (v["sd"] or 0) for v in [*bars, *rings])
     for place, v in zip(at, bars):
-        end = max([v["mean"] + (v["sd"] or 0), *(r["mean"] for r in rings if r["row"] == v["row"])])
-        ax.annotate(f"{v['mean']:.1f}", (end, place), (4, 0), textcoords="offset points", va="center", fontsize=6.5)
-    ax.set(xlim=(0, 1.35 * max(v["mean"] + (v["sd"] or 0) for v in [*bars, *rings]) or 1))
+        inside, others = v["mean"] > .4 * reach, [r["mean"] for r in rings if r["row"] == v["row"]]
+        spot = dict(color="white" if v["method"] else "black") if inside else dict(color="black")
+        ax.annotate(f"{v['mean']:.1f}", (0 if inside else max([v["mean"] + (v["sd"] or 0), *others]), place), (3, 0),
+                    textcoords="offset points", va="center", fontsize=6.5, **spot)
+    ax.set(xlim=(0, 1.06 * reach or 1))
 
 # %% ../nbs/14e_plots.ipynb #116591d8
 def ablation_figure(

@@ -195,6 +195,9 @@ def test_runs_without_curves_have_no_figure(tmp_path):
     assert curves_figure(tmp_path, [row()]) is None and curves_figure(tmp_path, []) is None
     write_json(tmp_path / "toys/10p/s0/teacher/metrics.json", {"history": {"step": [1], "loss": [1.0]}})
     assert len(curves_figure(tmp_path, [row()]).figure.axes) == 1
+    write_json(tmp_path / "toys/10p/s0/teacher/metrics.json", {})
+    write_json(tmp_path / "toys/20p/s3/teacher/metrics.json", {"history": {"step": [1], "loss": [1.0]}})
+    assert curves_figure(tmp_path, [row(), row(seed=1), row(split="20p", seed=3)]).values[0]["seed"] == 3      # of a split that has some
 
 
 # proposals and ablations
