@@ -1,11 +1,12 @@
 """What a step may cost, in counts instead of seconds: a training step asks the device nothing, no count of operators grows with the number of
 objects or clicks, and memory stays within bounds. Seconds are for the benchmarks; a change that breaks one of these is slow everywhere."""
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from counting import Counts
 from pointwssis.batches import solov2_loss, training_batch
 from pointwssis.config import RefinerConfig, TrainConfig
 from pointwssis.core import rng
@@ -16,6 +17,10 @@ from pointwssis.refiner import MaskRefineNet, refine_many, refiner_loss
 from pointwssis.solov2 import SOLOv2
 from pointwssis.targets import assign
 from tiny import CFG, sample, squares, tiny_model
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.counting import Counts                                                                   # noqa: E402
 
 STEP = TrainConfig(steps=3, batch_size=2, optimizer="adamw", warmup_steps=0, decay_at=(), clip_norm=1., ema=.9, save_every=10**9)
 REFINER = RefinerConfig("torchvision:resnet18", weights="", crop_size=32, aspp_channels=16, decoder_channels=(16, 16, 16))
