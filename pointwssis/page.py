@@ -124,7 +124,7 @@ def sheets(
         found.append((place, name, Sheet(path.stem, dataset, text.strip(), cells, facts, about.get("root", "../runs"))))
     return [sheet for *_, sheet in sorted(found, key=lambda f: f[:2])]
 
-# %% ../nbs/14ep_page.ipynb #94ec583b
+# %% ../nbs/14ep_page.ipynb #00ffc80b
 def _links(figures: Path, stem: str) -> str:
     "Where a table lies for spreadsheets and for programs."
     return " · ".join(f"[{s.upper()}]({stem}.{s})" for s in ("csv", "json") if (figures / f"{stem}.{s}").is_file())
@@ -132,7 +132,7 @@ def _links(figures: Path, stem: str) -> str:
 def _fact(value: Any) -> str:
     "A fact of a run in a line."
     if not isinstance(value, dict): return str(value)
-    return ", ".join(f"{key} {v[:12] if isinstance(v, str) else json.dumps(v)}" for key, v in value.items())
+    return ", ".join(f"{key} {v[:12] if isinstance(v, str) else json.dumps(v)}" for key, v in value.items() if v not in ("", {}))
 
 def _told(sheet: Sheet, known: dict[str, dict]) -> list[list[str]]:
     "Numbers of the runs behind each cell; runs that are new get the next number."
