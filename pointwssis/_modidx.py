@@ -740,6 +740,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
                                    'pointwssis.verify._check_cell': ('verify.html#_check_cell', 'pointwssis/verify.py'),
                                    'pointwssis.verify._check_record': ('verify.html#_check_record', 'pointwssis/verify.py'),
                                    'pointwssis.verify._check_table': ('verify.html#_check_table', 'pointwssis/verify.py'),
+                                   'pointwssis.verify._recorded': ('verify.html#_recorded', 'pointwssis/verify.py'),
                                    'pointwssis.verify._same': ('verify.html#_same', 'pointwssis/verify.py'),
                                    'pointwssis.verify._tables': ('verify.html#_tables', 'pointwssis/verify.py'),
                                    'pointwssis.verify.verify': ('verify.html#verify', 'pointwssis/verify.py')},

@@ -29,7 +29,7 @@ def draws(
     random = rng(seed, "bootstrap", *images).multinomial(len(images), np.full(len(images), 1 / len(images)), resamples)
     return np.concatenate([np.ones((1, len(images)), int), random])
 
-# %% ../nbs/12c_bootstrap.ipynb #821eeee8
+# %% ../nbs/12c_bootstrap.ipynb #7063435a
 @dataclass(eq=False)
 class Sample:
     "A score of some images, under any weights of them."
@@ -49,10 +49,11 @@ def sample(
 ) -> Sample:
     "A score of a record, ready to be drawn again."
     found = record.matches.networks if what == "ap" else record.overlaps
-    if name not in found: raise DataError(f"the record has no {what} of '{name}', but of {', '.join(found) or 'nothing'}. Run the stage evaluate again.")
+    known = ", ".join(found) or "nothing"
+    if name not in found: raise DataError(f"the record has no {what} of '{name}', but of {known}. Run the stage evaluate again.")
     return Sample(tuple(record.matches.images.tolist()), partial(record.matches.ap, name) if what == "ap" else record.overlaps[name].miou)
 
-# %% ../nbs/12c_bootstrap.ipynb #592f617e
+# %% ../nbs/12c_bootstrap.ipynb #55afe10c
 @dataclass(frozen=True)
 class Interval:
     "A number, and where it lies in 95% of the draws."
@@ -71,7 +72,8 @@ def _drawn(samples: Sequence[Sample], resamples: int, seed: int) -> np.ndarray: 
 def _check_pairs(a: Sequence[Sample], b: Sequence[Sample]) -> None:
     "Refuse to compare what was not judged on the same images."
     if not a or len(a) != len(b): raise DataError(f"{len(a)} and {len(b)} runs are no pairs. Compare runs of the same seeds.")
-    if any(x.images != y.images for x, y in zip(a, b)): raise DataError("two runs were judged on different images. Evaluate both on the same ones.")
+    if any(x.images != y.images for x, y in zip(a, b)):
+        raise DataError("two runs were judged on different images. Evaluate both on the same ones.")
 
 def _interval(drawn: np.ndarray) -> Interval:
     return Interval(float(drawn[0]), *(float(q) for q in np.nanpercentile(drawn[1:], (2.5, 97.5))))

@@ -37,9 +37,19 @@ def _given(place: str) -> float | None:
     dataset, what, split = place.split("/")
     return GIVEN.get(dataset, {}).get(what, {}).get(split)
 
-# %% ../nbs/14b_evidence.ipynb #c5450960
+# %% ../nbs/14b_evidence.ipynb #898e6d6a
 DRAWN = re.compile(r"(pseudo_)?(\w+)_(ap|miou)_percent")   # metrics that a record of matches holds
 
+def _sample(records: dict[str, Record], metric: str) -> Sample | None:
+    "A metric as something that can be drawn again, if the records have it."
+    found = DRAWN.fullmatch(metric)
+    if not found: return None
+    pseudo, network, what = found.groups()
+    part = records.get("weak" if pseudo else "val")
+    known = () if part is None else part.matches.networks if what == "ap" else part.overlaps
+    return sample(part, network, what) if network in known else None
+
+# %% ../nbs/14b_evidence.ipynb #056470b8
 class Evidence:
     "The files that runs left behind, each read once."
     def __init__(self, runs: str | Path):   # the folder of runs
@@ -71,16 +81,9 @@ class Evidence:
 
     def sample(self, reference: str) -> Sample | None:
         "The same number as something that can be drawn again, if there is a record of it."
-        if reference not in self._samples: self._samples[reference] = self._sample(*reference.split("#"))
+        name, _, metric = reference.partition("#")
+        if reference not in self._samples: self._samples[reference] = _sample(self.records(name.rpartition("/")[0]), metric)
         return self._samples[reference]
-
-    def _sample(self, name: str, place: str) -> Sample | None:
-        record, found = self.records(name.rpartition("/")[0]), DRAWN.fullmatch(place)
-        if not found: return None
-        pseudo, network, what = found.groups()
-        part = record.get("weak" if pseudo else "val")
-        known = () if part is None else part.matches.networks if what == "ap" else part.overlaps
-        return sample(part, network, what) if network in known else None
 
 # %% ../nbs/14b_evidence.ipynb #f3274eb2
 Numbers = dict[str, float | None]
@@ -108,12 +111,13 @@ def _share(evidence: Evidence, of: Sequence[str], against: Sequence[str]) -> Num
     ours, theirs = (_mean(evidence, part, ())["value"] for part in (of, against))
     return {"value": 100 * ours / theirs if theirs else None, "low": found and found.low, "high": found and found.high}
 
-# %% ../nbs/14b_evidence.ipynb #4cf9cdc5
+# %% ../nbs/14b_evidence.ipynb #bb9c5482
 def run_of(reference: str) -> str:
     "The folder of the run that a reference is of, such as shapes/10p/s0."
     return "/".join(reference.partition("#")[0].split("/")[:3])
 
-def _per_run(evidence: Evidence, references: Sequence[str], runs: int) -> float: return sum(evidence.number(r) for r in references) / max(runs, 1)
+def _per_run(evidence: Evidence, references: Sequence[str], runs: int) -> float:
+    return sum(evidence.number(r) for r in references) / max(runs, 1)
 
 def _total(evidence: Evidence, of: Sequence[str], against: Sequence[str]) -> Numbers:
     return {"value": _per_run(evidence, of, len({*map(run_of, of)})) if of else None}
@@ -129,9 +133,10 @@ def _minutes(evidence: Evidence, of: Sequence[str], against: Sequence[str]) -> N
 def _runs(evidence: Evidence, of: Sequence[str], against: Sequence[str]) -> Numbers: return {"value": len({*map(run_of, of)})}
 
 RECIPES: dict[str, Callable[[Evidence, Sequence[str], Sequence[str]], Numbers]] = {
-    "mean": _mean, "difference": _difference, "gain": _gain, "share": _share, "total": _total, "hours": _hours, "minutes": _minutes, "runs": _runs}
+    "mean": _mean, "difference": _difference, "gain": _gain, "share": _share,
+    "total": _total, "hours": _hours, "minutes": _minutes, "runs": _runs}
 
-# %% ../nbs/14b_evidence.ipynb #be123d62
+# %% ../nbs/14b_evidence.ipynb #b7efb53a
 @dataclass(frozen=True)
 class Cell:
     "Numbers of a table, and how to get them."
@@ -150,6 +155,7 @@ def _present(evidence: Evidence, how: str, of: Sequence[str], against: Sequence[
     pairs = [(r, other[seed]) for r in of if (seed := run_of(r).rpartition("/")[2]) in other]
     return tuple(a for a, _ in pairs), tuple(b for _, b in pairs)
 
+# %% ../nbs/14b_evidence.ipynb #4678cd1d
 def cell(
     evidence: Evidence,
     how: str,                       # a key of RECIPES
@@ -170,7 +176,7 @@ def follow(
     if written.get("how") not in RECIPES: raise DataError(f"no recipe '{written.get('how')}'. Make the table again.")
     return RECIPES[written["how"]](evidence, written["of"], written["against"])
 
-# %% ../nbs/14b_evidence.ipynb #5eab071a
+# %% ../nbs/14b_evidence.ipynb #a47f958f
 TRAINED = {"teacher": "teacher", "student_sw": "student", "student_sw_refined": "student_refined", "supervised": "supervised"}
 FACTS = ("git_commit", "parameters", "device", "versions", "wall_s")
 
@@ -193,6 +199,6 @@ def provenance(
     "Where a stage's result is from; a dash for what its manifest does not tell."
     there = (evidence.runs / folder / "params.json").is_file()
     manifest = evidence.file(f"{folder}/params.json") if there else {}
-    data = {name: digest for name, digest in manifest.get("inputs", {}).items() if name.endswith(".json") and not name.startswith("pseudo/")}
-    seed = manifest.get("parameters", {}).get("seed", "—")
+    inputs, seed = manifest.get("inputs", {}), manifest.get("parameters", {}).get("seed", "—")
+    data = {name: digest for name, digest in inputs.items() if name.endswith(".json") and not name.startswith("pseudo/")}
     return {"path": folder, **{fact: manifest.get(fact, "—") for fact in FACTS}, "seed": seed, "data": data or "—"}

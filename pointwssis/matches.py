@@ -74,7 +74,7 @@ def _class_precision(weights: np.ndarray, right: np.ndarray, ignored: np.ndarray
         if hit.any(): total += _read_off(own[hit].cumsum(0), seen[hit], objects)
     return total
 
-# %% ../nbs/12b_matches.ipynb #300391b5
+# %% ../nbs/12b_matches.ipynb #abe13b44
 @dataclass(frozen=True)
 class Matches:
     "What networks found on one set of images."
@@ -94,7 +94,7 @@ class Matches:
         by_image, total = np.ascontiguousarray(weights.T, dtype=np.float32), np.zeros(len(weights))
         for kind in np.flatnonzero(self.objects.any(1)):
             own, some = np.flatnonzero(found.kind == kind), np.maximum(there[kind], np.spacing(1))
-            own = own[:np.flatnonzero(found.right[:, own].any(0)).max(initial=-1) + 1]       # what comes after the last right one changes nothing
+            own = own[:np.flatnonzero(found.right[:, own].any(0)).max(initial=-1) + 1]   # behind the last right one nothing matters
             total += _class_precision(by_image[found.image[own]], found.right[:, own], found.ignored[:, own], some) * (there[kind] > 0)
         known = (there > 0).sum(0)
         return np.where(known > 0, 100 * total / np.maximum(known, 1) / len(THRESHOLDS), np.nan)
@@ -121,7 +121,7 @@ class Overlaps:
         sums, points = (np.bincount(self.image, values, minlength=weights.shape[1]) for values in (self.iou, None))
         return 100 * (weights @ sums) / np.maximum(weights @ points, np.spacing(1))
 
-# %% ../nbs/12b_matches.ipynb #b610a145
+# %% ../nbs/12b_matches.ipynb #bad0f5eb
 @dataclass(frozen=True)
 class Record:
     "One set of images with everything that was judged on it."
@@ -132,8 +132,8 @@ class Record:
         m, kinds = self.matches, np.arange(len(self.matches.classes))[:, None] + 0 * self.matches.objects
         where = np.arange(len(m.images)) + 0 * m.objects
         objects = {"image": pack(where.repeat(m.objects.ravel())), "kind": pack(kinds.repeat(m.objects.ravel()))}
-        return {"images": pack(m.images), "classes": list(m.classes), "objects": objects,
-                "networks": {name: d.packed() for name, d in m.networks.items()}, "overlaps": {name: o.packed() for name, o in self.overlaps.items()}}
+        networks, overlaps = ({name: one.packed() for name, one in part.items()} for part in (m.networks, self.overlaps))
+        return {"images": pack(m.images), "classes": list(m.classes), "objects": objects, "networks": networks, "overlaps": overlaps}
 
     @classmethod
     def unpacked(cls, r: dict[str, Any]) -> Record:

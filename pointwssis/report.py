@@ -19,7 +19,7 @@ from .tables import Table, by_split, save_table, times
 # %% auto #0
 __all__ = ['tables_of', 'write_report']
 
-# %% ../nbs/14f_report.ipynb #6beaa777
+# %% ../nbs/14f_report.ipynb #21483dc1
 def tables_of(
     evidence: Evidence,
     dataset: str,
@@ -27,11 +27,13 @@ def tables_of(
     root: str = "../runs",    # how the folder of runs is reached from that of the tables
 ) -> dict[str, Table]:        # {file name without suffix: table}
     "Every table of a data set that has anything to show."
-    main, ours = [r for r in rows if not r["variant"]], [r for r in rows if r["seed"] is not None]
-    found = {"gains": gains(evidence, dataset, main, root), "budget": budget(evidence, dataset, main, root), "times": times(evidence, dataset, main, root),
-             **{name: ablation(evidence, dataset, rows, asked, root) for name, asked in ABLATIONS.items()}} if ours else {}
-    kept = {name: table for name, table in found.items() if table["rows"]} | {"without_points": without_points(evidence, dataset, main, root)}
-    return {f"results_{dataset}": by_split(evidence, dataset, main, root), **{f"table_{name}_{dataset}": table for name, table in kept.items()}}
+    main = [r for r in rows if not r["variant"]]
+    found = {name: make(evidence, dataset, main, root) for name, make in (("gains", gains), ("budget", budget), ("times", times))}
+    found |= {name: ablation(evidence, dataset, rows, asked, root) for name, asked in ABLATIONS.items()}
+    found = {name: table for name, table in found.items() if table["rows"]}
+    found["without_points"] = without_points(evidence, dataset, main, root)
+    named = {f"table_{name}_{dataset}": table for name, table in found.items()}
+    return {f"results_{dataset}": by_split(evidence, dataset, main, root), **named}
 
 # %% ../nbs/14f_report.ipynb #7c7c9800
 def write_report(

@@ -19,24 +19,27 @@ from .results import CAPTIONS, OTHER_DATA, PUBLISHED, RESULTS, folder_of, share_
 __all__ = ['NOTES', 'INTERVALS', 'Table', 'SPELLED', 'PERCENT', 'CHECKPOINT', 'LABELS_BY_OVERLAP', 'comparable', 'make_table',
            'markdown', 'sheet', 'save_table', 'references', 'percent', 'by_split', 'times']
 
-# %% ../nbs/14c_tables.ipynb #0a2d36b6
+# %% ../nbs/14c_tables.ipynb #74995f67
 NOTES = {"¹": "no published number in our sources", "²": "not run",
          "³": "these masks keep no link to a point; they were joined to objects by overlap, which flatters them",
          "⁴": "no interval: an evaluation kept no record of its matches, or other images were judged",
          "⁵": "this network did not learn from all objects that were counted"}
-INTERVALS = (f"Brackets: the middle 95% of {RESAMPLES} draws of the images with replacement, both sides on the same draws, mean over the seeds that both have. Bold: zero is "
-             "outside. This says how sure a difference is between the networks that were trained, not between others with other seeds.")
+INTERVALS = (
+    f"Brackets: the middle 95% of {RESAMPLES} draws of the images with replacement, both sides on the same draws, mean over the seeds that "
+    "both have. Bold: zero is outside. This says how sure a difference is between the networks that were trained, not between others with "
+    "other seeds.")
 Table = dict[str, Any]   # dataset, caption, columns, rows, notes, statistics, root, runs
 
+def comparable(dataset: str) -> str:
+    "What the numbers of a data set can be compared with."
+    return CAPTIONS.get(dataset, OTHER_DATA)
+
+# %% ../nbs/14c_tables.ipynb #859cbfeb
 def _written(evidence: Evidence, entry: str | Cell) -> str | dict[str, Any]:
     "An entry of a row as JSON can hold it."
     if isinstance(entry, str): return entry
     behind = dict.fromkeys(stage for reference in (*entry.of, *entry.against) for stage in stages_of(evidence, reference))
     return {**asdict(entry), "runs": list(behind)}
-
-def comparable(dataset: str) -> str:
-    "What the numbers of a data set can be compared with."
-    return CAPTIONS.get(dataset, OTHER_DATA)
 
 def make_table(
     evidence: Evidence,
@@ -51,7 +54,8 @@ def make_table(
     cells = [entry for row in written for entry in row if not isinstance(entry, str)]
     shown = "".join(_text(entry, root) for entry in cells) + "".join(entry for row in written for entry in row if isinstance(entry, str))
     runs = {folder: provenance(evidence, folder) for folder in dict.fromkeys(f for entry in cells for f in entry["runs"])}
-    notes = [f"{mark} {NOTES[mark]}" for mark in NOTES if mark in shown] + [INTERVALS] * any(entry["how"] in ("gain", "share") for entry in cells)
+    brackets = any(entry["how"] in ("gain", "share") for entry in cells)
+    notes = [f"{mark} {NOTES[mark]}" for mark in NOTES if mark in shown] + [INTERVALS] * brackets
     return {"dataset": dataset, "caption": f"**{dataset}.** {caption}", "columns": list(columns), "rows": written, "notes": notes,
             "statistics": {"resamples": RESAMPLES, "seed": 0, "interval_percent": 95}, "root": root, "runs": runs}
 
@@ -120,7 +124,7 @@ def save_table(
         with atomic_path(file) as temporary: temporary.write_text(text, encoding="utf-8")
     return files
 
-# %% ../nbs/14c_tables.ipynb #e4a9b35a
+# %% ../nbs/14c_tables.ipynb #120734ed
 PERCENT = "All values in percent; ± is the standard deviation over seeds."
 CHECKPOINT = "published checkpoint, evaluated here"
 LABELS_BY_OVERLAP = "³"
@@ -137,11 +141,14 @@ def percent(split: str) -> str: return f"{share_of(split):g}%"
 def _result(evidence: Evidence, dataset: str, split: str, key: str, ours: list[dict], theirs: list[dict] | None) -> list[str | Cell]:
     "One row: published, of published checkpoints if there are any, reproduced, the difference."
     published, here = [given(dataset, key, split)], references(ours, key)
-    linked = [cell(evidence, "mean", references(theirs, key), mark=LABELS_BY_OVERLAP if "pseudo" in key else "")] if theirs is not None else []
+    mark = LABELS_BY_OVERLAP if "pseudo" in key else ""
+    linked = [cell(evidence, "mean", references(theirs, key), mark=mark)] if theirs is not None else []
     reproduced = cell(evidence, "mean", here)
     gap = cell(evidence, "difference", here, published, missing="¹" if reproduced.of else "²")
-    return [percent(split), RESULTS[key], cell(evidence, "mean", published, missing="¹"), *linked, reproduced, gap, cell(evidence, "runs", here)]
+    quoted = cell(evidence, "mean", published, missing="¹")
+    return [percent(split), RESULTS[key], quoted, *linked, reproduced, gap, cell(evidence, "runs", here)]
 
+# %% ../nbs/14c_tables.ipynb #5bc3a483
 def by_split(
     evidence: Evidence,
     dataset: str,

@@ -38,7 +38,7 @@ def test_seeds_on_the_same_images_share_their_draws():
     values = np.random.default_rng(2).normal(0, 1, 100)
     one = paired_difference([mean_of(values)], [mean_of(values * 0)])
     same = paired_difference([mean_of(values)] * 3, [mean_of(values * 0)] * 3)
-    own = paired_difference([mean_of(values, range(i, i + 100)) for i in (0, 100, 200)], [mean_of(values * 0, range(i, i + 100)) for i in (0, 100, 200)])
+    own = paired_difference(*([mean_of(v, range(i, i + 100)) for i in (0, 100, 200)] for v in (values, values * 0)))
     assert [same.value, same.low, same.high] == pytest.approx([one.value, one.low, one.high])
     assert own.value == pytest.approx(one.value) and own.high - own.low < .75 * (one.high - one.low)
 
@@ -56,7 +56,8 @@ def test_what_is_no_pair_is_refused(a, b, message):
 def test_a_record_gives_ap_and_overlap():
     right = np.ones((10, 2), bool)
     found = Detections(np.array([0, 1]), np.zeros(2, int), right, ~right)
-    record = Record(Matches(np.array([4, 6]), ("thing",), np.array([[1, 2]]), {"net": found}), {"sw": Overlaps(np.array([0, 1]), np.array([.2, .4]))})
+    matches = Matches(np.array([4, 6]), ("thing",), np.array([[1, 2]]), {"net": found})
+    record = Record(matches, {"sw": Overlaps(np.array([0, 1]), np.array([.2, .4]))})
     assert sample(record, "net").images == (4, 6) and sample(record, "net").drawn(10)[0] == record.matches.ap("net")[0]
     assert sample(record, "sw", "miou").drawn(10)[0] == pytest.approx(30)
     for name, what in (("sw", "ap"), ("net", "miou")):

@@ -19,7 +19,8 @@ def truth(tmp_path_factory):
     shapes.write(root, train=1, val=20, size=96)
     data = load(root / "annotations/instances_val.json", root / "val", "masks")
     last = data.categories.ids[-1]
-    kept = {i: [a | {"iscrowd": int(a["id"] % 5 == 0)} for a in records if a["category_id"] != last] for i, records in data.annotations.items()}
+    kept = {i: [a | {"iscrowd": int(a["id"] % 5 == 0)} for a in records if a["category_id"] != last]
+            for i, records in data.annotations.items()}
     return replace(data, annotations=kept)
 
 
@@ -59,7 +60,8 @@ def test_no_detection_and_no_object(truth):
 
 def test_crowds_are_no_objects_and_what_lies_on_them_is_ignored(truth):
     crowds = [a for records in truth.annotations.values() for a in records if a["iscrowd"]]
-    made = record(truth, {"net": [{"image_id": a["image_id"], "category_id": a["category_id"], "score": .5, "segmentation": a["segmentation"]} for a in crowds]})
+    found = [{key: a[key] for key in ("image_id", "category_id", "segmentation")} | {"score": .5} for a in crowds]
+    made = record(truth, {"net": found})
     net = made.matches.networks["net"]
     assert crowds and net.ignored.all() and not net.right.any()
     assert made.matches.objects.sum() == truth.num_annotations - len(crowds)

@@ -30,7 +30,8 @@ def evaluated(runs, run, seed, skills):
     val = Matches(np.arange(20), ("toy",), np.full((1, 20), 3), {name: network(random, skill) for name, skill in zip(MODELS, skills)})
     weak = Matches(np.arange(20), ("toy",), np.full((1, 20), 3), {name: network(random, .5) for name in ("sw", "sw_refined")})
     overlaps = {name: Overlaps(np.arange(20), random.integers(0, 100, 20) / 100) for name in weak.networks}
-    metrics = {f"{name}_ap_percent": val.ap(name)[0] for name in val.networks} | {f"pseudo_{name}_ap_percent": weak.ap(name)[0] for name in overlaps}
+    metrics = {f"{name}_ap_percent": val.ap(name)[0] for name in val.networks}
+    metrics |= {f"pseudo_{name}_ap_percent": weak.ap(name)[0] for name in overlaps}
     metrics |= {f"pseudo_{name}_miou_percent": 100 * o.iou.mean() for name, o in overlaps.items()}
     write_json(runs / run / "evaluate/metrics.json", metrics | {"stages": {"teacher": {"wall_s": 60.0, "device": "CPU"}}})
     write_json(runs / run / "evaluate/matches.json", {"val": Record(val, {}).packed(), "weak": Record(weak, overlaps).packed()})
@@ -69,7 +70,8 @@ def test_the_committed_tables_are_what_the_committed_evidence_gives():
     "In a process of its own, which must not need torch."
     code = ("import sys; from pointwssis.cli import main; code = main(['report', '--verify']);"
             "sys.exit(code or 3 * any(m.split('.')[0] in ('torch', 'torchvision') for m in sys.modules))")
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT, env=os.environ | {"MPLBACKEND": "agg"}, capture_output=True, text=True)
+    command, env = [sys.executable, "-W", "error", "-c", code], os.environ | {"MPLBACKEND": "agg"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr + done.stdout
     words = done.stdout.split()
     assert int(words[0]) > 200 and words[1:3] == ["numbers", "in"] and int(words[3]) >= 10 and done.stdout.count("\n") == 1
