@@ -10,7 +10,8 @@ from pointwssis.core import nearest, pick_device
 
 from .harness import record
 
-SUITES = ("targets", "nms", "points", "refiner", "evaluation", "data", "loader")  # modules here, each with rows(device, quick) -> list[Row]
+SUITES = ("targets", "nms", "points", "refiner", "evaluation", "data", "loader", "training", "scaling")
+# modules here, each with rows(device, quick) -> list[Row]; what has more to show brings its own write(folder, rows, device)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -26,8 +27,10 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     device = pick_device(args.device)
     for suite in args.suites or SUITES:
-        found = importlib.import_module(f"benchmarks.{suite}").rows(device, args.quick)
+        module = importlib.import_module(f"benchmarks.{suite}")
+        found = module.rows(device, args.quick)
         record(args.out, suite, found, device, args.quick)
+        if hasattr(module, "write"): module.write(args.out, found, device)
         for row in found: print(f"{suite}: {row.name}: ratio {row.ratio:.3g}, met: {row.met}", flush=True)
 
 

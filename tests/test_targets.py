@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
+from torchvision.ops import sigmoid_focal_loss
 
 from pointwssis.decode import Outputs, level_starts
-from pointwssis.targets import Truth, assign, losses, mass_centres, positive_cells, shrink
+from pointwssis.targets import Truth, assign, focal_loss, losses, mask_losses, mass_centres, positive_cells, shrink
 from tiny import CFG, squares
 
 corner = st.tuples(st.integers(0, 88), st.integers(0, 56))
@@ -107,6 +108,32 @@ def test_losses_without_objects_are_finite_and_reach_every_head():
     assert found["loss_ins"] == 0 and found["loss_cate"] > 0 and all(x.grad is not None for x in (out.mask_features, *out.kernels, *out.category_logits))
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.lists(boxes, min_size=1, max_size=4))
+def test_the_host_knows_how_many_positives_each_image_has(found):
+    t = assign(CFG, [squares(b, [0] * len(b)) for b in found], (16, 24))
+    assert t.counts == tuple((t.image == i).sum().item() for i in range(len(found)))
+
+
+def test_portions_change_neither_losses_nor_gradients():
+    "The second image has so many positives that it is drawn in parts; the third has none."
+    many = squares([(4 * i, 2 * i, 4 * i + 30, 2 * i + 28) for i in range(12)], [0] * 12)
+    targets, out = assign(CFG, [squares([(8, 8, 40, 40)], [1]), many, squares([], [])], (16, 24)), random_outputs(3)
+    leaves = [*out.kernels, out.mask_features]
+    whole, parts = (mask_losses(out, targets, 384 * n) for n in (10**4, 5))
+    assert len(whole) == len(targets.cell) > 20 and torch.allclose(whole, parts)
+    one, other = (torch.autograd.grad(found.mean(), leaves) for found in (whole, parts))
+    assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(one, other)) and one[-1].any()
+
+
+def test_classes_are_judged_as_by_the_library():
+    g = torch.Generator().manual_seed(0)
+    logits, classes = 6 * torch.randn(2, 50, 7, generator=g), torch.randint(-1, 8, (2, 50), generator=g)
+    table = torch.nn.functional.one_hot(classes.clamp(min=0), 8)[..., :7].float()
+    wanted = (sigmoid_focal_loss(logits, table, alpha=.25, gamma=2) * (classes >= 0)[..., None]).sum()
+    assert torch.allclose(focal_loss(logits, classes), wanted)
+
+
 def test_points_without_mask_leave_the_class_loss():
     "Cells about an ignored point are neither object nor background, whatever the network says there."
     known = squares([(8, 8, 40, 40)], [1])
@@ -136,7 +163,7 @@ def test_accelerator_assigns_and_judges_as_the_processor():
     def moved(maps): return [x.detach().cuda() for x in maps]
     away = Outputs(moved(out.category_logits), moved(out.kernels), out.mask_features.detach().cuda(), [])
     here, there = assign(CFG, truths, (16, 24)), assign(CFG, [t.to("cuda") for t in truths], (16, 24))
-    for name, value in vars(here).items(): assert torch.equal(value, getattr(there, name).cpu())
+    for name, value in vars(there.to("cpu")).items(): assert torch.equal(value, getattr(here, name)) if name != "counts" else value == here.counts
     for name, value in losses(out, here).items(): assert losses(away, there)[name].item() == pytest.approx(value.item(), rel=1e-4)
 
 
