@@ -726,6 +726,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
                                     'pointwssis.targets._cell_box': ('targets.html#_cell_box', 'pointwssis/targets.py'),
                                     'pointwssis.targets._draw_and_compare': ('targets.html#_draw_and_compare', 'pointwssis/targets.py'),
                                     'pointwssis.targets._ignored': ('targets.html#_ignored', 'pointwssis/targets.py'),
+                                    'pointwssis.targets._looked_at': ('targets.html#_looked_at', 'pointwssis/targets.py'),
                                     'pointwssis.targets._owners': ('targets.html#_owners', 'pointwssis/targets.py'),
                                     'pointwssis.targets.assign': ('targets.html#assign', 'pointwssis/targets.py'),
                                     'pointwssis.targets.dice_loss': ('targets.html#dice_loss', 'pointwssis/targets.py'),

@@ -107,14 +107,14 @@ def positive_cells(
     level, obj, k = valid.transpose(0, 1).nonzero(as_tuple=True)
     return level, obj, index[obj, level, k]
 
-# %% ../nbs/15_targets.ipynb #1e3bf9ae
+# %% ../nbs/15_targets.ipynb #30534458
 def shrink(
     masks: Tensor,             # (N, h, w) bool, or uint8 of 0 and 1
     size: tuple[int, int],     # padded height / 4, width / 4
 ) -> Tensor:                   # (N, *size) uint8
     "Masks at stride 4: 1 where at least two of a block's four middle pixels are."
     m = padded_bytes(masks, 4 * size[0], 4 * size[1]).view(torch.int32)                       # (N, 4 * h, w): four pixels each
-    four = ((m[:, 1::4] + m[:, 2::4]) * 257).view(torch.uint8)[..., 2::4]                     # (N, h, w) 0..4
+    four = (m[:, 1::4] + m[:, 2::4]).mul_(257).view(torch.uint8)[..., 2::4]                   # (N, h, w) 0..4
     return (four >> 1).clamp_(max=1)
 
 # %% ../nbs/15_targets.ipynb #773d96ed
@@ -136,7 +136,14 @@ def _ignored(cfg: SOLOv2Config, truths: list[Truth], padded: tuple[int, int], ow
         hit[b, (starts[:, None] + xy[..., 1] * grids[:, None] + xy[..., 0]).flatten()] = True
     return hit & (owner < 0)
 
-# %% ../nbs/15_targets.ipynb #95e2fd47
+# %% ../nbs/15_targets.ipynb #85d5abae
+def _looked_at(masks: Tensor, size: tuple[int, int], portion: int = 2**23) -> tuple[Tensor, Tensor, Tensor]:   # portion: pixels
+    "Centres, areas and masks at stride 4 of one image's masks."
+    padded = padded_bytes(masks, 4 * size[0], 4 * size[1])
+    few = max(portion // (16 * size[0] * size[1]), 1)
+    return tuple(torch.cat(part) for part in zip(*((*mass_centres(m), shrink(m, size)) for m in padded.split(few))))
+
+# %% ../nbs/15_targets.ipynb #02c6418d
 def assign(
     cfg: SOLOv2Config,
     instances: list[Truth],           # one an image, on one device
@@ -144,15 +151,12 @@ def assign(
 ) -> Targets:
     "The targets of a batch (SOLOv2, section 3; METHOD, section 2)."
     padded, dev = (4 * feature_size[0], 4 * feature_size[1]), instances[0].masks.device
-    padded_masks = [padded_bytes(t.masks, *padded) for t in instances]
-    measured = [mass_centres(m) for m in padded_masks]
-    full = [area > 0 for _, area in measured]                                             # empty masks are skipped
+    centres, area, masks = (torch.cat(part) for part in zip(*(_looked_at(t.masks, feature_size) for t in instances)))
     image = torch.cat([torch.full((len(t.classes),), b, device=dev) for b, t in enumerate(instances)])
     boxes, classes = torch.cat([t.boxes for t in instances]), torch.cat([t.classes for t in instances])
-    masks = torch.cat([shrink(m, feature_size) for m in padded_masks])
-    level, obj, cell = positive_cells(cfg, torch.cat([c for c, _ in measured]), boxes, padded)
-    keep = torch.cat(full)[obj]
-    level, obj, cell = level[keep], obj[keep], cell[keep]
+    level, obj, cell = positive_cells(cfg, centres, boxes, padded)
+    seen = area[obj] > 0                                                                      # empty masks are skipped
+    level, obj, cell = level[seen], obj[seen], cell[seen]
     owner = _owners(image[obj], cell, obj, (len(instances), sum(s * s for s in cfg.num_grids)))
     labels = torch.where(owner >= 0, F.pad(classes, (0, 1))[owner], cfg.num_classes)
     labels = labels.masked_fill(_ignored(cfg, instances, padded, owner), -1)
