@@ -53,7 +53,7 @@ def sample(
     if name not in found: raise DataError(f"the record has no {what} of '{name}', but of {known}. Run the stage evaluate again.")
     return Sample(tuple(record.matches.images.tolist()), partial(record.matches.ap, name) if what == "ap" else record.overlaps[name].miou)
 
-# %% ../nbs/12c_bootstrap.ipynb #55afe10c
+# %% ../nbs/12c_bootstrap.ipynb #9d567828
 @dataclass(frozen=True)
 class Interval:
     "A number, and where it lies in 95% of the draws."
@@ -75,16 +75,17 @@ def _check_pairs(a: Sequence[Sample], b: Sequence[Sample]) -> None:
     if any(x.images != y.images for x, y in zip(a, b)):
         raise DataError("two runs were judged on different images. Evaluate both on the same ones.")
 
-def _interval(drawn: np.ndarray) -> Interval:
-    return Interval(float(drawn[0]), *(float(q) for q in np.nanpercentile(drawn[1:], (2.5, 97.5))))
+def _interval(drawn: np.ndarray) -> Interval | None:   # (1 + resamples,); None: no draw has a value
+    known = drawn[1:][np.isfinite(drawn[1:])]
+    return Interval(float(drawn[0]), *(float(q) for q in np.percentile(known, (2.5, 97.5)))) if known.size else None
 
-# %% ../nbs/12c_bootstrap.ipynb #14f7c46e
+# %% ../nbs/12c_bootstrap.ipynb #31616a37
 def paired_difference(
     a: Sequence[Sample],          # one a seed
     b: Sequence[Sample],          # of the same seeds, on the same images
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> Interval:                    # in the unit of the scores
+) -> Interval | None:             # in the unit of the scores; None: undefined in every draw
     "Mean over seeds of a - b."
     _check_pairs(a, b)
     return _interval(_drawn(a, resamples, seed) - _drawn(b, resamples, seed))
@@ -94,7 +95,7 @@ def paired_share(
     b: Sequence[Sample],          # of the same seeds, on the same images
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> Interval:                    # percent
+) -> Interval | None:             # percent; None: undefined in every draw
     "The mean of a as a share of the mean of b."
     _check_pairs(a, b)
     with np.errstate(divide="ignore", invalid="ignore"): return _interval(100 * _drawn(a, resamples, seed) / _drawn(b, resamples, seed))

@@ -48,6 +48,14 @@ def test_a_share_is_of_the_means():
     assert [found.value, found.low, found.high] == [50, 50, 50]
 
 
+@pytest.mark.filterwarnings("error")
+def test_what_no_draw_defines_has_no_interval():
+    assert paired_share([mean_of([1, 1])], [mean_of([0, 0])]) is None
+    assert paired_difference([mean_of([np.nan, np.nan])], [mean_of([1, 1])]) is None
+    some = paired_share([mean_of([1, 1, 1])], [mean_of([0, 0, 2])])      # draws without the third image have no share
+    assert np.isfinite([some.low, some.high]).all()
+
+
 @pytest.mark.parametrize("a, b, message", [([], [], "no pairs"), ([[1, 2]], [], "no pairs"), ([[1, 2]], [[1, 2, 3]], "different images")])
 def test_what_is_no_pair_is_refused(a, b, message):
     with pytest.raises(DataError, match=message): paired_difference([*map(mean_of, a)], [*map(mean_of, b)])
