@@ -112,13 +112,13 @@ def sheet(
     writer.writerows(rows)
     return buffer.getvalue()
 
-# %% ../nbs/14c_tables.ipynb #bd858caf
+# %% ../nbs/14c_tables.ipynb #dd56e0e3
 def save_table(
     table: Table,
     stem: str | Path,     # of the three files
 ) -> list[Path]:          # .md, .csv, .json
     "Write a table; the same evidence gives the same bytes."
-    texts = {".md": markdown(table), ".csv": sheet(table), ".json": json.dumps(table, indent=1, ensure_ascii=False) + "\n"}
+    texts = {".md": markdown(table), ".csv": sheet(table), ".json": json.dumps(table, indent=1, ensure_ascii=False, allow_nan=False) + "\n"}
     files = [Path(f"{stem}{suffix}") for suffix in texts]
     for file, text in zip(files, texts.values()):
         with atomic_path(file) as temporary: temporary.write_text(text, encoding="utf-8")

@@ -84,6 +84,14 @@ def test_what_was_just_made_is_right(report):
     assert all(row[2]["numbers"]["low"] < row[2]["numbers"]["high"] for row in gains["rows"])
 
 
+def test_networks_that_find_nothing_are_no_trouble(tmp_path, recwarn):
+    evaluated(tmp_path / "runs", "toys/10p/s0", 0, (0, 0, 0, 0))
+    write_report(tmp_path / "runs", tmp_path / "figures")
+    share = next(row for row in read_json(tmp_path / "figures/table_gains_toys.json")["rows"] if row[2]["how"] == "share")
+    assert share[2]["numbers"] == {"value": None, "low": None, "high": None} and not recwarn.list
+    assert verify(tmp_path / "runs", tmp_path / "figures").records == 1
+
+
 def test_a_mended_number_is_found(report):
     path = report / "figures/results_toys.json"
     edit(path, lambda t: t["rows"][0][3]["numbers"].update(value=99.0))
