@@ -17,8 +17,8 @@ from .config import SOLOv2Config
 from .decode import Outputs, flat, level_starts
 
 # %% auto #0
-__all__ = ['Truth', 'Targets', 'padded_bytes', 'mass_centres', 'positive_cells', 'shrink', 'assign', 'focal_loss', 'dice_loss',
-           'mask_losses', 'losses']
+__all__ = ['PORTION', 'Truth', 'Targets', 'padded_bytes', 'mass_centres', 'positive_cells', 'shrink', 'assign', 'focal_loss',
+           'dice_loss', 'mask_losses', 'losses']
 
 # %% ../nbs/15_targets.ipynb #16276a47
 @dataclass
@@ -63,20 +63,27 @@ def padded_bytes(
     extra = (0, width - masks.shape[2], 0, height - masks.shape[1])
     return F.pad(masks.view(torch.uint8), extra) if any(extra) else masks.view(torch.uint8).contiguous()
 
-# %% ../nbs/15_targets.ipynb #15dd7316
-def _byte_sums(words: Tensor, dim: int) -> Tensor:   # (N, h, w / 8) int64 -> (N, 8 * the other side) float64
-    "Ones along a dimension, eight bytes at a time; the eight counts of a word stay apart."
-    return sum(part.sum(dim).view(torch.uint8).double() for part in words.split(255, dim))
+# %% ../nbs/15_targets.ipynb #6b174c36
+def _byte_sums(words: Tensor, dim: int) -> Tensor:   # (N, h, w / 8) int64 -> (N, parts, 8 * the other side) uint8
+    "Ones along a dimension, 255 at most in a part; the eight counts of a word stay apart."
+    return torch.stack([part.sum(dim).view(torch.uint8) for part in words.split(255, dim)], 1)
+
+def _line_sums(masks: Tensor) -> tuple[Tensor, Tensor]:
+    "Sums of each row (N, parts, 8 * h), in eight pieces, and of each column (N, parts, w)."
+    height, width = masks.shape[1:]
+    words = padded_bytes(masks, height, -(-width // 8) * 8).view(torch.int64)                 # (N, h, w / 8)
+    return _byte_sums(words, 2), _byte_sums(words, 1)
+
+def _centres(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    rows, columns = rows.sum(1, dtype=torch.float64), columns.sum(1, dtype=torch.float64)
+    area = columns.sum(1)
+    y = rows @ (torch.arange(rows.shape[1], device=rows.device) // 8).double()
+    x = columns @ torch.arange(columns.shape[1], device=rows.device, dtype=torch.float64)
+    return torch.stack((x, y), 1) / area.clamp(min=1)[:, None], area
 
 def mass_centres(masks: Tensor) -> tuple[Tensor, Tensor]:   # (N, h, w) -> (N, 2) x, y in pixel indices; (N,) pixels
     "Centre of mass and area of each mask; an empty mask has area 0 and centre 0."
-    height, width = masks.shape[1:]
-    words = padded_bytes(masks, height, -(-width // 8) * 8).view(torch.int64)                 # (N, h, w / 8)
-    rows, columns = _byte_sums(words, 2), _byte_sums(words, 1)                                # (N, 8 * h), (N, w)
-    area = rows.sum(1)
-    y = rows @ (torch.arange(8 * height, device=rows.device) // 8).double()
-    x = columns @ torch.arange(columns.shape[1], device=rows.device, dtype=torch.float64)
-    return torch.stack((x, y), 1) / area.clamp(min=1)[:, None], area
+    return _centres(*_line_sums(masks))
 
 # %% ../nbs/15_targets.ipynb #1bd0c931
 def _cell_box(centre: Tensor, half: Tensor, padded: Tensor, grids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -107,15 +114,15 @@ def positive_cells(
     level, obj, k = valid.transpose(0, 1).nonzero(as_tuple=True)
     return level, obj, index[obj, level, k]
 
-# %% ../nbs/15_targets.ipynb #30534458
+# %% ../nbs/15_targets.ipynb #57b542a8
 def shrink(
     masks: Tensor,             # (N, h, w) bool, or uint8 of 0 and 1
     size: tuple[int, int],     # padded height / 4, width / 4
 ) -> Tensor:                   # (N, *size) uint8
     "Masks at stride 4: 1 where at least two of a block's four middle pixels are."
     m = padded_bytes(masks, 4 * size[0], 4 * size[1]).view(torch.int32)                       # (N, 4 * h, w): four pixels each
-    four = (m[:, 1::4] + m[:, 2::4]).mul_(257).view(torch.uint8)[..., 2::4]                   # (N, h, w) 0..4
-    return (four >> 1).clamp_(max=1)
+    four = (m[:, 1::4] + m[:, 2::4]).mul_(257)                                                # (N, h, w), in the third byte
+    return four.add_(2 << 16).bitwise_and_(4 << 16).bool().view(torch.uint8)
 
 # %% ../nbs/15_targets.ipynb #773d96ed
 def _owners(image: Tensor, cell: Tensor, obj: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -136,14 +143,17 @@ def _ignored(cfg: SOLOv2Config, truths: list[Truth], padded: tuple[int, int], ow
         hit[b, (starts[:, None] + xy[..., 1] * grids[:, None] + xy[..., 0]).flatten()] = True
     return hit & (owner < 0)
 
-# %% ../nbs/15_targets.ipynb #85d5abae
-def _looked_at(masks: Tensor, size: tuple[int, int], portion: int = 2**23) -> tuple[Tensor, Tensor, Tensor]:   # portion: pixels
+# %% ../nbs/15_targets.ipynb #593b50f6
+PORTION = 2**23        # pixels of masks that are looked at together
+
+def _measured(masks: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
     "Centres, areas and masks at stride 4 of one image's masks."
     padded = padded_bytes(masks, 4 * size[0], 4 * size[1])
-    few = max(portion // (16 * size[0] * size[1]), 1)
-    return tuple(torch.cat(part) for part in zip(*((*mass_centres(m), shrink(m, size)) for m in padded.split(few))))
+    portions = padded.split(max(PORTION // (16 * size[0] * size[1]), 1))
+    rows, columns, small = (torch.cat(part) for part in zip(*((*_line_sums(m), shrink(m, size)) for m in portions)))
+    return *_centres(rows, columns), small
 
-# %% ../nbs/15_targets.ipynb #02c6418d
+# %% ../nbs/15_targets.ipynb #d7c5832e
 def assign(
     cfg: SOLOv2Config,
     instances: list[Truth],           # one an image, on one device
@@ -151,7 +161,7 @@ def assign(
 ) -> Targets:
     "The targets of a batch (SOLOv2, section 3; METHOD, section 2)."
     padded, dev = (4 * feature_size[0], 4 * feature_size[1]), instances[0].masks.device
-    centres, area, masks = (torch.cat(part) for part in zip(*(_looked_at(t.masks, feature_size) for t in instances)))
+    centres, area, masks = (torch.cat(part) for part in zip(*(_measured(t.masks, feature_size) for t in instances)))
     image = torch.cat([torch.full((len(t.classes),), b, device=dev) for b, t in enumerate(instances)])
     boxes, classes = torch.cat([t.boxes for t in instances]), torch.cat([t.classes for t in instances])
     level, obj, cell = positive_cells(cfg, centres, boxes, padded)
