@@ -28,7 +28,7 @@ from .harness import RUNS, Row, peak_mib
 from .points import SMALL
 
 NOISE = .05           # by how much the mean losses of two ways may differ, as a share
-WARM = 20             # steps before those that are timed, which are as many or a multiple
+WARM = 10             # steps before those that are timed, which are a multiple of as many
 PLAIN = {"sgd": lambda params, cfg: torch.optim.SGD(params, cfg.lr, cfg.momentum, weight_decay=cfg.weight_decay),
          "adamw": lambda params, cfg: torch.optim.AdamW(params, cfg.lr, weight_decay=cfg.weight_decay)}
 
@@ -153,7 +153,7 @@ def rows(device: torch.device, quick: bool = False) -> list[Row]:
     against plain fp32 and against channels last."""
     gpu, runs = device.type == "cuda", 1 if quick else RUNS
     with TemporaryDirectory() as folder:
-        steps = WARM + (2 if quick else 3 * WARM if gpu else WARM)
+        steps = WARM + (2 if quick else 5 * WARM if gpu else 2 * WARM)
         task = coco_task(Path(folder), steps, device, quick) if gpu else shapes_task(Path(folder), steps, 4 if quick else 16, device)
     name = f"an image of a training step, {'SOLOv2 R-50' if gpu else 'preset shapes'}, {task.cfg.batch_size} of {task.size}"
     found = [compare(f"{name}: bf16", task, as_trained, plainly, runs, not quick, against="plain fp32", target=1.5 if gpu else None)]
