@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torchvision.ops import sigmoid_focal_loss
 
-from pointwssis.decode import Outputs, level_starts
-from pointwssis.targets import Truth, assign, focal_loss, losses, mask_losses, mass_centres, positive_cells, shrink
+from pointwssis.decode import Outputs, flat, level_starts
+from pointwssis.targets import Truth, assign, dice_loss, focal_loss, losses, mass_centres, positive_cells, shrink
 from tiny import CFG, squares
 
 corner = st.tuples(st.integers(0, 88), st.integers(0, 56))
@@ -120,10 +120,20 @@ def test_portions_change_neither_losses_nor_gradients():
     many = squares([(4 * i, 2 * i, 4 * i + 30, 2 * i + 28) for i in range(12)], [0] * 12)
     targets, out = assign(CFG, [squares([(8, 8, 40, 40)], [1]), many, squares([], [])], (16, 24)), random_outputs(3)
     leaves = [*out.kernels, out.mask_features]
-    whole, parts = (mask_losses(out, targets, 384 * n) for n in (10**4, 5))
-    assert len(whole) == len(targets.cell) > 20 and torch.allclose(whole, parts)
-    one, other = (torch.autograd.grad(found.mean(), leaves) for found in (whole, parts))
-    assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(one, other)) and one[-1].any()
+    whole, parts = (dice_loss(out, targets, 384 * n) for n in (10**4, 5))
+    plain = torch.cat([one_by_one(out, targets, b) for b in range(3)]).mean()
+    assert len(targets.cell) > 20 and torch.allclose(whole, parts) and torch.allclose(whole, plain)
+    first, second, wanted = (torch.autograd.grad(found, leaves) for found in (whole, parts, plain))
+    assert all(torch.allclose(a, c, atol=1e-7) and torch.allclose(b, c, atol=1e-7) for a, b, c in zip(first, second, wanted)) and wanted[-1].any()
+
+
+def one_by_one(out, targets, b):
+    "The Dice loss of each positive of image b, as the formula has it."
+    found = [torch.zeros(0)]
+    for cell, k in zip(targets.cell[targets.image == b], targets.object[targets.image == b]):
+        p, t = (flat(out.kernels)[b, cell] @ out.mask_features[b].flatten(1)).sigmoid(), targets.masks[k].flatten().float()
+        found.append((1 - 2 * (p * t).sum() / ((p * p).sum() + .001 + (t * t).sum() + .001))[None])
+    return torch.cat(found)
 
 
 def test_classes_are_judged_as_by_the_library():
