@@ -62,27 +62,27 @@ def padded_bytes(
     extra = (0, width - masks.shape[2], 0, height - masks.shape[1])
     return F.pad(masks.view(torch.uint8), extra) if any(extra) else masks.view(torch.uint8).contiguous()
 
-# %% ../nbs/15_targets.ipynb #6b174c36
-def _byte_sums(words: Tensor, dim: int) -> Tensor:   # (N, h, w / 8) int64 -> (N, parts, 8 * the other side) uint8
+# %% ../nbs/15_targets.ipynb #b5aaeddd
+def _byte_sums(words: Tensor, dim: int) -> Tensor:   # (N, a, b) int64 -> (N, parts, 8 * the other side) uint8
     "Ones along a dimension, 255 at most in a part; the eight counts of a word stay apart."
-    return torch.stack([part.sum(dim).view(torch.uint8) for part in words.split(255, dim)], 1)
+    return torch.cat([part.sum(dim).view(torch.uint8)[:, None] for part in words.split(255, dim)], 1)
 
-def _line_sums(masks: Tensor) -> tuple[Tensor, Tensor]:
-    "Sums of each row (N, parts, 8 * h), in eight pieces, and of each column (N, parts, w)."
-    height, width = masks.shape[1:]
-    words = padded_bytes(masks, height, -(-width // 8) * 8).view(torch.int64)                 # (N, h, w / 8)
-    return _byte_sums(words, 2), _byte_sums(words, 1)
+def _line_sums(masks: Tensor) -> tuple[Tensor, Tensor]:   # (N, h, w), both sides multiples of 8
+    "Ones of each row (N, parts, 8 * h), in eight pieces, and of each column (N, parts, w)."
+    n, height, width = masks.shape
+    words = masks.view(torch.int64)                                                           # (N, h, w / 8)
+    columns = _byte_sums(words.view(n, height // 8, width), 1)
+    return _byte_sums(words, 2), columns.view(n, 8 * columns.shape[1], width)
 
 def _centres(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    rows, columns = rows.sum(1, dtype=torch.float64), columns.sum(1, dtype=torch.float64)
-    area = columns.sum(1)
-    y = rows @ (torch.arange(rows.shape[1], device=rows.device) // 8).double()
-    x = columns @ torch.arange(columns.shape[1], device=rows.device, dtype=torch.float64)
-    return torch.stack((x, y), 1) / area.clamp(min=1)[:, None], area
+    rows, columns = rows.double(), columns.double()
+    y, x = (torch.arange(line.shape[2], device=line.device, dtype=line.dtype) for line in (rows, columns))
+    area = columns.sum((1, 2))
+    return torch.stack(((columns @ x).sum(1), (rows @ (y // 8)).sum(1)), 1) / area.clamp(min=1)[:, None], area
 
 def mass_centres(masks: Tensor) -> tuple[Tensor, Tensor]:   # (N, h, w) -> (N, 2) x, y in pixel indices; (N,) pixels
     "Centre of mass and area of each mask; an empty mask has area 0 and centre 0."
-    return _centres(*_line_sums(masks))
+    return _centres(*_line_sums(padded_bytes(masks, *(-(-side // 8) * 8 for side in masks.shape[1:]))))
 
 # %% ../nbs/15_targets.ipynb #1bd0c931
 def _cell_box(centre: Tensor, half: Tensor, padded: Tensor, grids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -142,17 +142,15 @@ def _ignored(cfg: SOLOv2Config, truths: list[Truth], padded: tuple[int, int], ow
         hit[b, (starts[:, None] + xy[..., 1] * grids[:, None] + xy[..., 0]).flatten()] = True
     return hit & (owner < 0)
 
-# %% ../nbs/15_targets.ipynb #593b50f6
+# %% ../nbs/15_targets.ipynb #16cc5028
 PORTION = 2**23        # pixels of masks that are looked at together
 
-def _measured(masks: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-    "Centres, areas and masks at stride 4 of one image's masks."
-    padded = padded_bytes(masks, 4 * size[0], 4 * size[1])
-    portions = padded.split(max(PORTION // (16 * size[0] * size[1]), 1))
-    rows, columns, small = (torch.cat(part) for part in zip(*((*_line_sums(m), shrink(m, size)) for m in portions)))
-    return *_centres(rows, columns), small
+def _measured(masks: Tensor, size: tuple[int, int]) -> list[tuple[Tensor, Tensor, Tensor]]:
+    "Of each portion of an image's masks the sums of rows and of columns, and the masks at stride 4."
+    few = max(PORTION // (16 * size[0] * size[1]), 1)
+    return [(*_line_sums(portion), shrink(portion, size)) for portion in padded_bytes(masks, 4 * size[0], 4 * size[1]).split(few)]
 
-# %% ../nbs/15_targets.ipynb #d7c5832e
+# %% ../nbs/15_targets.ipynb #42113e0c
 def assign(
     cfg: SOLOv2Config,
     instances: list[Truth],           # one an image, on one device
@@ -160,7 +158,8 @@ def assign(
 ) -> Targets:
     "The targets of a batch (SOLOv2, section 3; METHOD, section 2)."
     padded, dev = (4 * feature_size[0], 4 * feature_size[1]), instances[0].masks.device
-    centres, area, masks = (torch.cat(part) for part in zip(*(_measured(t.masks, feature_size) for t in instances)))
+    rows, columns, masks = (torch.cat(part) for part in zip(*(found for t in instances for found in _measured(t.masks, feature_size))))
+    centres, area = _centres(rows, columns)
     image = torch.cat([torch.full((len(t.classes),), b, device=dev) for b, t in enumerate(instances)])
     boxes, classes = torch.cat([t.boxes for t in instances]), torch.cat([t.classes for t in instances])
     level, obj, cell = positive_cells(cfg, centres, boxes, padded)
