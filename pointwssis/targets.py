@@ -113,7 +113,7 @@ def positive_cells(
     level, obj, k = valid.transpose(0, 1).nonzero(as_tuple=True)
     return level, obj, index[obj, level, k]
 
-# %% ../nbs/15_targets.ipynb #57b542a8
+# %% ../nbs/15_targets.ipynb #de45a41f
 def shrink(
     masks: Tensor,             # (N, h, w) bool, or uint8 of 0 and 1
     size: tuple[int, int],     # padded height / 4, width / 4
@@ -121,7 +121,7 @@ def shrink(
     "Masks at stride 4: 1 where at least two of a block's four middle pixels are."
     m = padded_bytes(masks, 4 * size[0], 4 * size[1]).view(torch.int32)                       # (N, 4 * h, w): four pixels each
     four = (m[:, 1::4] + m[:, 2::4]).mul_(257)                                                # (N, h, w), in the third byte
-    return four.add_(2 << 16).bitwise_and_(4 << 16).bool().view(torch.uint8)
+    return four.bitwise_and_(6 << 16).bool().view(torch.uint8)                                # 2, 3 or 4 of them
 
 # %% ../nbs/15_targets.ipynb #773d96ed
 def _owners(image: Tensor, cell: Tensor, obj: Tensor, shape: tuple[int, int]) -> Tensor:
