@@ -115,7 +115,7 @@ def _unique(path: Path, kind: str, values: list) -> list:
     twice = next(v for v in values if v in seen or seen.add(v))
     raise DataError(f"{path}: {kind} {twice!r} occurs twice. Renumber or remove one of them.")
 
-# %% ../nbs/02_coco.ipynb #3dbf74b4
+# %% ../nbs/02_coco.ipynb #cf81dae7
 def _known(path: Path, annotations: list[dict], key: str, known: Iterable[int]) -> None:
     "Every annotation refers to something that exists."
     unknown = set(_column(path, annotations, "annotation", key, int)) - set(known)
@@ -129,9 +129,8 @@ def _images(path: Path, content: Any) -> dict[int, dict]:
     ids = _unique(path, "image id", _column(path, records, "image", "id", int))
     _column(path, records, "image", "file_name", str)
     for key in ("width", "height"):
-        if min(_column(path, records, "image", key, int), default=1) < 1:
-            culprit = next(r for r in records if r[key] < 1)
-            raise DataError(f"{path}: image {culprit['id']}: '{key}' is {culprit[key]}. Write the picture's real size.")
+        size, culprit = min(zip(_column(path, records, "image", key, int), ids), default=(1, None))
+        if size < 1: raise DataError(f"{path}: image {culprit}: '{key}' is {size}. Write the picture's real size.")
     return dict(zip(ids, records))
 
 def _categories(path: Path, content: Any) -> CategoryTable:
@@ -142,7 +141,7 @@ def _categories(path: Path, content: Any) -> CategoryTable:
     names = _unique(path, "category name", _column(path, records, "category", "name", str))
     return CategoryTable(*zip(*sorted(zip(ids, names))))
 
-# %% ../nbs/02_coco.ipynb #fbf7f817
+# %% ../nbs/02_coco.ipynb #15014924
 def _check_masks(path: Path, images: dict[int, dict], annotations: list[dict]) -> list[dict]:
     "Every annotation has something that can be a mask."
     for a in annotations:
@@ -160,24 +159,23 @@ def _point_from_truth(path: Path, image: dict, annotation: dict) -> list[float] 
     except DataError as e: raise DataError(f"{where}: {e}. Remove the annotation.") from None
     except (KeyError, TypeError, ValueError): raise DataError(f"{where} has no point. Add \"point\": [x, y] in pixels.") from None
 
-def _is_inside(point: Any, width: int, height: int) -> bool:
+def _is_inside(point: Any, image: dict) -> bool:
     "Whether this is an x, y pair within the image."
     if not isinstance(point, list) or [type(v) in (int, float) for v in point] != [True, True]: return False
-    return 0 <= point[0] < width and 0 <= point[1] < height
+    return 0 <= point[0] < image["width"] and 0 <= point[1] < image["height"]
 
-# %% ../nbs/02_coco.ipynb #eba953bb
+# %% ../nbs/02_coco.ipynb #687ee347
 def _only_points(path: Path, images: dict[int, dict], annotations: list[dict]) -> list[dict]:
     "Weak records: id, image, category, point, and nothing else."
     weak = []
     for a in annotations:
         if a["iscrowd"] and "point" not in a: continue
         image = images[a["image_id"]]
-        width, height = image["width"], image["height"]
         point = a["point"] if "point" in a else _point_from_truth(path, image, a)
         if point is None and "point" not in a: continue
-        if not _is_inside(point, width, height):
-            raise DataError(f"{path}: annotation {a['id']}: point {point} is not inside image {image['id']} ({width} x {height}). "
-                            "Points are [x, y] in pixels of the original image.")
+        if not _is_inside(point, image):
+            where = f"image {image['id']} ({image['width']} x {image['height']})"
+            raise DataError(f"{path}: annotation {a['id']}: point {point} is not inside {where}. Points are [x, y] in pixels of the original image.")
         weak.append({k: a[k] for k in ("id", "image_id", "category_id")} | {"point": point, "iscrowd": 0})
     return weak
 

@@ -18,7 +18,7 @@ from .plan import hours_of
 from .results import PUBLISHED, WITHOUT_POINTS
 
 # %% auto #0
-__all__ = ['GIVEN', 'DRAWN', 'Numbers', 'RECIPES', 'TRAINED', 'FACTS', 'given', 'Evidence', 'run_of', 'Cell', 'cell', 'follow',
+__all__ = ['GIVEN', 'Numbers', 'DRAWN', 'RECIPES', 'TRAINED', 'FACTS', 'given', 'Evidence', 'run_of', 'Cell', 'cell', 'follow',
            'stages_of', 'provenance']
 
 # %% ../nbs/14b_evidence.ipynb #c8a05c9d
@@ -37,7 +37,8 @@ def _given(place: str) -> float | None:
     dataset, what, split = place.split("/")
     return GIVEN.get(dataset, {}).get(what, {}).get(split)
 
-# %% ../nbs/14b_evidence.ipynb #898e6d6a
+# %% ../nbs/14b_evidence.ipynb #c4bfe7ff
+Numbers = dict[str, float | None]                          # what a recipe gives, by name
 DRAWN = re.compile(r"(pseudo_)?(\w+)_(ap|miou)_percent")   # metrics that a record of matches holds
 
 def _sample(records: dict[str, Record], metric: str) -> Sample | None:
@@ -49,11 +50,11 @@ def _sample(records: dict[str, Record], metric: str) -> Sample | None:
     known = () if part is None else part.matches.networks if what == "ap" else part.overlaps
     return sample(part, network, what) if network in known else None
 
-# %% ../nbs/14b_evidence.ipynb #056470b8
+# %% ../nbs/14b_evidence.ipynb #fb07a44e
 class Evidence:
     "The files that runs left behind, each read once."
     def __init__(self, runs: str | Path):   # the folder of runs
-        self.runs, self._files, self._records, self._samples = Path(runs), {}, {}, {}
+        self.runs, self._files, self._records, self._samples, self._followed = Path(runs), {}, {}, {}, {}
 
     def file(self, name: str) -> Any:
         "A JSON file inside the folder of runs."
@@ -85,9 +86,13 @@ class Evidence:
         if reference not in self._samples: self._samples[reference] = _sample(self.records(name.rpartition("/")[0]), metric)
         return self._samples[reference]
 
-# %% ../nbs/14b_evidence.ipynb #f3274eb2
-Numbers = dict[str, float | None]
+    def follow(self, how: str, of: Sequence[str], against: Sequence[str]) -> Numbers:
+        "What a recipe of RECIPES gives."
+        asked = (how, tuple(of), tuple(against))
+        if asked not in self._followed: self._followed[asked] = RECIPES[how](self, of, against)
+        return self._followed[asked]
 
+# %% ../nbs/14b_evidence.ipynb #731958ba
 def _mean(evidence: Evidence, of: Sequence[str], against: Sequence[str]) -> Numbers:
     values = [evidence.number(r) for r in of]
     return {"value": fmean(values) if values else None, "sd": stdev(values) if len(values) > 1 else None}
@@ -155,7 +160,7 @@ def _present(evidence: Evidence, how: str, of: Sequence[str], against: Sequence[
     pairs = [(r, other[seed]) for r in of if (seed := run_of(r).rpartition("/")[2]) in other]
     return tuple(a for a, _ in pairs), tuple(b for _, b in pairs)
 
-# %% ../nbs/14b_evidence.ipynb #4678cd1d
+# %% ../nbs/14b_evidence.ipynb #c641e15b
 def cell(
     evidence: Evidence,
     how: str,                       # a key of RECIPES
@@ -166,7 +171,7 @@ def cell(
 ) -> Cell:
     "Follow a recipe."
     of, against = _present(evidence, how, of, against)
-    return Cell(how, of, against, missing, mark, RECIPES[how](evidence, of, against))
+    return Cell(how, of, against, missing, mark, evidence.follow(how, of, against))
 
 def follow(
     evidence: Evidence,
@@ -174,7 +179,7 @@ def follow(
 ) -> Numbers:
     "Compute the numbers of a written cell again."
     if written.get("how") not in RECIPES: raise DataError(f"no recipe '{written.get('how')}'. Make the table again.")
-    return RECIPES[written["how"]](evidence, written["of"], written["against"])
+    return evidence.follow(written["how"], written["of"], written["against"])
 
 # %% ../nbs/14b_evidence.ipynb #a47f958f
 TRAINED = {"teacher": "teacher", "student_sw": "student", "student_sw_refined": "student_refined", "supervised": "supervised"}

@@ -108,6 +108,20 @@ def test_any_backbone_gives_logits_at_input_size(name):
     assert y.shape == (2, 2, 48, 40)
 
 
+@pytest.mark.parametrize("name", ["torchvision:resnet18", "torchvision:mobilenet_v2", "timm:resnet10t"])
+def test_folded_norms_change_nothing(name):
+    "Whatever the backbone: timm's norms hold an activation too, and stay."
+    torch.manual_seed(0)
+    net = MaskRefineNet(3, RefinerConfig(name, "", aspp_channels=8, decoder_channels=(8, 8), crop_size=32))
+    inputs = torch.rand(2, 3, 32, 32), torch.rand(2, 1, 32, 32), torch.tensor([0, 2]), torch.ones(2, 1, 32, 32)
+    for _ in range(3): net(*inputs)                                                 # the norms have seen something
+    light = net.for_inference()
+    assert net.training and not light.training
+    norms = [sum(isinstance(m, torch.nn.BatchNorm2d) for m in n.modules()) for n in (light, net)]
+    assert norms[0] < norms[1] / 2 if name.startswith("torchvision") else norms[0] < norms[1]
+    with torch.no_grad(): assert torch.allclose(light(*inputs), net.eval()(*inputs), rtol=1e-4, atol=1e-4)
+
+
 def test_unused_stages_are_cut_off():
     assert not list(Encoder("torchvision:resnet18", levels=3).body.layer3.parameters())
 
