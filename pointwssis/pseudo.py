@@ -76,7 +76,7 @@ def _item(weak: CocoData, masks: list[PseudoMask], xy: dict[int, list[float]]) -
     points = torch.tensor([xy[m.point_id] if m.point_id in xy else centroid(r) for m, r in zip(masks, rough)])
     return image, torch.from_numpy(np.stack(rough)), points, torch.tensor([m.class_index for m in masks])
 
-# %% ../nbs/23_pseudo.ipynb #619a09ee
+# %% ../nbs/23_pseudo.ipynb #5dae0f6f
 def refine_masks(
     net: MaskRefineNet,
     weak: CocoData,
@@ -89,7 +89,7 @@ def refine_masks(
     xy = {a["id"]: a["point"] for annotations in weak.annotations.values() for a in annotations}
     net, refined = net.to(device).for_inference(), []
     for chunk in _chunks(masks, batch):
-        stacks = refine_many(net, [_item(weak, group, xy) for group in chunk], behaviour, batch)
+        stacks = refine_many(net, [_item(weak, group, xy) for group in chunk], behaviour, batch, amp=device.type == "cuda")
         for stack in stacks: refined += encode_many(stack.cpu().numpy())
     rles = iter(refined)
     return [replace(m, rle=next(rles)) for m in masks]
