@@ -164,7 +164,7 @@ def _is_inside(point: Any, image: dict) -> bool:
     if not isinstance(point, list) or [type(v) in (int, float) for v in point] != [True, True]: return False
     return 0 <= point[0] < image["width"] and 0 <= point[1] < image["height"]
 
-# %% ../nbs/02_coco.ipynb #687ee347
+# %% ../nbs/02_coco.ipynb #96365f9f
 def _only_points(path: Path, images: dict[int, dict], annotations: list[dict]) -> list[dict]:
     "Weak records: id, image, category, point, and nothing else."
     weak = []
@@ -174,8 +174,8 @@ def _only_points(path: Path, images: dict[int, dict], annotations: list[dict]) -
         point = a["point"] if "point" in a else _point_from_truth(path, image, a)
         if point is None and "point" not in a: continue
         if not _is_inside(point, image):
-            where = f"image {image['id']} ({image['width']} x {image['height']})"
-            raise DataError(f"{path}: annotation {a['id']}: point {point} is not inside {where}. Points are [x, y] in pixels of the original image.")
+            raise DataError(f"{path}: annotation {a['id']}: point {point} is not inside image {image['id']} "
+                            f"({image['width']} x {image['height']}). Points are [x, y] in pixels of the original image.")
         weak.append({k: a[k] for k in ("id", "image_id", "category_id")} | {"point": point, "iscrowd": 0})
     return weak
 
