@@ -28,8 +28,8 @@ from .weights import load_into, load_weights, read_checkpoint, save_weights
 _all_ = ["StepSampler", "load_into", "load_weights", "save_weights"]
 
 # %% auto #0
-__all__ = ['SCHEDULES', 'OPTIMIZERS', 'BAR', 'learning_rate', 'make_optimizer', 'update_average', 'Meter', 'Run', 'train',
-           'StepSampler', 'load_into', 'load_weights', 'save_weights']
+__all__ = ['SCHEDULES', 'BACKBONE', 'OPTIMIZERS', 'BAR', 'learning_rate', 'make_optimizer', 'update_average', 'Meter', 'Run',
+           'train', 'StepSampler', 'load_into', 'load_weights', 'save_weights']
 
 # %% ../nbs/12_engine.ipynb #e50b8129
 SCHEDULES = {
@@ -55,15 +55,24 @@ def learning_rate(
     warm = min(1.0, cfg.warmup_factor + (1 - cfg.warmup_factor) * step / cfg.warmup_steps) if cfg.warmup_steps else 1.0
     return cfg.lr * warm * _named("schedule", cfg.schedule, SCHEDULES)(cfg, step)
 
-# %% ../nbs/12_engine.ipynb #b7532c47
+# %% ../nbs/12_engine.ipynb #143ba6b5
+BACKBONE = "body"   # the part of a parameter's name that says so
+
 OPTIMIZERS = {
     "sgd": lambda params, cfg: torch.optim.SGD(params, cfg.lr, cfg.momentum, weight_decay=cfg.weight_decay, fused=True),
     "adamw": lambda params, cfg: torch.optim.AdamW(params, cfg.lr, weight_decay=cfg.weight_decay, fused=True),
 }
 
+def _groups(model: nn.Module, factor: float) -> list[dict[str, Any]]:
+    "Everything that is not frozen; the backbone's share by itself where it learns at a rate of its own."
+    groups: list[dict[str, Any]] = [{"params": []}, {"params": [], "lr_factor": factor}]
+    for name, p in model.named_parameters():
+        if p.requires_grad: groups[factor != 1 and BACKBONE in name.split(".")]["params"].append(p)
+    return [group for group in groups if group["params"]]
+
 def make_optimizer(model: nn.Module, cfg: TrainConfig) -> torch.optim.Optimizer:
     "The optimiser that `cfg` names, over everything in `model` that is not frozen."
-    return _named("optimizer", cfg.optimizer, OPTIMIZERS)([p for p in model.parameters() if p.requires_grad], cfg)
+    return _named("optimizer", cfg.optimizer, OPTIMIZERS)(_groups(model, cfg.backbone_lr_factor), cfg)
 
 # %% ../nbs/12_engine.ipynb #758b5b17
 @torch.no_grad()
@@ -112,7 +121,7 @@ def _broken(step: int, parts: dict[str, float]) -> str:
     listed = ", ".join(f"{name} {value:.4g}" for name, value in parts.items())
     return f"the loss is not finite at step {step}: {listed}. Lower lr, warm up longer, set clip_norm, or look for broken annotations."
 
-# %% ../nbs/12_engine.ipynb #2603ced3
+# %% ../nbs/12_engine.ipynb #585d5465
 @dataclass
 class Run:
     "All that a resumed training must have back."
@@ -134,7 +143,7 @@ class Run:
     def restore(self, path: Path) -> None:
         kept = read_checkpoint(path)
         for key, value in self.settings.items():
-            before = kept["settings"].get(key)
+            before = kept["settings"].get(key, getattr(TrainConfig, key, None))
             if before != value: raise StageError(f"{path}: made with {key} {before}, now it is {value}. Set it back, or pass resume=False.")
         load_into(self.model, kept["model"], path)
         self.optimizer.load_state_dict(kept["optimizer"])
@@ -157,11 +166,11 @@ def _next(batches: Iterator) -> Any:
     try: return next(batches)
     except PointWSSISError as e: raise type(e)(str(e).rpartition(f"{type(e).__name__}: ")[2].strip()) from None
 
-# %% ../nbs/12_engine.ipynb #3339c5dc
+# %% ../nbs/12_engine.ipynb #bdf89f21
 def _advance(run: Run, loss_fn: Callable, batches: Iterator, cfg: TrainConfig, meter: Meter) -> None:
     "One optimiser step."
-    for group in run.optimizer.param_groups: group["lr"] = learning_rate(cfg, run.step)
-    params = run.optimizer.param_groups[0]["params"]
+    for group in run.optimizer.param_groups: group["lr"] = learning_rate(cfg, run.step) * group.get("lr_factor", 1)
+    params = [p for group in run.optimizer.param_groups for p in group["params"]]
     device = params[0].device
     for _ in range(cfg.accumulate):
         batch = to_device(_next(batches), device)

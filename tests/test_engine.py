@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from pointwssis.config import TrainConfig
 from pointwssis.core import CheckpointError, ConfigError, DataError, StageError
-from pointwssis.engine import Meter, StepSampler, learning_rate, load_into, load_weights, save_weights, train, update_average
+from pointwssis.engine import Meter, StepSampler, learning_rate, load_into, load_weights, make_optimizer, save_weights, train, update_average
 
 CFG = TrainConfig(steps=12, batch_size=4, lr=.1, warmup_steps=3, decay_at=(8,), amp=False, ema=.9, save_every=4, checkpoint_steps=(6,))
 LENGTH = 10
@@ -88,6 +88,71 @@ def test_resume_refuses_other_settings(tmp_path):
     run(tmp_path, cfg=replace(CFG, workers=2, save_every=3))
     (tmp_path / "state.pt").write_bytes(b"PK\x03\x04 broken")
     with pytest.raises(CheckpointError, match="state.pt.*corrupt"): run(tmp_path)
+
+
+class Pretrained(nn.Module):
+    "A backbone by its name, a head, and a frozen layer in each."
+    def __init__(self, fill=0):
+        super().__init__()
+        torch.manual_seed(fill)
+        self.trunk = nn.ModuleDict({"body": nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 8))})
+        self.head = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 1))
+        for part in (self.trunk["body"], self.head): part[1].requires_grad_(False)
+
+    def forward(self, x): return self.head(self.trunk["body"](x))
+
+
+def moved(model, factor, **changes):
+    "How far body and head go in one step of plain SGD."
+    before = [p.detach().clone() for p in model.parameters()]
+    cfg = replace(CFG, steps=1, warmup_steps=0, momentum=0., weight_decay=0., ema=0., checkpoint_steps=(), backbone_lr_factor=factor, **changes)
+    return lambda out: [p.detach() - b for p, b in zip(run(out, model, cfg)[0].parameters(), before)]
+
+
+def test_the_backbone_learns_at_a_rate_of_its_own(tmp_path):
+    full, less = (moved(Pretrained(), f)(tmp_path / str(f)) for f in (1., .1))
+    names = [name for name, _ in Pretrained().named_parameters()]
+    for name, a, b in zip(names, full, less, strict=True):
+        assert bool(a.abs().sum()) == (".1." not in name and not name.startswith("head.1"))
+        assert torch.allclose(b, a * (.1 if "body" in name else 1), rtol=1e-3, atol=1e-7), name
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_groups_follow_the_schedule_and_only_the_backbone_is_slower(tmp_path, optimizer):
+    cfg = replace(CFG, optimizer=optimizer, backbone_lr_factor=.1)
+    groups = make_optimizer(Pretrained(), cfg).param_groups
+    assert [sum(p.numel() for p in g["params"]) for g in groups] == [36, 32] and [g.get("lr_factor") for g in groups] == [None, .1]
+    _, rows = run(tmp_path, Pretrained(), cfg)
+    saved = torch.load(tmp_path / "state.pt", weights_only=True)["optimizer"]["param_groups"]
+    assert [g["lr"] for g in saved] == [learning_rate(cfg, 11), learning_rate(cfg, 11) * .1]
+    assert rows[-1]["lr"] == learning_rate(cfg, 11)
+    frozen = Pretrained()
+    frozen.trunk.requires_grad_(False)
+    assert len(make_optimizer(frozen, cfg).param_groups) == 1
+
+
+def test_a_rate_of_its_own_survives_a_cut_and_is_not_changed_on_the_way(tmp_path):
+    cfg = replace(CFG, backbone_lr_factor=.1)
+    whole, _ = run(tmp_path / "whole", Pretrained(), cfg)
+    with pytest.raises(InterruptedError): run(tmp_path / "cut", Pretrained(), cfg, loader_fn=lambda s: loader(s, cut=9))
+    assert same(whole.state_dict(), run(tmp_path / "cut", Pretrained(fill=5), cfg)[0].state_dict())
+    with pytest.raises(StageError, match="made with backbone_lr_factor 0.1, now it is 1.0"): run(tmp_path / "cut", Pretrained(), CFG)
+
+
+def test_without_it_the_bits_are_those_of_one_group_and_older_states_go_on(tmp_path):
+    cfg = replace(CFG, ema=0.)
+    model, plain = run(tmp_path, Pretrained(), cfg)[0], Pretrained()
+    optimizer = torch.optim.SGD([p for p in plain.parameters() if p.requires_grad], cfg.lr, cfg.momentum, weight_decay=cfg.weight_decay, fused=True)
+    for step, batch in enumerate(loader(StepSampler(LENGTH, cfg.batch_size, cfg.steps, 0))):
+        optimizer.param_groups[0]["lr"] = learning_rate(cfg, step)
+        sum(v for k, v in loss(plain, batch).items() if k.startswith("loss")).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert same(model.state_dict(), plain.state_dict())
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    del state["settings"]["backbone_lr_factor"]
+    torch.save(state, tmp_path / "state.pt")
+    assert same(model.state_dict(), run(tmp_path, Pretrained(fill=5), cfg)[0].state_dict())
 
 
 def test_files_and_history(tmp_path):
