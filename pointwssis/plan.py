@@ -21,7 +21,7 @@ from .show import save_picture, style
 
 # %% auto #0
 __all__ = ['SECONDS_PER_MASK', 'SECONDS_PER_POINT', 'ARMS', 'LABELS', 'ERROR_BARS', 'hours_of', 'Measured', 'measured', 'rising',
-           'Option', 'option', 'hours_figure', 'advise', 'plan']
+           'Option', 'option', 'hours_figure', 'advise', 'planned', 'plan']
 
 # %% ../nbs/14d_plan.ipynb #bfdc7ea3
 SECONDS_PER_MASK, SECONDS_PER_POINT = 79.2, 7.0
@@ -196,15 +196,14 @@ def advise(
         said += [f"Points on all other images begin at {cheapest.hours:.1f} h.", f"Points on a part of them were not measured{between}."]
     return "\n".join(said), options[0]
 
-# %% ../nbs/14d_plan.ipynb #ab1fa76f
-def plan(
+# %% ../nbs/14d_plan.ipynb #6ba85c62
+def planned(
     runs: str | Path,             # the folder of runs
     dataset: str,
     hours: float,                 # of one annotator
     seconds_per_mask: float = SECONDS_PER_MASK,
     seconds_per_point: float | None = None,   # None: nobody has timed it, SECONDS_PER_POINT is assumed
-    figures: str | Path = "figures",
-) -> str:                         # what to do, in a few lines; the picture is in figures/plan_{dataset}.{png,pdf,json}
+) -> tuple[str, Figure, dict[str, Any]]:      # what to do, in a few lines; the picture; what its JSON says
     "How to spend hours of annotation on a data set, from its runs."
     if not 0 < hours < inf: raise ConfigError(f"{hours:g} hours cannot be spent. Pass a positive number.")
     every, price = collect(runs), SECONDS_PER_POINT if seconds_per_point is None else seconds_per_point
@@ -220,5 +219,17 @@ def plan(
     question = {"dataset": dataset, "hours": hours, "seconds_per_mask": seconds_per_mask, "seconds_per_point": price}
     about: dict[str, Any] = {"shows": "plan", **question, "caption": said.replace("\n", " "), "note": CAPTIONS.get(dataset, OTHER_DATA),
                              "values": [vars(m) for m in found]}
-    save_picture(hours_figure(found, dataset, hours, best), Path(figures) / f"plan_{dataset}", dpi=220, **about)
+    return said, hours_figure(found, dataset, hours, best), about
+
+def plan(
+    runs: str | Path,             # the folder of runs
+    dataset: str,
+    hours: float,                 # of one annotator
+    seconds_per_mask: float = SECONDS_PER_MASK,
+    seconds_per_point: float | None = None,   # None: nobody has timed it, SECONDS_PER_POINT is assumed
+    figures: str | Path = "figures",
+) -> str:                         # what to do, in a few lines; the picture is in figures/plan_{dataset}.{png,pdf,json}
+    "The same, with the picture saved."
+    said, figure, about = planned(runs, dataset, hours, seconds_per_mask, seconds_per_point)
+    save_picture(figure, Path(figures) / f"plan_{dataset}", dpi=220, **about)
     return said

@@ -17,7 +17,7 @@ from .results import CAPTIONS, OTHER_DATA, PUBLISHED, lines, share_of
 from .show import save_picture, style
 
 # %% auto #0
-__all__ = ['SERIES', 'PANELS', 'FLATTERED', 'ap_figure', 'ablation_figure', 'drawings', 'write_figures']
+__all__ = ['SERIES', 'PANELS', 'FLATTERED', 'ap_figure', 'ablation_figure', 'drawings', 'figures_of', 'write_figures']
 
 # %% ../nbs/14e_plots.ipynb #afae72a3
 SERIES = {  # marker, dash, name; the colours are the first four of the style file
@@ -70,10 +70,11 @@ def ap_figure(
         ax.set(ylabel="mask AP (%)", title=rows[0]["dataset"] + other)
     return fig
 
-# %% ../nbs/14e_plots.ipynb #c3bd280f
+# %% ../nbs/14e_plots.ipynb #fe370e31
 PANELS = {"pseudo masks,\nmIoU (%)": ("pseudo_sw_refined_miou_percent", "pseudo_sw_miou_percent"),   # axis: (bar, ring)
           "student,\nmask AP (%)": ("student_sw_refined_ap_percent", "student_sw_ap_percent")}
-FLATTERED = "Masks made without points were joined to the objects that they overlap best, which flatters them; invented ones do not count."
+FLATTERED = ("Masks made without points were joined to the objects that they overlap best, which flatters them. Their mIoU is over the objects, "
+             "so a mask that belongs to none does not lower it; in AP of pseudo labels it is a false one.")
 
 def _values(runs: dict[str, list[dict]], own: str) -> list[dict]:
     "What the bars and rings of an ablation show."
@@ -152,17 +153,25 @@ def drawings(
     found |= {f"ablation_{table}": ablation_figure(rows, table) for table in ABLATIONS}
     return {name: drawing for name, drawing in found.items() if drawing}
 
-# %% ../nbs/14e_plots.ipynb #46724ca7
+# %% ../nbs/14e_plots.ipynb #73d0f7b7
+def figures_of(
+    runs: str | Path,                             # the folder of runs
+    rows: Sequence[dict],                         # from `collect`
+) -> dict[str, tuple[Figure, dict[str, Any]]]:    # {name}_{dataset}: the figure, and what its JSON says
+    "Every figure of every data set, with its caption and its numbers."
+    found = {}
+    for dataset in dict.fromkeys(r["dataset"] for r in rows):
+        note = CAPTIONS.get(dataset, OTHER_DATA)
+        for name, drawing in drawings(runs, [r for r in rows if r["dataset"] == dataset]).items():
+            about = {"shows": name, "dataset": dataset, "caption": drawing.caption, "note": note, "values": drawing.values}
+            found[f"{name}_{dataset}"] = drawing.figure, about
+    return found
+
 def write_figures(
     runs: str | Path,         # the folder of runs
     rows: Sequence[dict],     # from `collect`
     figures: str | Path,      # made if missing
 ) -> list[Path]:              # {name}_{dataset}.{png,pdf,json}
-    "Every figure of every data set, with its caption and its numbers."
-    written = []
-    for dataset in dict.fromkeys(r["dataset"] for r in rows):
-        note = CAPTIONS.get(dataset, OTHER_DATA)
-        for name, drawing in drawings(runs, [r for r in rows if r["dataset"] == dataset]).items():
-            about = {"shows": name, "dataset": dataset, "caption": drawing.caption, "note": note, "values": drawing.values}
-            written += save_picture(drawing.figure, Path(figures) / f"{name}_{dataset}", dpi=220, **about)
-    return written
+    "Write every figure of every data set."
+    made = figures_of(runs, rows).items()
+    return [file for stem, (figure, about) in made for file in save_picture(figure, Path(figures) / stem, dpi=220, **about)]
