@@ -59,7 +59,7 @@ def names(text: str) -> list[str]:
     "Words with commas between them."
     return [part.strip() for part in text.split(",") if part.strip()]
 
-# %% ../nbs/32_cli.ipynb #8ac7e9f5
+# %% ../nbs/32_cli.ipynb #54c64d12
 EPILOG = """examples:
   pointwssis reproduce                                    the built-in data set, every stage
   pointwssis reproduce --data-root DIR --split 5p         your own COCO-format folder
@@ -98,7 +98,8 @@ def make_parser() -> Parser:
     submit.add_argument("--form", default="coco", help="coco or bdd100k (default coco)")
     submit.add_argument("--out", default="submission.json", metavar="FILE", help="what is written (default submission.json)")
     report = command("report", command_report)
-    report.add_argument("--verify", action="store_true", help="write nothing; compute every number again from the runs")
+    report.add_argument("--verify", action="store_true",
+                        help="write nothing; compute every number of tables and figures again from the runs, and say which runs they lack")
     plan = command("plan", command_plan)
     plan.add_argument("--hours", type=float, required=True, metavar="H", help="hours of one annotator")
     plan.add_argument("--dataset", default="shapes", help="whose runs to read (default shapes)")
@@ -109,7 +110,7 @@ def make_parser() -> Parser:
     command("doctor", command_doctor)
     return parser
 
-# %% ../nbs/32_cli.ipynb #6b1861de
+# %% ../nbs/32_cli.ipynb #379b72d6
 def main(
     argv: Sequence[str] | None = None,  # None: the process's own
 ) -> int:                               # exit code: 0 fine, 1 the doctor found something missing, 2 bad input
@@ -117,5 +118,5 @@ def main(
     args = make_parser().parse_args(argv)
     try: return args.function(args) or 0
     except PointWSSISError as e:
-        print(f"error: {' '.join(str(e).split())}", file=sys.stderr)
+        for said in e.args: print(f"error: {' '.join(str(said).split())}", file=sys.stderr)
         return 2

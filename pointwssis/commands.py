@@ -84,9 +84,9 @@ def command_published(args: argparse.Namespace) -> None:
         print(f"\n{(figures / f'results_{dataset}.md').read_text(encoding='utf-8')}")
     print(f"Evidence is in {', '.join(map(str, made))}.")
 
-# %% ../nbs/31d_commands.ipynb #b07b6542
+# %% ../nbs/31d_commands.ipynb #dbac0d13
 def command_report(args: argparse.Namespace) -> None:
-    "Make tables and figures from all runs, or check the tables that are there."
+    "Make tables and figures from all runs, or check those that are there."
     from pointwssis.report import write_report
     from pointwssis.verify import verify
     if not Path(args.runs).is_dir():

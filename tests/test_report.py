@@ -85,6 +85,38 @@ def test_small_data_is_never_compared(runs):
     assert "35.8" not in markdown(made) and "39.7" not in markdown(made)
 
 
+def test_bdd100k_table_has_the_form_of_cocos_and_dashes_for_what_is_not_published(runs):
+    "Its published numbers are not in our sources: every such place is a dash with its footnote, and nothing is compared."
+    for seed, teacher in ((0, 14.0), (1, 15.0)): put(runs, "bdd100k", "10p", seed, teacher, 18.0, 19.5, 25.0)
+    put(runs, "bdd100k", "5p", 0, 10.0, None, 16.25)
+    tables = tables_of(Evidence(runs), "bdd100k", of(runs, "bdd100k"))
+    made, coco = tables["results_bdd100k"], main_table(runs, "coco")
+    assert made["columns"] == coco["columns"] == ["masks", "result", "published", "reproduced", "difference", "seeds"]
+    assert [row[:2] for row in made["rows"]] == [[split, name] for split in ("5%", "10%") for name in RESULTS.values()]
+    md, ten = markdown(made), link(0, 1, run="bdd100k/10p")
+    for name, value in (("teacher, AP", "14.5 ± 0.7"), ("student sw, AP", "18.0 ± 0.0"), ("student sw_refined, AP", "19.5 ± 0.0"),
+                        ("supervised, AP", "25.0 ± 0.0"), ("pseudo masks sw_refined, mIoU", "70.1 ± 0.0")):
+        assert f"| 10% | {name} | —¹ | {value} | —¹ | {ten} |" in md
+    assert f"| 5% | student sw_refined, AP | —¹ | 16.2 | —¹ | {link(0, run='bdd100k/5p')} |" in md
+    assert "| 5% | student sw, AP | —¹ | —² | —² | —² |" in md and "| 5% | supervised, AP | —¹ | —² | —² | —² |" in md
+    assert "\n¹ no published number in our sources" in md and "\n² not run" in md
+    assert md.startswith("**bdd100k.** The paper's numbers for this set are not in our sources") and "not the paper's numbers" not in md
+    assert "published#" not in json.dumps(tables) and "nothing can stand beside" in markdown(tables["table_without_points_bdd100k"])
+
+
+def test_bdd100k_has_every_other_table_and_its_own_words_in_figures(runs):
+    put(runs, "bdd100k", "10p", 0, 14.0, 18.0, 19.5, 25.0)
+    counted = {"strong_masks": 100, "points": 900, "strong_images": 5, "weak_images": 95}
+    write_json(runs / "bdd100k/10p/s0/split/metrics.json", counted)
+    write_json(runs / "bdd100k/10p/s0/supervised/metrics.json", {"images": 50})      # the second weak set has no masks to learn from
+    tables = tables_of(Evidence(runs), "bdd100k", of(runs, "bdd100k"))
+    assert set(tables) == {"results_bdd100k", *(f"table_{name}_bdd100k" for name in ("gains", "budget", "times", "without_points"))}
+    hours = markdown(tables["table_budget_bdd100k"])
+    assert "| 10% | supervised | —⁵ | none | —⁵ | 25.0 |" in hours and "| 10% | student sw_refined | 100 | 900 | 4.0 | 19.5 |" in hours
+    assert "| 10% | student sw_refined, share of supervised AP | 78.0%⁴ |" in markdown(tables["table_gains_bdd100k"])
+    assert ap_figure(of(runs, "bdd100k")).axes[0].get_title() == "bdd100k"
+
+
 def test_seeds_become_mean_and_deviation(runs):
     md = markdown(main_table(runs, "shapes"))
     assert f"| 10% | teacher, AP | —¹ | 23.7 ± 5.5 | —¹ | {link(0, 1, 10)} |" in md
