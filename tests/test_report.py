@@ -6,10 +6,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pointwssis.ablations import ABLATIONS
+from pointwssis.cli import main
 from pointwssis.comparisons import ablation, budget, without_points
 from pointwssis.core import DataError, StageError, write_json
 from pointwssis.evidence import Evidence
@@ -54,6 +56,16 @@ def test_collect_ignores_what_is_unfinished_and_names_what_is_broken(runs, tmp_p
     with pytest.raises(StageError, match="Run the stage evaluate first"): collect(tmp_path / "none")
     (runs / "coco/5p/s1/evaluate/metrics.json").write_text("{,")
     with pytest.raises(DataError, match="metrics.json"): collect(runs)
+
+
+def test_reproduce_ends_with_the_rows_of_its_own_split(runs, monkeypatch, capsys):
+    put(runs, "shapes", "1p", 0, 3.0, 8.0, 9.0, 35.0)
+    write_report(runs, runs.parent / "figures")
+    done = SimpleNamespace(folder=runs / "shapes/1p/s0/report")
+    monkeypatch.setattr("pointwssis.pipeline.reproduce", lambda *args, **more: [done])
+    assert main(["reproduce", "--split", "1%", "--runs", str(runs)]) == 0
+    said = capsys.readouterr().out
+    assert "| 1% | student sw_refined, AP | —¹ | 9.0 |" in said and "| 10% |" not in said and f"Evidence is in {runs / 'shapes/1p/s0'}" in said
 
 
 def test_published_numbers_are_the_known_ones():
