@@ -108,7 +108,7 @@ def test_any_backbone_gives_logits_at_input_size(name):
     assert y.shape == (2, 2, 48, 40)
 
 
-@pytest.mark.parametrize("name", ["torchvision:resnet18", "torchvision:mobilenet_v2", "timm:resnet10t"])
+@pytest.mark.parametrize("name", ["torchvision:resnet18", "torchvision:mobilenet_v2", "timm:resnet10t", "timm:mobilenetv3_small_050"])
 def test_folded_norms_change_nothing(name):
     "Whatever the backbone: timm's norms hold an activation too, and stay."
     torch.manual_seed(0)
