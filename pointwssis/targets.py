@@ -62,7 +62,7 @@ def padded_bytes(
     extra = (0, width - masks.shape[2], 0, height - masks.shape[1])
     return F.pad(masks.view(torch.uint8), extra) if any(extra) else masks.view(torch.uint8).contiguous()
 
-# %% ../nbs/32_targets.ipynb #b5aaeddd
+# %% ../nbs/32_targets.ipynb #c6d9103b
 def _byte_sums(words: Tensor, dim: int) -> Tensor:   # (N, a, b) int64 -> (N, parts, 8 * the other side) uint8
     "Ones along a dimension, 255 at most in a part; the eight counts of a word stay apart."
     return torch.cat([part.sum(dim).view(torch.uint8)[:, None] for part in words.split(255, dim)], 1)
@@ -75,10 +75,11 @@ def _line_sums(masks: Tensor) -> tuple[Tensor, Tensor]:   # (N, h, w), both side
     return _byte_sums(words, 2), columns.view(n, 8 * columns.shape[1], width)
 
 def _centres(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    rows, columns = rows.double(), columns.double()
-    y, x = (torch.arange(line.shape[2], device=line.device, dtype=line.dtype) for line in (rows, columns))
-    area = columns.sum((1, 2))
-    return torch.stack(((columns @ x).sum(1), (rows @ (y // 8)).sum(1)), 1) / area.clamp(min=1)[:, None], area
+    pieces = rows.view(*rows.shape[:2], rows.shape[2] // 8, 8)
+    rows, columns = pieces.sum((1, 3), dtype=torch.int32).double(), columns.sum(1, dtype=torch.int32).double()     # (N, h), (N, w)
+    y, x = (torch.arange(line.shape[1], device=line.device, dtype=line.dtype) for line in (rows, columns))
+    area = columns.sum(1)
+    return torch.stack((columns @ x, rows @ y), 1) / area.clamp(min=1)[:, None], area
 
 def mass_centres(masks: Tensor) -> tuple[Tensor, Tensor]:   # (N, h, w) -> (N, 2) x, y in pixel indices; (N,) pixels
     "Centre of mass and area of each mask; an empty mask has area 0 and centre 0."
