@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 GPU = torch.device("cuda", 0)
 BELOW = torch.device("cpu", 0)     # what autograd is told, which would look for a driver; tensors of the host have no number
-MOVES = {"_to_copy", "copy_"}      # what goes on between a GPU and its host
+MOVES = {"_to_copy", "copy_", "_has_compatible_shallow_copy_type"}     # what goes on between a GPU and its host
 FACTS = {"_lazy_init": None, "device_count": 1, "current_device": 0, "get_device_name": "a claimed GPU", "synchronize": None}
 
 
@@ -65,6 +65,7 @@ class _Calls(TorchFunctionMode):
     "Before torch looks at a call: the GPU gets its number, and what Python lists goes by way of the host."
     def __torch_function__(self, func, types, args=(), kwargs=None):
         args, kwargs = tree_map_only((torch.device, str), lambda d: GPU if str(d) in ("cuda", "cuda:0") else d, (args, kwargs or {}))
+        if func is Tensor.to and isinstance(args[1], Tensor): args = args[0], args[1].device, args[1].dtype, *args[2:]
         if func not in (torch.tensor, torch.as_tensor) or "device" not in kwargs: return func(*args, **kwargs)
         device = kwargs.pop("device")
         return func(*args, **kwargs).to(device)

@@ -26,7 +26,7 @@ def test_the_claimed_gpu_stops_what_a_real_one_would(mix):
     with claimed_gpu() as gpu:
         a, b = torch.ones(2, device=gpu), torch.ones(2)
         with pytest.raises((RuntimeError, TypeError), match="not on the GPU|to numpy"): mix(a, b)
-        assert (a + b.to("cuda")).device == gpu and (a.cpu() + b).device.type == "cpu" and (a + b.sum()).tolist() == [3., 3.]
+        assert (a + b.to("cuda")).device == (a + b.to(a)).device == gpu and (a.cpu() + b).device.type == "cpu" and (a + b.sum()).tolist() == [3., 3.]
 
 
 @pytest.mark.parametrize("amp", [False, True])
