@@ -12,7 +12,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 GPU = torch.device("cuda", 0)
 BELOW = torch.device("cpu", 0)     # what autograd is told, which would look for a driver; tensors of the host have no number
-MOVES = {"_to_copy", "copy_", "_has_compatible_shallow_copy_type"}     # what goes on between a GPU and its host
+MOVES = {"to", "_to_copy", "copy_", "_has_compatible_shallow_copy_type"}     # what goes on between a GPU and its host
+INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}
 FACTS = {"_lazy_init": None, "device_count": 1, "current_device": 0, "get_device_name": "a claimed GPU", "synchronize": None}
 
 
@@ -45,15 +46,16 @@ class Claimed(Tensor):
 
 
 def _run(func, args, kwargs):
-    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    leaves, name = tree_leaves((args, kwargs)), func._schema.name.removeprefix("aten::")
+    tensors, places = ([leaf for leaf in leaves if isinstance(leaf, kind)] for kind in (Tensor, torch.device))
     known = {id(x.held): x for x in tensors if isinstance(x, Claimed)}
-    name, device, here = func._schema.name.removeprefix("aten::"), kwargs.get("device"), bool(known)
-    strangers = [tuple(x.shape) for x in tensors if not isinstance(x, Claimed) and x.dim()]     # single numbers may come from the host
-    if here and strangers and name not in MOVES: raise RuntimeError(f"{func}: tensors of shape {strangers} are not on the GPU")
+    free = tree_leaves(args[1]) if name in INDEXING and isinstance(args[0], Claimed) else []      # indices, and single numbers, may come from the host
+    strangers = [tuple(x.shape) for x in tensors if not isinstance(x, Claimed) and x.dim() and not any(x is i for i in free)]
+    if known and strangers and name not in MOVES: raise RuntimeError(f"{func}: tensors of shape {strangers} are not on the GPU")
     if name == "_pin_memory": return args[0]
-    if device is not None: kwargs, here = kwargs | {"device": torch.device("cpu")}, torch.device(device) in (GPU, BELOW)
-    plain, named = tree_map_only(Claimed, lambda x: x.held, (args, {k: v for k, v in kwargs.items() if k != "pin_memory"}))
-    out = func(*plain, **named)
+    plain = tree_map_only(torch.device, lambda _: torch.device("cpu"), (args, {k: v for k, v in kwargs.items() if k != "pin_memory"}))
+    plain, named = tree_map_only(Claimed, lambda x: x.held, plain)
+    out, here = func(*plain, **named), places[0] in (GPU, BELOW) if places else bool(known)
     return tree_map_only(Tensor, lambda x: known[id(x)] if id(x) in known else Claimed(x), out) if here else out
 
 
@@ -65,7 +67,7 @@ class _Calls(TorchFunctionMode):
     "Before torch looks at a call: the GPU gets its number, and what Python lists goes by way of the host."
     def __torch_function__(self, func, types, args=(), kwargs=None):
         args, kwargs = tree_map_only((torch.device, str), lambda d: GPU if str(d) in ("cuda", "cuda:0") else d, (args, kwargs or {}))
-        if func is Tensor.to and isinstance(args[1], Tensor): args = args[0], args[1].device, args[1].dtype, *args[2:]
+        if func is Tensor.to and len(args) > 1 and isinstance(args[1], Tensor): args = args[0], args[1].device, args[1].dtype
         if func not in (torch.tensor, torch.as_tensor) or "device" not in kwargs: return func(*args, **kwargs)
         device = kwargs.pop("device")
         return func(*args, **kwargs).to(device)

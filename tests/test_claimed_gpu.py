@@ -18,7 +18,7 @@ from tiny import CFG, sample, tiny_model
 pytestmark = pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true but no accelerator is found")
 
 
-MIXES = {"a sum": lambda a, b: a + b, "an index": lambda a, b: a[b.long()], "joined": lambda a, b: torch.cat([a, b]), "an array": lambda a, b: a.numpy()}
+MIXES = {"a sum": lambda a, b: a + b, "an index": lambda a, b: b[a.long()], "joined": lambda a, b: torch.cat([a, b]), "an array": lambda a, b: a.numpy()}
 
 
 @pytest.mark.parametrize("mix", MIXES.values(), ids=MIXES)
@@ -26,7 +26,7 @@ def test_the_claimed_gpu_stops_what_a_real_one_would(mix):
     with claimed_gpu() as gpu:
         a, b = torch.ones(2, device=gpu), torch.ones(2)
         with pytest.raises((RuntimeError, TypeError), match="not on the GPU|to numpy"): mix(a, b)
-        assert (a + b.to("cuda")).device == (a + b.to(a)).device == gpu and (a.cpu() + b).device.type == "cpu" and (a + b.sum()).tolist() == [3., 3.]
+        assert (a + b.to("cuda")).device == (a + b.to(a)).device == gpu and (a.cpu() + b).device.type == "cpu" and (a + b.sum())[b.long()].tolist() == [3., 3.]
 
 
 @pytest.mark.parametrize("amp", [False, True])
