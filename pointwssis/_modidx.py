@@ -713,6 +713,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
                                    'pointwssis.tables._links': ('tables.html#_links', 'pointwssis/tables.py'),
                                    'pointwssis.tables._result': ('tables.html#_result', 'pointwssis/tables.py'),
                                    'pointwssis.tables._text': ('tables.html#_text', 'pointwssis/tables.py'),
+                                   'pointwssis.tables._with_few_marked': ('tables.html#_with_few_marked', 'pointwssis/tables.py'),
                                    'pointwssis.tables._written': ('tables.html#_written', 'pointwssis/tables.py'),
                                    'pointwssis.tables.by_split': ('tables.html#by_split', 'pointwssis/tables.py'),
                                    'pointwssis.tables.comparable': ('tables.html#comparable', 'pointwssis/tables.py'),

@@ -208,6 +208,15 @@ def test_numbers_of_methods_without_points_are_quoted_with_what_they_depend_on(r
     assert without_points(Evidence(runs), "shapes", of(runs, "shapes"))["rows"] == []
 
 
+def test_a_number_of_only_some_of_a_rows_runs_says_so(runs):
+    "Labels of three seeds, a student of one."
+    for seed in (0, 1, 10): put(runs, "shapes", "10p-unanswered_background", seed, 20.0, 25.0, *([28.0] if seed == 1 else []))
+    md = markdown(ablation(Evidence(runs), "shapes", of(runs, "shapes"), ABLATIONS["unanswered"]))
+    background = next(line for line in md.splitlines() if line.startswith("| background"))
+    assert "| 70.1 ± 0.0 |" in background and "| 28.0⁶ | -2.0⁴⁶ |" in background and "⁶ of fewer runs than the row names" in md
+    assert "⁶" not in markdown(main_table(runs, "shapes")) + markdown(main_table(runs, "coco"))
+
+
 def test_an_ablation_has_its_rows_and_dashes_for_what_was_not_run(runs):
     for seed in (0, 1): put(runs, "shapes", "10p-level_0", seed, 20.0 + seed, 25.0, 26.0 + seed, 35.0, pseudo_sw_refined_miou_percent=50.0)
     put(runs, "shapes", "10p-prompt_none", 0, pseudo_sw_miou_percent=31.0)
