@@ -17,10 +17,11 @@ from .pipeline import Outcome, reproduce
 from .splits import split_name
 
 # %% auto #0
-__all__ = ['LABELS', 'STUDENTS_ONLY', 'Experiment', 'experiments', 'reproduce_all']
+__all__ = ['LABELS', 'VARIANT', 'STUDENTS_ONLY', 'Experiment', 'experiments', 'reproduce_all']
 
-# %% ../nbs/49_experiments.ipynb #96cd4726
+# %% ../nbs/49_experiments.ipynb #5367c851
 LABELS = ("split", "teacher", "refiner", "pseudo", "evaluate")   # what a variant's pseudo labels need
+VARIANT = (*LABELS[:-1], "student_refined", "evaluate")          # what its row shows: labels, and who learned from the refined ones
 STUDENTS_ONLY = ("unanswered_background",)                       # variants whose labels are those of the method
 
 @dataclass(frozen=True)
@@ -48,13 +49,12 @@ def experiments(
     splits, seeds, runs = list(dict.fromkeys(map(split_name, splits))), list(dict.fromkeys(seeds)), []
     if not splits or not seeds: raise ConfigError("no split or no seed is given. Name at least one of each, such as --splits 10p --seeds 0.")
     variants = dict.fromkeys(v for table in choose_tables(tables).values() for v in table.rows.values() if v)
-    every = tuple(name for name in STAGES if name != "report")
     def run(split: str, seed: int, variant: str, stages: tuple[str, ...]) -> Experiment:
         changes = {**(overrides or {}), **settings_of(variant)}
         return Experiment({"dataset": dataset, "split": split, "seed": seed, "data_root": data_root, "overrides": changes}, stages)
     for seed in seeds:
         runs += [run(split, seed, "", tuple(STAGES)) for split in splits]
-        runs += [run(splits[0], seed, v, LABELS if labels_only and v not in STUDENTS_ONLY else every) for v in variants]
+        runs += [run(splits[0], seed, v, LABELS if labels_only and v not in STUDENTS_ONLY else VARIANT) for v in variants]
     return runs
 
 # %% ../nbs/49_experiments.ipynb #b8c6ad44
