@@ -1,6 +1,7 @@
 "Committed tables and figures hold what the committed evidence gives; whatever is tampered with, or missing, is found, in one line each."
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from pointwssis.cli import main
 from pointwssis.core import DataError, read_json, write_json
 from pointwssis.matches import Detections, Matches, Overlaps, Record
+from pointwssis.page import write_page
 from pointwssis.plan import plan
 from pointwssis.report import write_report
 from pointwssis.tables import markdown, sheet
@@ -254,6 +256,20 @@ def test_words_of_a_caption_are_free(report):
 def test_a_figure_that_was_lost_is_found(report):
     (report / "figures/curves_toys.json").unlink()
     refused(report, "curves_toys.json: is missing, though the evidence draws it", "Run `pointwssis report`.")
+
+
+@pytest.mark.parametrize("name", ["report.html", "report.md"])
+def test_a_page_that_says_something_else_is_found(report, name):
+    path = report / "figures" / name
+    told, value = path.read_text(), f"{read_json(report / 'figures/results_toys.json')['rows'][0][3]['numbers']['value']:.1f}"
+    path.write_text(re.sub(rf"(?<![\d.]){re.escape(value)}(?!\d)", "99.9", told, count=1))
+    refused(report, f"{name}: 99.9 is written where tables and figures beside it give {value}", "Run `pointwssis report`.")
+    path.write_text(told + "<p>AP 41</p>")
+    refused(report, f"{name}: 41 is written where tables and figures beside it give nothing", "Run `pointwssis report`.")
+    path.unlink()
+    refused(report, f"{name}: nothing is written where tables and figures beside it give", "Run `pointwssis report`.")
+    write_page(report / "runs", report / "figures")
+    verify(report / "runs", report / "figures")
 
 
 @pytest.mark.parametrize("text", ['{"shows": "gains", "dataset": "toys", "values": [{"gain": 9.5}]}', '{"shows": 3}', "[]", '{"note": "40.1"}'])
