@@ -264,6 +264,15 @@ def test_ablations_have_a_bar_for_each_finished_row():
     assert ablation_figure(variants(), "levels") is None and ablation_figure([], "levels") is None
 
 
+def test_students_of_one_seed_stand_beside_that_seed_of_the_method():
+    rows = [r | {"metrics": r["metrics"] | ({"student_sw_refined_ap_percent": 20.0 + 5 * r["seed"]} if not r["variant"] or r["seed"] == 1 else {})}
+            for r in variants()]
+    drawing = ablation_figure(rows, "weak_labels")
+    shown = {v["row"]: (v["mean"], v["sd"], v["seeds"]) for v in drawing.values if v["result"] == "student_sw_refined_ap_percent"}
+    assert shown == dict.fromkeys(("none", "classes of the image", "point"), (25.0, None, 1)) and drawing.caption.endswith("Students: 1 of these seeds.")
+    assert all(v["seeds"] == 2 for v in drawing.values if v["result"] == ROUGH)
+
+
 def test_a_row_may_lack_what_others_have():
     rows = variants()
     for r in rows:
