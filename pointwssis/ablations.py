@@ -12,7 +12,7 @@ from .core import ConfigError, nearest
 # %% auto #0
 __all__ = ['VARIANTS', 'ABLATIONS', 'settings_of', 'Ablation', 'choose_tables']
 
-# %% ../nbs/03_ablations.ipynb #871d1097
+# %% ../nbs/03_ablations.ipynb #f3d21a60
 def _inputs(*kept: str) -> dict[str, Any]:
     "Overrides that leave the refiner these inputs."
     return {f"refiner.use_{name}": name in kept for name in ("image", "mask", "point")}
@@ -23,6 +23,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "refiner_image": _inputs("image"), "refiner_mask": _inputs("mask"), "refiner_point": _inputs("point"),
     "refiner_image_mask": _inputs("image", "mask"), "refiner_image_point": _inputs("image", "point"), "refiner_mask_point": _inputs("mask", "point"),
     **{f"points_{name}": {"point_strategy": name} for name in ("deepest", "random", "jittered", "border")},
+    **{f"click_gain_{n}": {"refiner.click_gain": float(n)} for n in (3, 8)},
     "unanswered_background": {"unanswered": "background"},
     "published": {"behaviour": "published"},
 }
@@ -35,7 +36,7 @@ def settings_of(
     if variant not in VARIANTS: raise ConfigError(f"unknown variant '{variant}'.{nearest(variant, VARIANTS)} Known: {', '.join(VARIANTS)}.")
     return {**VARIANTS[variant], "variant": variant}
 
-# %% ../nbs/03_ablations.ipynb #e4501748
+# %% ../nbs/03_ablations.ipynb #101d4084
 @dataclass(frozen=True)
 class Ablation:
     "A table of the paper that varies one thing."
@@ -54,6 +55,8 @@ ABLATIONS: dict[str, Ablation] = {
     "points": Ablation("Does it matter where an annotator clicks?", "click", {
         "centre of mass": "", "deepest inside": "points_deepest", "anywhere inside": "points_random", "centre, missed by 10%": "points_jittered",
         "near the border": "points_border"}),
+    "click_gain": Ablation("How loud must the click be beside the image when the refiner begins to learn?", "click's filters", {
+        "as drawn": "", "3 times": "click_gain_3", "8 times": "click_gain_8"}),
     "unanswered": Ablation("What should a student make of a click without a mask?", "surroundings of the click", {
         "ignored": "", "background": "unanswered_background"}),
     "behaviour": Ablation("What do the faults of the published code cost?", "behaviour", {"fixed": "", "published": "published"}),

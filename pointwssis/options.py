@@ -52,7 +52,9 @@ class SOLOv2Config:
     nms_sigma: float = 2.0
     nms_iou: float = 0.5                   # mask NMS
 
-# %% ../nbs/01_options.ipynb #56b30799
+# %% ../nbs/01_options.ipynb #49eb530d
+LATER = {"later": True}   # of a field that joined when results were there; `config.to_dict` leaves it out where it has its default
+
 @dataclass(frozen=True)
 class RefinerConfig:
     "MaskRefineNet (METHOD, section 4): a U-Net that sees image, point and rough mask of one crop."
@@ -64,13 +66,12 @@ class RefinerConfig:
     crop_scale: float = 2.0                # crop side over the rough box's side
     sigma: float = 6.0                     # of the point's Gaussian, crop pixels
     perturb: float = 0.0                   # share of training crops whose rough mask is made worse on purpose
+    click_gain: float = field(default=1.0, metadata=LATER)   # the click's filters start this many times stronger
     use_image: bool = True                 # the three inputs, for the ablation
     use_mask: bool = True
     use_point: bool = True
 
-# %% ../nbs/01_options.ipynb #2202428b
-LATER = {"later": True}   # of a field that joined when results were there; `config.to_dict` leaves it out where it has its default
-
+# %% ../nbs/01_options.ipynb #bc6474d6
 @dataclass(frozen=True)
 class TrainConfig:
     "One optimisation run. Defaults: the published student schedule (METHOD, section 6)."

@@ -16,18 +16,20 @@ from .device import folded
 # %% auto #0
 __all__ = ['PromptStem', 'Encoder', 'conv_bn', 'enlarge', 'ASPP', 'DecoderStep', 'MaskRefineNet']
 
-# %% ../nbs/39_refinenet.ipynb #63dedd0d
+# %% ../nbs/39_refinenet.ipynb #6aefff68
 class PromptStem(nn.Module):
     "The first convolution over image, C + 1 point channels and rough mask, computed without the channels that are zero."
     def __init__(self,
         conv: nn.Conv2d,          # the backbone's own first convolution
         num_classes: int,         # C
         copy_rgb: bool,           # keep the backbone's filters for the three image channels
+        click_gain: float = 1.0,  # the click's filters start this many times stronger
     ):
         super().__init__()
         self.kernel, self.stride = conv.kernel_size[0], conv.stride[0]
         self.weight = nn.Parameter(torch.empty(conv.out_channels, 3 + num_classes + 1 + 1, self.kernel, self.kernel))
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
+        self.weight.data[:, 3:-1] *= click_gain
         if copy_rgb: self.weight.data[:, :3] = conv.weight.data
 
     def forward(self, image: Tensor, point_map: Tensor, channel: Tensor, rough: Tensor) -> Tensor:
@@ -102,7 +104,7 @@ class DecoderStep(nn.Module):
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         return self.conv(torch.cat([enlarge(x, skip), skip], 1))
 
-# %% ../nbs/39_refinenet.ipynb #9db623a4
+# %% ../nbs/39_refinenet.ipynb #29546d5d
 class MaskRefineNet(nn.Module):
     "U-Net over one crop (METHOD, section 4): image, point map in its class's channel, rough mask -> two logits a pixel."
     def __init__(self,
@@ -113,7 +115,7 @@ class MaskRefineNet(nn.Module):
         super().__init__()
         self.cfg, self.num_classes, self.behaviour = cfg, num_classes, behaviour
         self.encoder = Encoder(cfg.backbone, cfg.weights, len(cfg.decoder_channels) + 1)
-        self.stem = PromptStem(self.encoder.first.pop(), num_classes, copy_rgb=behaviour == "fixed" and cfg.weights != "")
+        self.stem = PromptStem(self.encoder.first.pop(), num_classes, behaviour == "fixed" and cfg.weights != "", cfg.click_gain)
         *skips, last = self.encoder.channels
         widths = [cfg.aspp_channels, *cfg.decoder_channels[:len(skips)]]
         self.aspp = ASPP(last, widths[0])

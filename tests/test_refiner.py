@@ -201,6 +201,17 @@ def test_links_beat_nearness(data):
     assert pairs_of(data, i, masks * False, classes, points, crossed) == []
 
 
+def test_the_clicks_filters_start_as_strong_as_asked():
+    weights = []
+    for gain in (1., 3.):
+        torch.manual_seed(0)
+        weights.append(MaskRefineNet(4, replace(SMALL, click_gain=gain)).state_dict())
+    plain, loud = weights
+    assert torch.equal(loud["stem.weight"][:, 3:-1], 3 * plain["stem.weight"][:, 3:-1])
+    assert torch.equal(loud["stem.weight"][:, [0, 1, 2, -1]], plain["stem.weight"][:, [0, 1, 2, -1]])
+    assert all(torch.equal(loud[name], value) for name, value in plain.items() if name != "stem.weight")
+
+
 def test_items_depend_on_the_key_alone(data):
     first, second = (PairDataset(data, lessons(data), SMALL, augment=.5, seed=3, cache=c) for c in (True, False))
     for key in ((0, 5, 1), (2, 5, 1), (0, 6, 1)):
