@@ -36,7 +36,7 @@ def settings_of(
     if variant not in VARIANTS: raise ConfigError(f"unknown variant '{variant}'.{nearest(variant, VARIANTS)} Known: {', '.join(VARIANTS)}.")
     return {**VARIANTS[variant], "variant": variant}
 
-# %% ../nbs/03_ablations.ipynb #101d4084
+# %% ../nbs/03_ablations.ipynb #6a7fea02
 @dataclass(frozen=True)
 class Ablation:
     "A table of the paper that varies one thing."
@@ -56,7 +56,7 @@ ABLATIONS: dict[str, Ablation] = {
         "centre of mass": "", "deepest inside": "points_deepest", "anywhere inside": "points_random", "centre, missed by 10%": "points_jittered",
         "near the border": "points_border"}),
     "click_gain": Ablation("How loud must the click be beside the image when the refiner begins to learn?", "click's filters", {
-        "as drawn": "", "3 times": "click_gain_3", "8 times": "click_gain_8"}),
+        "as drawn": "", "three times": "click_gain_3", "eight times": "click_gain_8"}),
     "unanswered": Ablation("What should a student make of a click without a mask?", "surroundings of the click", {
         "ignored": "", "background": "unanswered_background"}),
     "behaviour": Ablation("What do the faults of the published code cost?", "behaviour", {"fixed": "", "published": "published"}),

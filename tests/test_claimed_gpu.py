@@ -49,12 +49,13 @@ def test_training_on_it_gives_the_losses_of_the_cpu(tmp_path, amp):
 def chain(tmp_path_factory) -> Chain:
     place: Path = tmp_path_factory.mktemp("claimed")
     chain = Chain(place, "shapes", "25p", shapes.write(place / "data", train=8, val=2), device="cuda").run("split")
-    with claimed_gpu(): return chain.run(*(name for name in BLIND if name != "student"))
+    with claimed_gpu(): return chain.run(*(name for name in BLIND if name != "student"), "supervised", "evaluate")
 
 
 def test_every_stage_finds_its_tensors_there(chain):
     assert len(chain.labels("sw_refined").ids) == 8 and chain.metrics["student_refined"]["steps"] == 4
-    assert all((chain.inputs[name] / "last.safetensors").exists() for name in ("teacher", "refiner", "student_refined"))
+    assert all((chain.inputs[name] / "last.safetensors").exists() for name in ("teacher", "refiner", "student_refined", "supervised"))
+    assert {"teacher_ap_percent", "student_sw_refined_ap_percent", "supervised_ap_percent"} <= set(chain.metrics["evaluate"])
 
 
 def test_a_photograph_is_looked_at_there(chain):

@@ -12,6 +12,7 @@ from pointwssis.graph import STAGES, config_of
 from pointwssis.pipeline import reproduce, run_stage
 from pointwssis.report import write_report
 from pointwssis.results import collect
+from pointwssis.verify import BARE
 from test_pipeline import run, stages, writes     # noqa: F401  (the fixture with fake notebooks)
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -30,6 +31,11 @@ def test_tables_are_chosen_by_name():
     assert all("" in table.rows.values() for table in ABLATIONS.values())
     with pytest.raises(ConfigError, match="unknown table 'point'. Did you mean 'points'?"): choose_tables("levels,point")
     with pytest.raises(ConfigError, match="unknown variant 'level_7'"): settings_of("level_7")
+
+
+def test_no_row_of_an_ablation_reads_like_a_number():
+    "`report --verify` would ask for its evidence."
+    assert not [name for table in ABLATIONS.values() for name in table.rows if BARE.match(name)]
 
 
 def test_the_list_has_main_runs_and_each_variant_once():
