@@ -17,8 +17,7 @@ from .results import CAPTIONS, OTHER_DATA, PUBLISHED, lines, share_of
 from .show import save_picture, style
 
 # %% auto #0
-__all__ = ['SERIES', 'LABELS', 'STUDENT', 'PANELS', 'FLATTERED', 'ap_figure', 'ablation_figure', 'drawings', 'figures_of',
-           'write_figures']
+__all__ = ['SERIES', 'STUDENT', 'PANELS', 'FLATTERED', 'ap_figure', 'ablation_figure', 'drawings', 'figures_of', 'write_figures']
 
 # %% ../nbs/26_plots.ipynb #afae72a3
 SERIES = {  # marker, dash, name; the colours are the first four of the style file
@@ -71,16 +70,17 @@ def ap_figure(
         ax.set(ylabel="mask AP (%)", title=rows[0]["dataset"] + other)
     return fig
 
-# %% ../nbs/26_plots.ipynb #9665622a
-LABELS, STUDENT = ("pseudo_sw_refined_miou_percent", "pseudo_sw_miou_percent"), ("student_sw_refined_ap_percent",)
-PANELS = {"pseudo masks,\nmIoU (%)": LABELS, "student,\nmask AP (%)": STUDENT}     # axis: bar, and ring if there is one
+# %% ../nbs/26_plots.ipynb #bd31a60a
+STUDENT = "student_sw_refined_ap_percent"
+PANELS = {"pseudo masks,\nmIoU (%)": ("pseudo_sw_refined_miou_percent", "pseudo_sw_miou_percent"),   # axis: bar, and ring if there is one
+          "student,\nmask AP (%)": (STUDENT,)}
 FLATTERED = ("Masks made without points were joined to the objects that they overlap best, which flatters them. Their mIoU is over the objects, "
              "so a mask that belongs to none does not lower it; in AP of pseudo labels it is a false one.")
 
 def _values(runs: dict[str, list[dict]], own: str) -> list[dict]:
     "What the bars and rings of an ablation show, each result over the seeds of all rows that have it."
     found = []
-    for key in (*LABELS, *STUDENT):
+    for key in (key for keys in PANELS.values() for key in keys):
         known = {name: [r["metrics"].get(key) for r in of] for name, of in runs.items()}
         known = {name: values for name, values in known.items() if any(v is not None for v in values)}
         shared = [values for values in zip(*known.values()) if None not in values]
@@ -105,7 +105,7 @@ def _draw_panel(ax: Any, names: list[str], values: list[dict], keys: tuple[str, 
                     textcoords="offset points", va="center", fontsize=6.5, **spot)
     ax.set(xlim=(0, 1.06 * reach or 1))
 
-# %% ../nbs/26_plots.ipynb #d6408dcc
+# %% ../nbs/26_plots.ipynb #8c9ebf63
 def ablation_figure(
     rows: Sequence[dict],     # from `collect`, of one data set, variants among them
     table: str,               # a key of ABLATIONS
@@ -130,7 +130,7 @@ def ablation_figure(
     first = next(iter(runs.values()))
     flattered = " " + FLATTERED if table == "weak_labels" else ""
     at = f"At {share_of(first[0]['split']):g}% of the images with masks."
-    trained = {v["seeds"] for v in values if v["result"] in STUDENT}
+    trained = {v["seeds"] for v in values if v["result"] == STUDENT}
     students = f" Students: {min(trained)} of these seeds." if len(panels) > 1 and min(trained) < len(first) else ""
     return Drawing(fig, f"{ablation.question} {at}{flattered} {seeds_said(r['seed'] for r in first)}{students}", values)
 
