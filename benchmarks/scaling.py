@@ -1,11 +1,13 @@
 """How time and memory grow with points, objects, classes, pixels and images: exponents of a power law, a table and a figure of their own."""
 from __future__ import annotations
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -168,11 +170,11 @@ def prepare_split(path: str, out: str) -> Callable[[], Any]:
 
 def opened(function: str, images: int, argument: int | str, runs: int) -> list[Cost]:
     "What it costs to open a file of so many images for the first time, or to divide it."
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, patch.dict(os.environ, XDG_CACHE_HOME=f"{folder}/caches"):
         path, found = Path(folder) / "all.json", []
         write_annotations(path, images, 7 * images)
         for _ in range(runs):
-            for cache in (path.parent / ".pointwssis").glob("*"): cache.unlink()
+            for cache in (Path(folder) / "caches" / "pointwssis").glob("*"): cache.unlink()
             found.append(fresh(f"benchmarks.{function}", str(path), f"{folder}/{argument}" if isinstance(argument, str) else argument))
     return found
 

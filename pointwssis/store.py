@@ -4,20 +4,23 @@
 
 # %% ../nbs/05_store.ipynb #222a4c97
 from __future__ import annotations
-import mmap, os, struct, zlib
+import mmap, os, struct, time, zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+from platformdirs import user_cache_path
 
 from . import __version__
 from .core import atomic_path
 
 # %% auto #0
-__all__ = ['FORMAT', 'CACHE_FROM', 'Slices', 'pick', 'total', 'pack', 'unpack', 'stamp_of', 'places', 'cached']
+__all__ = ['FORMAT', 'CACHE_DAYS', 'CACHE_FROM', 'Slices', 'pick', 'total', 'pack', 'unpack', 'cache_folder', 'place_of',
+           'stamp_of', 'forget_old', 'cached']
 
 # %% ../nbs/05_store.ipynb #2a43853b
 def _mapped(path: Path) -> mmap.mmap:
@@ -104,6 +107,21 @@ def unpack(
     return one, many, head.rest
 
 # %% ../nbs/05_store.ipynb #d25a970d
+def cache_folder() -> Path | None:   # None: there is none, because the user has no home
+    "The folder for all that can be made again: the user's own, never one beside the data."
+    named = os.environ.get("XDG_CACHE_HOME")
+    folder = Path(named)/"pointwssis" if named else user_cache_path("pointwssis")
+    return folder if folder.is_absolute() else None
+
+def place_of(
+    source: Path,
+    kind: str,       # a source may have caches of several kinds
+) -> Path | None:    # in the user's cache folder; None: there is none
+    "The place of a file's cache."
+    key = sha256(os.fsencode(source.resolve())).hexdigest()[:16]
+    return folder/f"{key}.{source.name[:150]}.{kind}" if (folder := cache_folder()) else None
+
+# %% ../nbs/05_store.ipynb #7c2f10ab
 FORMAT = 1   # raise it when the layout changes, or what is let into a cache
 
 def stamp_of(source: Path) -> list:
@@ -111,23 +129,16 @@ def stamp_of(source: Path) -> list:
     seen = source.stat()
     return [FORMAT, __version__, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns]
 
-def places(
-    source: Path,
-    kind: str,      # a source may have caches of several kinds
-) -> list[Path]:    # beside the source, then in the user's cache folder if there is one
-    "Where a cache of this file may lie."
-    name, folder = f"{source.name}.{kind}", os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    key = sha256(os.fsencode(source.resolve())).hexdigest()[:16]
-    found = [source.parent/".pointwssis"/name, Path(folder)/"pointwssis"/f"{key}.{name}"]
-    return [place for place in found if place.is_absolute() or place is found[0]]
+# %% ../nbs/05_store.ipynb #7c2f10ae
+CACHE_DAYS = 30   # a cache that was not opened for so long goes
+
+def forget_old(folder: Path) -> None:
+    "Remove the caches that nobody has opened for `CACHE_DAYS`."
+    for path in folder.iterdir():
+        with suppress(OSError):
+            if path.stat().st_mtime < time.time() - CACHE_DAYS * 86400: path.unlink()
 
 # %% ../nbs/05_store.ipynb #402ea019
-def _is_writable(folder: Path) -> bool:
-    "Whether a file can be made in this folder, which is made if need be."
-    try: folder.mkdir(parents=True, exist_ok=True)
-    except OSError: return False
-    return os.access(folder, os.W_OK)
-
 CACHE_FROM = 20_000_000   # bytes of the source; a smaller one gets no cache
 
 def cached(
@@ -137,12 +148,12 @@ def cached(
 ) -> tuple[Slices, Slices, Any] | None:   # as from `unpack`; None: do without
     "The records of a file from its cache, which is made when it is missing, stale or damaged."
     if not source.is_file() or source.stat().st_size < CACHE_FROM: return None
-    stamp = stamp_of(source)
-    for place in places(source, kind):
-        if found := unpack(place, stamp): return found
-    for place in (place for place in places(source, kind) if _is_writable(place.parent)):
-        try: pack(place, stamp, *make())
-        except OSError: continue
-        except (ValueError, OverflowError): return None
-        return unpack(place, stamp)
-    return None
+    place, stamp = place_of(source, kind), stamp_of(source)
+    if place is None: return None
+    with suppress(OSError): os.utime(place)
+    if found := unpack(place, stamp): return found
+    try:
+        pack(place, stamp, *make())
+        forget_old(place.parent)
+    except (OSError, ValueError, OverflowError): return None
+    return unpack(place, stamp)

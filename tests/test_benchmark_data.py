@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import coco_size, data, evaluation, loader   # noqa: E402
 from benchmarks.fresh import fresh                           # noqa: E402
-from pointwssis import coco                                  # noqa: E402
+from pointwssis import coco, store                           # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -35,11 +35,12 @@ def test_the_file_is_like_that_of_coco(file):
     assert sum(found.mask(a).any() for a in every) > 1400
 
 
-def test_both_sides_open_the_same_file(file):
+def test_both_sides_open_the_same_file(file, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     ours, plain = fresh("benchmarks.coco_size:prepare_opening", str(file), 0), fresh("benchmarks.coco_size:prepare_plain_opening", str(file))
     assert ours.result == plain.result and ours.result[:2] == [200, 1500]
     assert 0 < ours.start_mib <= ours.peak_mib < 2000 and ours.seconds > 0
-    assert (file.parent / ".pointwssis" / "instances_train.json.any").exists()
+    assert store.place_of(file, "any").exists()
 
 
 def test_work_that_fails_in_its_own_process_is_told(tmp_path):

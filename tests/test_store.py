@@ -1,4 +1,5 @@
 "A large annotation file gets a cache that gives the same records, notices every change, and is nothing but data."
+import errno
 import json
 import os
 import pickle
@@ -10,6 +11,7 @@ import pytest
 
 from pointwssis import coco, store
 from pointwssis.core import DataError
+from pointwssis.graph import size_of
 
 CLASSES = coco.CategoryTable((3, 90), ("cat", "brush"))
 
@@ -58,7 +60,10 @@ def exactly(data: coco.CocoData) -> str:
     return repr([data.path, data.image_root, list(data.images.items()), list(data.annotations.items()), data.categories, data.info])
 
 
-def kept(path: Path) -> list[Path]: return sorted((path.parent / ".pointwssis").iterdir())
+def kept(path: Path) -> list[Path]:
+    "The caches; nothing may ever lie beside the file."
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    return sorted(store.cache_folder().iterdir())
 
 
 @pytest.mark.parametrize("need", coco.NEEDS)
@@ -140,25 +145,53 @@ class Bomb:
     def __reduce__(self): return pytest.fail, ("a cache was unpickled",)
 
 
-def test_a_folder_that_cannot_be_written(path, makes, tmp_path):
-    (path.parent / ".pointwssis").touch()   # takes the place of the folder; file permissions do not stop an administrator
-    other = tmp_path / "other" / path.name
+def test_files_of_one_name_have_caches_of_their_own(path, makes):
+    other = path.parent.parent / "other" / path.name
     other.parent.mkdir()
-    (other.parent / ".pointwssis").touch()
     other.write_text(json.dumps(content(6)))
     for source in (path, other, path, other): assert exactly(coco.load(source)) == exactly(plain(source, "any"))
-    assert makes == ["any", "any"] and len(list((tmp_path / "home" / "pointwssis").iterdir())) == 2
-    for cache in (tmp_path / "home" / "pointwssis").iterdir(): cache.unlink()
-    (tmp_path / "home" / "pointwssis").rmdir()
-    (tmp_path / "home" / "pointwssis").touch()   # nowhere left: without a cache then
+    assert makes == ["any", "any"] and len(kept(path)) == 2 and [p.name for p in other.parent.iterdir()] == [path.name]
+
+
+def test_a_cache_folder_that_cannot_be_written(path, tmp_path):
+    (tmp_path / "home").touch()   # takes the place of the folder; file permissions do not stop an administrator
     data = coco.load(path)
     assert exactly(data) == exactly(plain(path, "any")) and isinstance(data.annotations, dict)
 
 
+def test_a_full_disk_leaves_the_reader_without_a_cache(path, monkeypatch):
+    def full(*_): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(store.os, "replace", full)
+    data = coco.load(path)
+    assert exactly(data) == exactly(plain(path, "any")) and isinstance(data.annotations, dict)
+    assert kept(path) == []
+
+
 def test_without_a_home(path, monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr(os.path, "expanduser", lambda name: name)
-    assert store.places(path, "any") == [path.parent / ".pointwssis" / "instances_train.json.any"]
+    monkeypatch.setattr(store, "user_cache_path", lambda name: Path("~/.cache") / name)
+    assert store.place_of(path, "any") is None and exactly(coco.load(path)) == exactly(plain(path, "any"))
+
+
+def test_opening_a_finished_stage_leaves_it_finished(path, tmp_path):
+    "Its artifacts are counted to find out whether it is whole, so a reader must not add to them."
+    artifacts = tmp_path / "pseudo" / "artifacts"
+    artifacts.mkdir(parents=True)
+    path.rename(artifacts / "instances_25p_sw.json")
+    before = size_of(artifacts)
+    assert isinstance(coco.load(artifacts / "instances_25p_sw.json").annotations, store.Slices)
+    assert size_of(artifacts) == before
+
+
+def test_a_cache_that_nobody_opens_goes(path, makes):
+    coco.load(path)
+    [cache] = kept(path)
+    os.utime(cache, (0, 0))
+    coco.load(path)                              # opened: as young as ever
+    assert cache.stat().st_mtime > 0 and makes == ["any"]
+    os.utime(cache, (0, 0))
+    coco.load(path, need="points")
+    assert [p.suffix for p in kept(path)] == [".points"]
 
 
 def test_small_files_leave_nothing_behind(path):
