@@ -3,11 +3,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 READY := .venv/requirements.lock
+PINNED := --require-hashes --no-deps -r
+LOCKING := --extra=dev --universal --generate-hashes --python-version=3.11 --no-header --no-annotate --no-emit-index-url
+# uv, from the PATH or from .venv, and where it cannot be had or reaches no registry, pip
+install = PATH="$(BIN):$$PATH" uv pip install --quiet --python=$(BIN)/python $(1) || $(PIP) install --root-user-action=ignore $(1)
 SPLIT ?= 10p
 SEED ?= 0
 SUITES ?=
 
-.PHONY: help setup demo test lab bench readme
+.PHONY: help setup lock lock-check demo test lab bench readme
 
 help:
 	@echo "make demo    the whole pipeline on the built-in data set, about ten minutes on two cores (SPLIT=10p SEED=0)"
@@ -16,6 +20,7 @@ help:
 	@echo "make bench   how fast it is against plain versions: benchmarks/results.md (SUITES=\"nms targets\" for some)"
 	@echo "make readme  README.md from nbs/index.ipynb"
 	@echo "make setup   only .venv, with the versions of requirements.lock"
+	@echo "make lock    requirements.lock from settings.ini (UV_FLAGS=--upgrade for newer versions); make lock-check tries it for Linux and macOS"
 
 setup: $(READY)
 
@@ -23,9 +28,17 @@ $(READY): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	@echo "Setting up .venv, a few minutes the first time"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(PIP) install --root-user-action=ignore --no-deps -r requirements.lock
-	@$(PIP) install --root-user-action=ignore --no-deps --no-build-isolation -e .
+	@sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > .venv/uv.txt
+	@command -v uv > /dev/null || $(PIP) install --root-user-action=ignore $(PINNED) .venv/uv.txt || true
+	@$(call install,$(PINNED) requirements.lock)
+	@$(call install,--no-deps --no-build-isolation -e .)
 	@cp requirements.lock $(READY)
+
+lock: $(READY)
+	@PATH="$(BIN):$$PATH" uv pip compile setup.py $(LOCKING) --quiet --output-file=requirements.lock $(UV_FLAGS)
+
+lock-check: $(READY)
+	@$(BIN)/python -m pytest -q -m network tests/test_lock.py
 
 demo: $(READY)
 	@$(BIN)/pointwssis reproduce --dataset shapes --split $(SPLIT) --seed $(SEED)

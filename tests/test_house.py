@@ -73,15 +73,6 @@ def test_no_code_is_commented_out():
     assert [f"{place}: {comment}" for place, source in sources() for comment in comments(source) if is_code(comment)] == []
 
 
-def test_the_lock_pins_every_line():
-    lines = (ROOT / "requirements.lock").read_text().split()
-    assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][0-9A-Za-z.]*", line)] == []
-    locked = {re.sub(r"[-_.]+", "-", line.split("==")[0]).lower() for line in lines}
-    settings = (ROOT / "settings.ini").read_text()
-    wanted = " ".join(re.findall(r"^(?:dev_)?requirements = (.*)$", settings, re.M)).split()
-    assert {re.split(r"[<>=,]", name)[0].lower() for name in wanted} <= locked
-
-
 def test_readme_is_made_from_the_index(tmp_path):
     command = [str(Path(sys.executable).parent / "jupyter"), "nbconvert", "--log-level=WARN", "--config=nbs/readme_config.py"]
     subprocess.run([*command, f"--output-dir={tmp_path}", "nbs/index.ipynb"], cwd=ROOT, check=True, capture_output=True)
