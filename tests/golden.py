@@ -3,17 +3,13 @@ from pathlib import Path
 from zlib import crc32
 
 import numpy as np
-import pytest
 import torch
-from safetensors.torch import load_file
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-GOLDEN = SHARED / "golden"
-needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="needs the recorded values in ../shared/golden, which are not part of the project")
+GOLDEN = Path(__file__).parent / "data/golden"
 
 
 def formula(name: str, shape: tuple[int, ...]) -> torch.Tensor:
-    "The value of a parameter by its published name, as golden/README.md defines it."
+    "The value of a parameter by its published name, as data/golden/README.md defines it."
     if name.endswith("num_batches_tracked"): return torch.tensor(0)
     phase = crc32(name.encode()) % 1000 / 1000 * 2 * np.pi
     v = np.sin(1.2345 * np.arange(int(np.prod(shape))) + phase).reshape(shape)

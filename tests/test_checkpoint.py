@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from golden import GOLDEN, needs_golden
+from golden import GOLDEN
 from pointwssis.checkpoint import FAMILIES, REFINER, RESNET, SOLOV2, load_official, read_weights, to_official
 from pointwssis.config import RefinerConfig, SOLOv2Config
 from pointwssis.core import CheckpointError
@@ -29,7 +29,6 @@ def same(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(a[k].dtype == b[k].dtype and torch.equal(a[k], b[k]) for k in a)
 
 
-@needs_golden
 @pytest.mark.parametrize("name, wrapper, build", [
     ("solov2_r101", "model", lambda: SOLOv2(SOLOv2Config())),
     ("refiner", "model_state", lambda: MaskRefineNet(80, RefinerConfig(weights="")))])

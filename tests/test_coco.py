@@ -1,6 +1,5 @@
 "COCO files in and out: three spellings of a mask, ids with gaps, points without truth, nothing decoded at the door."
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,9 +8,8 @@ from pycocotools import mask as reference
 
 from pointwssis import coco, masks
 from pointwssis.core import DataError
+from real import PHOTOGRAPHS, needs_photographs
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"real images are not here: {SHARED}")
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools, under numpy 2
 
 
@@ -144,10 +142,10 @@ def test_grey_and_palette_pictures_become_rgb(folder):
     assert (data.read_image(5) == 7).all() and data.read_image(5).shape == (8, 9, 3)
 
 
-@needs_shared
+@needs_photographs
 @pytest.mark.parametrize("name", ["animals7", "coco_union"])
 def test_real_data(name):
-    data = coco.load(SHARED / name / "annotations" / "instances_val.json", need="masks")
+    data = coco.load(PHOTOGRAPHS / name / "annotations" / "instances_val.json", need="masks")
     weak = coco.load(data.path, need="points")
     truth = {a["id"]: a for records in data.annotations.values() for a in records}
     points = [a for records in weak.annotations.values() for a in records]

@@ -11,8 +11,9 @@ import torch
 from pointwssis.coco import CategoryTable, CocoData, decode, encode, encode_many, load
 from pointwssis.core import ConfigError, DataError
 from pointwssis.evaluate import SLICES, coco_ap, link_by_overlap, pseudo_quality, to_results
+from real import PHOTOGRAPHS, needs_photographs
 
-REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "coco_union"
+REAL = PHOTOGRAPHS / "coco_union"
 CATEGORIES = CategoryTable((2, 5, 11, 90), ("a", "b", "c", "never"))
 
 
@@ -70,8 +71,8 @@ def test_backends_agree_on_random_data(seed):
     assert 5 < fast["ap_percent"] < 95 and fast["per_class"]["never"] is None
 
 
+@needs_photographs
 def test_backends_agree_on_real_coco():
-    if not REAL.exists(): pytest.skip("the real images are not here")
     truth = load(REAL / "annotations/instances_train.json", REAL / "train")
     crowded = [i for i in truth.ids if any(a["iscrowd"] for a in truth.annotations[i])]
     assert crowded

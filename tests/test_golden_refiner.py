@@ -5,7 +5,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from golden import GOLDEN, formula, needs_golden
+from golden import GOLDEN, formula
 from pointwssis.checkpoint import load_official
 from pointwssis.config import RefinerConfig
 from pointwssis.points import gaussian_map
@@ -20,7 +20,6 @@ def published_net() -> MaskRefineNet:
     return net
 
 
-@needs_golden
 @torch.no_grad()
 def test_forward():
     z, net = np.load(GOLDEN / "refiner_forward.npz"), published_net()
@@ -37,7 +36,6 @@ def test_forward():
     assert torch.allclose(net(image, point[:, None], channel, rough), expected, rtol=1e-4, atol=1e-6)
 
 
-@needs_golden
 def test_point_maps():
     z = np.load(GOLDEN / "center_map.npz")
     for i in range(4):

@@ -7,14 +7,13 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from golden import GOLDEN, formula, needs_golden
+from golden import GOLDEN, formula
 from pointwssis.checkpoint import load_official
 from pointwssis.config import SOLOv2Config
 from pointwssis.prompt import Prompts
 from pointwssis.solov2 import SOLOv2
 from pointwssis.targets import Truth, assign, losses, mass_centres
 
-pytestmark = needs_golden
 CFG = SOLOv2Config("msra_resnet50", num_classes=3, fpn_channels=64, instance_channels=64, mask_channels=32, num_kernels=32,
                    scale_ranges=((1, 18), (18, 36), (36, 72), (72, 146), (146, 2048)), num_grids=(40, 32, 16, 12, 8))
 MODES = {"none_matrix": ("none", "matrix"), "none_mask": ("none", "mask"), "cls_mask": ("category", "mask"),

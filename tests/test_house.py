@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tokenize
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,17 @@ def test_readme_is_made_from_the_index(tmp_path):
     subprocess.run([*command, f"--output-dir={tmp_path}", "nbs/index.ipynb"], cwd=ROOT, check=True, capture_output=True)
     for made in (path for path in tmp_path.rglob("*") if path.is_file()):
         assert made.read_bytes() == (ROOT / made.relative_to(tmp_path)).read_bytes(), f"{made.name} is stale: run make readme"
+
+
+def test_the_recorded_values_are_bytes_to_git():
+    names = [str(path.relative_to(ROOT)) for path in tracked("tests/data/golden/*.npz", "tests/data/golden/*.safetensors")]
+    command = ["git", "check-attr", "text", "--", *names]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert len(names) == 5 and said.count(": text: unset\n") == 5
+
+
+def test_the_wheel_holds_the_package_alone(tmp_path):
+    made = ["egg_info", f"--egg-base={tmp_path}", "build", f"--build-base={tmp_path}", "bdist_wheel", f"--dist-dir={tmp_path}"]
+    subprocess.run([sys.executable, "setup.py", "-q", *made], cwd=ROOT, capture_output=True, check=True)
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel: names = wheel.namelist()
+    assert "pointwssis/solov2.py" in names and {name.split("/")[0].split("-")[0] for name in names} == {"pointwssis"}

@@ -1,16 +1,13 @@
 "Clicks: where they lie, what a weak label keeps, the map and the window that a network sees."
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
+from golden import GOLDEN
 from pointwssis import coco, shapes
 from pointwssis.core import ConfigError, DataError, rng
 from pointwssis.points import STRATEGIES, Point, crop_window, gaussian_map, point_of, points_of, weak_annotation
 
-GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden" / "center_map.npz"
-needs_golden = pytest.mark.skipif(not GOLDEN.is_file(), reason=f"recorded values are not here: {GOLDEN}")
 MASKS = [mask for i in range(12) for mask in shapes.draw_image(rng(i))[1]]
 
 
@@ -82,9 +79,8 @@ def test_points_of_uses_the_class_index(tmp_path):
     assert points_of(data, 1) == [Point(3.0, 4.5, 1, 9)] and points_of(data, 2) == []
 
 
-@needs_golden
 def test_gaussian_map_equals_the_recorded_maps():
-    golden = np.load(GOLDEN)
+    golden = np.load(GOLDEN / "center_map.npz")
     for i in range(4):
         height, width, x, y, label = golden[f"cm{i}_args"].tolist()
         ours = gaussian_map(torch.tensor([[x, y]]), height, width)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from golden import GOLDEN, formula, needs_golden
+from golden import GOLDEN, formula
 from pointwssis.checkpoint import load_official
 from pointwssis.cli import main
 from pointwssis.coco import load
@@ -108,7 +108,6 @@ def test_folders_that_cannot_be_judged(copy, tmp_path):
 
 # --- sizes
 
-@needs_golden
 def test_sizes_of_the_published_networks_are_the_defaults():
     keys = {name: json.loads((GOLDEN / f"official_{name}_keys.json").read_text()) for name in ("solov2_r101", "refiner")}
     solo, refiner = (load_official({k: formula(k, tuple(s)) for k, s in shapes.items()}) for shapes in keys.values())

@@ -8,10 +8,10 @@ import pytest
 from pointwssis.core import read_json
 from pointwssis.gallery import open_truth
 from chain import BLIND, Chain, linked
+from real import PHOTOGRAPHS, needs_photographs
 
-REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "coco_union"
-WHY = "needs the images of ../shared/data/coco_union, which are not part of the project"
-pytestmark = pytest.mark.skipif(not REAL.is_dir(), reason=WHY)
+REAL = PHOTOGRAPHS / "coco_union"
+pytestmark = needs_photographs
 SMALL = {"data.short_side": 96, "data.long_side": 128, "teacher_train.short_sides": (96,), "teacher_train.long_side": 128,
          "student_train.short_sides": (96,), "student_train.long_side": 128, "refiner.crop_size": 32}
 TRAIN, VAL = 32, 8

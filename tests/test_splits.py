@@ -1,6 +1,5 @@
 "Strong and weak: nested, seeded, complete, and the weak file holds points and nothing else."
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,9 +7,8 @@ import pytest
 from pointwssis import coco, shapes
 from pointwssis.core import ConfigError, DataError
 from pointwssis.splits import audit, choose, percentage, split_name, take_split, write_split
+from real import PHOTOGRAPHS, needs_photographs
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"real images are not here: {SHARED}")
 FORBIDDEN = ("segmentation", "bbox", "area", "counts", "mask", "box")
 
 
@@ -152,10 +150,10 @@ def test_a_published_split_that_does_not_fit_is_refused(truth, tmp_path):
     assert not list(tmp_path.glob("*.json"))
 
 
-@needs_shared
+@needs_photographs
 @pytest.mark.parametrize("name", ["animals7", "coco_union"])
 def test_real_data(name, tmp_path):
-    truth = coco.load(SHARED / name / "annotations" / "instances_train.json", need="masks")
+    truth = coco.load(PHOTOGRAPHS / name / "annotations" / "instances_train.json", need="masks")
     path_s, path_w = write_split(truth, "20p", 0, "deepest", tmp_path)
     audit(path_w)
     strong, weak = coco.load(path_s, truth.image_root, need="masks"), coco.load(path_w, truth.image_root, need="points")
