@@ -44,7 +44,7 @@ demo: $(READY)
 	@$(BIN)/pointwssis reproduce --dataset shapes --split $(SPLIT) --seed $(SEED)
 
 test: $(READY)
-	@$(BIN)/python -m pytest -q tests
+	@$(BIN)/python -m pytest -q --numprocesses=auto --dist=worksteal --unchanged tests
 
 lab: $(READY)
 	@$(BIN)/jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/nbs/index.ipynb

@@ -1,14 +1,32 @@
 """The examples in the notebooks are tests too: every one of them runs from top to bottom."""
-import os
-import subprocess
-import sys
+import io
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stderr
+from multiprocessing import get_context
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "nbs").rglob("*.ipynb")
+                   if not any(part.startswith((".", "_")) for part in path.parts))
 
 
-def test_every_notebook_runs():
-    command = [Path(sys.executable).parent / "nbdev_test", "--n_workers", "2"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=env)
-    assert done.returncode == 0, done.stdout + done.stderr
+def errors_of(notebook: str) -> str:
+    "Run a notebook as nbdev_test does; the error of its last cell, if it has one."
+    from nbdev.test import test_nb as run
+    with redirect_stderr(io.StringIO()) as told:
+        passed, _ = run(ROOT / notebook, skip_flags=["notest"], basepath=ROOT)
+    return "" if passed else told.getvalue() or "it failed without a word"
+
+
+@pytest.fixture(scope="module")
+def elsewhere():
+    "Another process, so that a notebook leaves nothing behind for other tests."
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool: yield pool
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_every_notebook_runs(notebook, elsewhere):
+    error = elsewhere.submit(errors_of, notebook).result()
+    assert not error, error

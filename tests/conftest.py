@@ -1,0 +1,52 @@
+"What all tests share: one thread, a cache folder of their own, and a checkout that stays as it was."
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BY_XDIST = "PYTEST_XDIST_WORKER" in os.environ      # this process is one of several; the first has set what follows
+if not BY_XDIST:
+    user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    os.environ.setdefault("MPLCONFIGDIR", str(user_cache / "matplotlib"))   # its list of fonts takes seconds to make
+    os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPLBACKEND": "agg",
+                   "XDG_CACHE_HOME": tempfile.mkdtemp(prefix="pointwssis-tests-")}
+
+
+def pytest_addoption(parser):
+    parser.addoption("--unchanged", action="store_true", help="fail when the tests leave git status different")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config) -> int:
+    "One worker a core, at most eight: each holds torch in its memory."
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(cores, 8)
+
+
+def git_status() -> str:
+    command = ["git", "status", "--porcelain", "--untracked-files=all"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
+
+
+def pytest_sessionstart(session):
+    if not BY_XDIST and session.config.getoption("--unchanged"): session.config.git_status = git_status()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session):
+    config = session.config
+    if not BY_XDIST and hasattr(config, "git_status") and (now := git_status()) != config.git_status:
+        config.left_behind = f"The tests changed the checkout. Before:\n{config.git_status}\nAfter:\n{now}"
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if text := getattr(config, "left_behind", ""): terminalreporter.write_line(text, red=True)
+
+
+def pytest_unconfigure():
+    if not BY_XDIST: shutil.rmtree(os.environ["XDG_CACHE_HOME"], ignore_errors=True)
