@@ -10,14 +10,17 @@ install = PATH="$(BIN):$$PATH" uv pip install --quiet --python=$(BIN)/python $(1
 SPLIT ?= 10p
 SEED ?= 0
 SUITES ?=
+# what the committed evidence is made with; for another data set: make evidence EVIDENCE="--dataset animals7 --data-root DIR --seeds 0,1"
+EVIDENCE ?= --dataset shapes --splits 10p,1p,2p,5p,20p,30p,40p,50p --seeds 0,1,2 --tables all
 
-.PHONY: help setup lock lock-check demo test lab bench readme
+.PHONY: help setup lock lock-check demo test lab bench evidence readme
 
 help:
 	@echo "make demo    the whole pipeline on the built-in data set, about ten minutes on two cores (SPLIT=10p SEED=0)"
 	@echo "make test    every test and every notebook's examples"
 	@echo "make lab     JupyterLab on the notebooks"
 	@echo "make bench   how fast it is against plain versions: benchmarks/results.md (SUITES=\"nms targets\" for some)"
+	@echo "make evidence  the committed runs/ and figures/ again, for maintainers; many hours"
 	@echo "make readme  README.md from nbs/index.ipynb"
 	@echo "make setup   only .venv, with the versions of requirements.lock"
 	@echo "make lock    requirements.lock from settings.ini (UV_FLAGS=--upgrade for newer versions); make lock-check tries it for Linux and macOS"
@@ -51,6 +54,10 @@ lab: $(READY)
 
 bench: $(READY)
 	@$(BIN)/python -m benchmarks $(SUITES)
+
+evidence: $(READY)
+	@$(BIN)/pointwssis reproduce $(EVIDENCE) --runs runs
+	@$(BIN)/pointwssis report --verify --runs runs
 
 readme: $(READY)
 	@$(BIN)/jupyter nbconvert --log-level=WARN --config=nbs/readme_config.py nbs/index.ipynb

@@ -600,6 +600,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
                                     'pointwssis.results._row': ('results.html#_row', 'pointwssis/results.py'),
                                     'pointwssis.results._values': ('results.html#_values', 'pointwssis/results.py'),
                                     'pointwssis.results.collect': ('results.html#collect', 'pointwssis/results.py'),
+                                    'pointwssis.results.figures_beside': ('results.html#figures_beside', 'pointwssis/results.py'),
                                     'pointwssis.results.folder_of': ('results.html#folder_of', 'pointwssis/results.py'),
                                     'pointwssis.results.lines': ('results.html#lines', 'pointwssis/results.py'),
                                     'pointwssis.results.share_of': ('results.html#share_of', 'pointwssis/results.py'),

@@ -12,6 +12,7 @@ from . import __version__
 from .ablations import ABLATIONS
 from .commands import command_doctor, command_plan, command_predict, command_report, command_reproduce, command_run, command_split, command_submit
 from .core import PointWSSISError
+from .results import RUNS
 
 # %% auto #0
 __all__ = ['EPILOG', 'Parser', 'setting', 'add_run_options', 'numbers', 'names', 'make_parser', 'main']
@@ -46,7 +47,7 @@ def add_run_options(
     parser.add_argument("--data-root", default="", metavar="DIR", help="the data set's folder")
     parser.add_argument("--set", type=setting, action="append", default=[], dest="overrides", metavar="KEY=VALUE",
                         help="override an option, such as student_train.steps=100; may be repeated")
-    parser.add_argument("--runs", default="runs", metavar="DIR", help="where results go (default runs)")
+    parser.add_argument("--runs", default=RUNS, metavar="DIR", help=f"where results go (default {RUNS})")
     parser.add_argument("--force", action="store_true", help="run even where a valid result exists")
 
 # %% ../nbs/55_cli.ipynb #38496e33
@@ -66,7 +67,7 @@ EPILOG = """examples:
   pointwssis reproduce --splits 10p,5p,20p --seeds 0,1,2 --tables all   every table, with ablations
   pointwssis reproduce --from-published DIR               the authors' checkpoints and labels, judged here
   pointwssis run teacher --set teacher_train.steps=2000   one stage, with an override
-  pointwssis predict photo.jpg --weights runs/shapes/10p/s0/student_refined/artifacts/last.safetensors"""
+  pointwssis predict photo.jpg --weights outputs/runs/shapes/10p/s0/student_refined/artifacts/last.safetensors"""
 
 def make_parser() -> Parser:
     "The whole command line."
@@ -105,8 +106,8 @@ def make_parser() -> Parser:
     plan.add_argument("--dataset", default="shapes", help="whose runs to read (default shapes)")
     plan.add_argument("--seconds-per-mask", type=float, default=79.2, metavar="S", help="to outline an object (default 79.2, a polygon)")
     plan.add_argument("--seconds-per-point", type=float, metavar="S", help="to click on it and choose its class (assumed: 7, as long as a box)")
-    for one in (report, plan): one.add_argument("--runs", default="runs", metavar="DIR", help="the folder of all runs (default runs)")
-    for one in (report, plan): one.add_argument("--figures", default="figures", metavar="DIR", help="where tables and figures go (default figures)")
+    for one in (report, plan): one.add_argument("--runs", default=RUNS, metavar="DIR", help=f"the folder of all runs (default {RUNS})")
+    for one in (report, plan): one.add_argument("--figures", default="", metavar="DIR", help="where tables and figures lie (default: figures beside the runs)")
     command("doctor", command_doctor)
     return parser
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from . import __version__
 from .core import DataError, pick_device, read_json
+from .results import figures_beside
 
 # %% auto #0
 __all__ = ['run_params', 'tell', 'command_run', 'command_reproduce', 'command_experiments', 'command_published', 'command_report',
@@ -49,7 +50,7 @@ def command_reproduce(args: argparse.Namespace) -> None:
     from pointwssis.tables import markdown, percent
     one = run_params(args)
     folder = reproduce(one, args.runs, args.force, tell=tell)[-1].folder.parent
-    figures = folder.parents[3] / "figures"
+    figures = figures_beside(args.runs)
     table = read_json(figures / f"results_{folder.parents[1].name}.json")
     own = [row for row in table["rows"] if row[0] == percent(one["split"])]
     print(f"\n{markdown(table | {'rows': own})}\nEvidence is in {folder}, pictures are in {figures}.")
@@ -66,7 +67,7 @@ def command_experiments(args: argparse.Namespace) -> None:
     def begin(experiment: Any) -> None: print(f"\n[{next(count)}/{len(wanted)}] {experiment}", flush=True)
     try: reproduce_all(wanted, args.runs, args.force, begin, tell)
     finally:
-        figures = Path(args.runs).parent / "figures"
+        figures = figures_beside(args.runs)
         if any(Path(args.runs).glob("*/*/s*/evaluate/metrics.json")): write_report(Path(args.runs), figures)
     print(f"\nEvidence is in {args.runs}, tables and figures are in {figures}.")
 
@@ -80,7 +81,7 @@ def command_published(args: argparse.Namespace) -> None:
     wanted = {"dataset": args.dataset, "split": split_name(args.split) if args.split else ""}
     made = reproduce_published(args.from_published, dict(args.overrides), args.data_root, args.runs, force=args.force, tell=say, **wanted)
     if not made: return print("\nNothing could be judged.")
-    figures = Path(args.runs).parent / "figures"
+    figures = figures_beside(args.runs)
     write_report(Path(args.runs), figures)
     for dataset in dict.fromkeys(path.parents[2].name for path in made):
         print(f"\n{(figures / f'results_{dataset}.md').read_text(encoding='utf-8')}")
@@ -93,16 +94,18 @@ def command_report(args: argparse.Namespace) -> None:
     from pointwssis.verify import verify
     if not Path(args.runs).is_dir():
         raise DataError(f"{args.runs}: no such folder of runs. Run `pointwssis reproduce` first, or pass --runs DIR.")
-    if args.verify: return print(verify(args.runs, args.figures))
-    write_report(Path(args.runs), Path(args.figures))
-    print(f"tables and figures are in {args.figures}")
+    figures = args.figures or figures_beside(args.runs)
+    if args.verify: return print(verify(args.runs, figures))
+    write_report(Path(args.runs), Path(figures))
+    print(f"tables and figures are in {figures}")
 
 # %% ../nbs/54_commands.ipynb #bd1d11eb
 def command_plan(args: argparse.Namespace) -> None:
     "Say how to spend hours of annotation between masks and points, from measured runs."
     from pointwssis.plan import plan
-    print(plan(args.runs, args.dataset, args.hours, args.seconds_per_mask, args.seconds_per_point, args.figures))
-    print(f"The picture is {args.figures}/plan_{args.dataset}.png.")
+    figures = args.figures or figures_beside(args.runs)
+    print(plan(args.runs, args.dataset, args.hours, args.seconds_per_mask, args.seconds_per_point, figures))
+    print(f"The picture is {figures}/plan_{args.dataset}.png.")
 
 # %% ../nbs/54_commands.ipynb #ca8ac2e1
 def command_split(args: argparse.Namespace) -> None:

@@ -14,6 +14,7 @@ from .config import Config
 from .core import ConfigError, PointWSSISError
 from .graph import STAGES, config_of, run_folder
 from .pipeline import Outcome, reproduce
+from .results import RUNS
 from .splits import split_name
 
 # %% auto #0
@@ -60,7 +61,7 @@ def experiments(
 # %% ../nbs/49_experiments.ipynb #b8c6ad44
 def reproduce_all(
     wanted: Iterable[Experiment],
-    runs: str | Path = "runs",
+    runs: str | Path = RUNS,
     force: bool = False,
     begin: Callable[[Experiment], None] = lambda experiment: None,   # called before each run
     tell: Callable[[str, Outcome | None], None] = lambda name, outcome: None,  # as `pipeline.reproduce`

@@ -13,6 +13,7 @@ from typing import Any
 from . import __version__
 from .config import Config, preset, to_dict
 from .core import ConfigError, StageError, atomic_path, file_hash, nearest, read_json
+from .results import RUNS
 from .splits import percentage
 
 # %% auto #0
@@ -79,9 +80,9 @@ def config_of(
 # %% ../nbs/43_graph.ipynb #746e84c8
 def run_folder(
     cfg: Config,
-    runs: str | Path = "runs",  # the folder of all runs
+    runs: str | Path = RUNS,  # the folder of all runs
 ) -> Path:
-    "Where a run's stages lie: runs/<dataset>/<split>/s<seed>, or runs/<dataset>/<split>-<variant>/s<seed>."
+    "Where a run's stages lie: <runs>/<dataset>/<split>/s<seed>, or <runs>/<dataset>/<split>-<variant>/s<seed>."
     return Path(runs) / cfg.dataset / (f"{cfg.split}-{cfg.variant}" if cfg.variant else cfg.split) / f"s{cfg.seed}"
 
 # %% ../nbs/43_graph.ipynb #f33c7c02

@@ -20,6 +20,7 @@ from .core import pick_device, read_json, versions, write_json
 from .graph import STAGES, Stage, check_inputs, config_of, expected, find_stage, is_done, ready_needs, run_folder, size_of, take_over
 from .graph import twin_of
 from .process import claim, no_survivors
+from .results import RUNS, figures_beside
 
 # %% auto #0
 __all__ = ['PAPERMILL', 'NOTEBOOKS', 'RUN', 'declared_parameters', 'check_parameters', 'git_commit', 'tidy', 'Outcome',
@@ -175,7 +176,7 @@ def _with_root(params: dict[str, Any]) -> dict[str, Any]:
 def _injected(params: dict[str, Any], stage: Stage, needs: Iterable[str], folder: Path, partial: Path) -> dict[str, Any]:
     "Everything that papermill sets: the user's parameters, and where to read and write."
     inputs = {need: (folder / need / "artifacts").as_posix() for need in needs}
-    figures = {"figures": (folder.parents[3] / "figures").as_posix()} if stage.name == "report" else {}
+    figures = {"figures": figures_beside(folder.parents[2]).as_posix()} if stage.name == "report" else {}
     return {**figures, **params, **stage.fixed, "inputs": inputs, "out": (partial / "artifacts").as_posix()}
 
 def _check_weights(cfg: Config) -> None:
@@ -196,7 +197,7 @@ def _checked(stage: Stage, params: dict[str, Any], notebook: Path) -> tuple[dict
 def run_stage(
     name: str,                   # a key of STAGES
     params: dict[str, Any],      # dataset, split, seed, data_root, overrides, and what else its notebook declares
-    runs: str | Path = "runs",   # the folder of all runs
+    runs: str | Path = RUNS,   # the folder of all runs
     force: bool = False,         # run it even if a valid result is there
     notebooks: Path = NOTEBOOKS,
 ) -> Outcome:
@@ -222,7 +223,7 @@ def run_stage(
 # %% ../nbs/48_pipeline.ipynb #9def0054
 def reproduce(
     params: dict[str, Any],      # dataset, split, seed, data_root, overrides
-    runs: str | Path = "runs",   # the folder of all runs
+    runs: str | Path = RUNS,   # the folder of all runs
     force: bool = False,
     notebooks: Path = NOTEBOOKS,
     stages: Iterable[str] = tuple(STAGES),  # which, in the order of the graph

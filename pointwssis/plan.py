@@ -17,7 +17,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from .core import ConfigError, DataError, nearest
 from .page import write_page
-from .results import CAPTIONS, OTHER_DATA, collect, share_of, stage_metrics
+from .results import CAPTIONS, OTHER_DATA, collect, figures_beside, share_of, stage_metrics
 from .show import save_picture, style
 
 # %% auto #0
@@ -228,10 +228,11 @@ def plan(
     hours: float,                 # of one annotator
     seconds_per_mask: float = SECONDS_PER_MASK,
     seconds_per_point: float | None = None,   # None: nobody has timed it, SECONDS_PER_POINT is assumed
-    figures: str | Path = "figures",
-) -> str:                         # what to do, in a few lines; the picture is in figures/plan_{dataset}.{png,pdf,json}
+    figures: str | Path = "",     # "": beside the runs
+) -> str:                         # what to do, in a few lines; the picture is plan_{dataset}.{png,pdf,json}
     "The same, with the picture saved, and on the page of tables and figures."
     said, figure, about = planned(runs, dataset, hours, seconds_per_mask, seconds_per_point)
-    save_picture(figure, Path(figures) / f"plan_{dataset}", dpi=220, **about)
+    figures = Path(figures or figures_beside(runs))
+    save_picture(figure, figures / f"plan_{dataset}", dpi=220, **about)
     write_page(runs, figures)
     return said

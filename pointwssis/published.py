@@ -20,6 +20,7 @@ from .graph import Stage, config_of, fingerprint
 from .predict import load_model, predict_all, predictor
 from .pseudo import refine_masks, rough_masks, write_pseudo
 from .release import Release, find_releases, open_refiner, solov2_sizes
+from .results import RUNS
 from .solov2 import SOLOv2
 
 # %% auto #0
@@ -154,12 +155,12 @@ def reproduce_published(
     folder: str | Path,                 # with the published files
     overrides: dict[str, Any] | None = None,  # dotted keys of Config
     root: str = "",                     # the data set's folder; "": in `folder`
-    runs: str | Path = "runs",
+    runs: str | Path = RUNS,
     dataset: str = "",                  # judge only this one
     split: str = "",                    # and only this one
     force: bool = False,                # judge again what is known
     tell: Tell = lambda release, part, what: None,
-) -> list[Path]:                        # runs/<dataset>/<split>/published/metrics.json, where anything could be judged
+) -> list[Path]:                        # <runs>/<dataset>/<split>/published/metrics.json, where anything could be judged
     "Judge every link of every release in a folder."
     found = [r for r in find_releases(folder) if dataset in ("", r.dataset) and split in ("", r.split)]
     if not found: raise DataError(f"{folder}: nothing of {f'{dataset} {split}'.strip()} in it. Leave out --dataset and --split to judge all.")

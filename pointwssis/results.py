@@ -4,6 +4,7 @@
 
 # %% ../nbs/21_results.ipynb #7d13b6a3
 from __future__ import annotations
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,8 @@ from typing import Any
 from .core import StageError, read_json
 
 # %% auto #0
-__all__ = ['COCO_STUDENT', 'PUBLISHED', 'RESULTS', 'WITHOUT_POINTS', 'CAPTIONS', 'OTHER_DATA', 'Method', 'share_of', 'collect',
-           'folder_of', 'stage_metrics', 'lines']
+__all__ = ['COCO_STUDENT', 'PUBLISHED', 'RESULTS', 'WITHOUT_POINTS', 'CAPTIONS', 'OTHER_DATA', 'RUNS', 'Method', 'figures_beside',
+           'share_of', 'collect', 'folder_of', 'stage_metrics', 'lines']
 
 # %% ../nbs/21_results.ipynb #2d161f85
 COCO_STUDENT = {"1p": 24.0, "2p": 25.3, "5p": 33.7, "10p": 35.8, "20p": 37.1, "30p": 38.0, "40p": 38.3, "50p": 38.8}
@@ -53,6 +54,16 @@ CAPTIONS = {
     "bdd100k": "The paper's numbers for this set are not in our sources, so nothing stands beside ours."}
 OTHER_DATA = "Same method, other data: these are not the paper's numbers, and none of its numbers can be compared with them."
 
+# %% ../nbs/21_results.ipynb #ad36fd17
+RUNS = "outputs/runs"   # where a user's runs go
+
+def figures_beside(
+    runs: str | Path,   # the folder of runs
+) -> Path:              # its sibling
+    "The folder of the tables and figures that are made from these runs."
+    path = Path(runs)
+    return path.with_name("figures") if path.name.strip(".") else Path(os.path.relpath(path.resolve().with_name("figures")))
+
 # %% ../nbs/21_results.ipynb #95b4aa4a
 def share_of(
     split: str,   # as in a run's folder, such as "10p"
@@ -66,7 +77,7 @@ def _row(dataset: str, folder: str, seed: int | None, path: Path) -> dict[str, A
     return {"dataset": dataset, "split": split, "variant": variant, "seed": seed, "metrics": read_json(path)}
 
 def collect(
-    runs: str | Path,   # the folder that holds runs/<dataset>/<split>/s<seed>/
+    runs: str | Path,   # the folder that holds <dataset>/<split>/s<seed>/
 ) -> list[dict]:        # dataset, split, variant, seed (None: published checkpoints) and everything in metrics.json; ordered
     "The metrics of every finished evaluation; StageError when there is none."
     ours, theirs = (Path(runs).glob(f"*/*/{place}/metrics.json") for place in ("s*/evaluate", "published"))

@@ -55,12 +55,12 @@ def runs(stage: str, **changes) -> None: assert main(["run", stage, *options(**c
 def fails(capsys, *argv: str) -> str:
     "The one line that a command leaves on stderr, beside progress bars, when it fails as it should."
     capsys.readouterr()
-    finished = {path.parent for path in Path("runs").rglob("params.json") if "failed" not in path.parts}
+    finished = {path.parent for path in Path("outputs/runs").rglob("params.json") if "failed" not in path.parts}
     try: code = main(argv)
     except SystemExit as e: code = e.code
     said = [line for line in capsys.readouterr().err.replace("\r", "\n").split("\n") if line and " steps [" not in line]
     assert code == 2 and len(said) == 1 and said[0].startswith("error: ")
-    left = [path for path in Path("runs").rglob("*") if "failed" not in path.parts]
+    left = [path for path in Path("outputs/runs").rglob("*") if "failed" not in path.parts]
     made = {path.parent for path in left if path.name in ("params.json", "metrics.json", "artifacts")}
     assert made == finished and not [path for path in left if path.name.startswith(".")]
     return said[0]
@@ -160,7 +160,7 @@ def test_broken_weak_pictures_stop_the_pseudo_labels(here, capsys, trained, how,
     for stage in ("teacher", "refiner"):
         monkeypatch.setattr(f"pointwssis.stages.{stage}", lambda cfg, inputs, out: finished(trained / stage, out))
         runs(stage)
-    strong = {image["file_name"] for image in json.loads(next(Path("runs").rglob("*_s.json")).read_text())["images"]}
+    strong = {image["file_name"] for image in json.loads(next(Path("outputs/runs").rglob("*_s.json")).read_text())["images"]}
     for name in strong: shutil.copy(Path("data/train") / name, Path("data") / name)
     says = spoil("data/train", how)
     for name in strong: shutil.move(Path("data") / name, Path("data/train") / name)
@@ -221,7 +221,7 @@ def test_results_cannot_go_into_a_file(here, capsys, runs_folder):
 
 
 def test_a_stage_before_its_inputs(here, capsys):
-    says = "stage 'refiner' needs 'split', which has not finished in runs/shapes/50p/s0. Run `pointwssis run split`"
+    says = "stage 'refiner' needs 'split', which has not finished in outputs/runs/shapes/50p/s0. Run `pointwssis run split`"
     assert says in fails(capsys, "run", "refiner", *options())
 
 

@@ -9,10 +9,14 @@ import pytest
 from PIL import Image
 
 from pointwssis import shapes
-from pointwssis.cli import main
+from pointwssis.cli import main, make_parser
 from pointwssis.doctor import checks
+from pointwssis.results import figures_beside
 
 COMMANDS = ("split", "run", "reproduce", "predict", "submit", "report", "plan", "doctor")
+
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -63,6 +67,13 @@ def test_bad_arguments_are_one_line_and_leave_nothing(here, capsys, argv, says):
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.parametrize("argv", [["reproduce"], ["run", "split"], ["split"], ["report"], ["plan", "--hours=1"]])
+def test_what_a_user_makes_lies_where_git_does_not_look(argv):
+    runs = make_parser().parse_args(argv).runs
+    for place in (Path(runs) / "shapes/10p/s0/split/params.json", figures_beside(runs) / "report.html"):
+        assert subprocess.run(["git", "check-ignore", "-q", place], cwd=ROOT).returncode == 0, place
+
+
 @pytest.fixture
 def picture(here) -> str:
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save("photo.png")
@@ -93,7 +104,7 @@ def test_bad_annotations_pass_through_the_stage_as_one_line(here, capsys, edit, 
     shapes.write(here / "data", train=3, val=1)
     change(here / "data/annotations/instances_train.json", edit)
     assert says in fails(capsys, "run", "split", "--data-root", "data")
-    assert not Path("runs/custom/10p/s0/split").exists()
+    assert not Path("outputs/runs/custom/10p/s0/split").exists()
 
 
 def test_broken_json_names_the_place(here, capsys):

@@ -28,12 +28,17 @@ def done(tmp_path_factory):
         yield place, command
 
 
-def metrics(place: Path, stage: str) -> dict: return json.loads((place / "runs/shapes/25p/s1" / stage / "metrics.json").read_text())
+def metrics(place: Path, stage: str) -> dict: return json.loads((place / "outputs/runs/shapes/25p/s1" / stage / "metrics.json").read_text())
 
 
 def test_every_stage_has_finished(done):
-    folder = done[0] / "runs/shapes/25p/s1"
+    folder = done[0] / "outputs/runs/shapes/25p/s1"
     assert sorted(path.name for path in folder.iterdir()) == sorted(STAGES) and all(is_done(folder / stage) for stage in STAGES)
+
+
+def test_a_run_and_its_figures_lie_in_outputs_alone(done):
+    assert sorted(path.name for path in done[0].iterdir()) == ["data", "outputs"]
+    assert sorted(path.name for path in (done[0] / "outputs").iterdir()) == ["figures", "runs"]
 
 
 def test_the_evaluation_holds_every_promised_number(done):
@@ -46,7 +51,7 @@ def test_the_evaluation_holds_every_promised_number(done):
 
 
 def test_the_table_and_the_pictures_are_there(done):
-    figures = done[0] / "figures"
+    figures = done[0] / "outputs/figures"
     stems = [f"shapes_25p_{name}" for name in PICTURES]
     for stem in (*stems, "ap_by_split_shapes"):
         assert (figures / f"{stem}.png").read_bytes()[:4] == b"\x89PNG" and (figures / f"{stem}.pdf").read_bytes()[:4] == b"%PDF"
@@ -59,7 +64,7 @@ def test_the_table_and_the_pictures_are_there(done):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_notebook_shows_what_came_out(done, stage):
-    nb = nbformat.read(done[0] / "runs/shapes/25p/s1" / stage / "notebook.ipynb", 4)
+    nb = nbformat.read(done[0] / "outputs/runs/shapes/25p/s1" / stage / "notebook.ipynb", 4)
     outputs = [output for cell in nb.cells if cell.cell_type == "code" for output in cell.outputs]
     assert not [output for output in outputs if output.output_type == "error"]
     said = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stderr")
@@ -71,7 +76,7 @@ def test_the_notebook_shows_what_came_out(done, stage):
 
 def test_a_second_call_skips_every_stage(done, capsys):
     place, command = done
-    before = {path: path.stat().st_mtime_ns for path in place.glob("runs/shapes/25p/s1/*/params.json")}
+    before = {path: path.stat().st_mtime_ns for path in place.glob("outputs/runs/shapes/25p/s1/*/params.json")}
     assert main(command) == 0
     said = capsys.readouterr().out
     skipped = [stage for stage in STAGES if f"{stage} up to date" in said]

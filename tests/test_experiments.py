@@ -54,7 +54,7 @@ def test_variants_share_what_they_do_not_change(stages):     # noqa: F811
         how = {o.stage: o.how for o in reproduce(experiment.params, notebooks=stages, stages=experiment.stages)}
     assert {name for name, what in how.items() if what == "ran"} == {"student_refined", "evaluate"}
     assert {name for name, what in how.items() if what == "shared"} == {"split", "teacher", "refiner", "pseudo"}
-    assert Path("runs/shapes/10p-unanswered_background/s0/evaluate/metrics.json").is_file()
+    assert Path("outputs/runs/shapes/10p-unanswered_background/s0/evaluate/metrics.json").is_file()
 
 
 def test_an_evaluation_judges_what_is_there_and_again_when_there_is_more(stages):     # noqa: F811
@@ -101,7 +101,7 @@ def test_the_command_runs_all_of_them_and_makes_the_tables(tmp_path, monkeypatch
     assert main(["reproduce", "--splits", "10p,5p", "--seeds", "0,1", "--tables", "levels"]) == 0
     said = capsys.readouterr().out
     assert "[1/16] shapes/10p/s0" in said and "[16/16] shapes/10p-prompt_point_with_size/s1" in said
-    assert Path("figures/results_shapes.md").is_file()
+    assert Path("outputs/figures/results_shapes.md").is_file()
 
 
 @pytest.mark.parametrize("words, cure", [

@@ -85,7 +85,7 @@ def test_reproduce_runs_all_in_order_and_then_nothing(stages):
     outcomes = reproduce({}, notebooks=stages, tell=lambda name, outcome: told.append((name, outcome and outcome.how)))
     assert [outcome.stage for outcome in outcomes] == list(STAGES) and {outcome.how for outcome in outcomes} == {"ran"}
     assert told[:2] == [("split", None), ("split", "ran")]
-    folder = Path("runs/shapes/10p/s0")
+    folder = Path("outputs/runs/shapes/10p/s0")
     assert sorted(path.name for path in folder.iterdir()) == sorted(STAGES)
     assert sorted(path.name for path in (folder / "pseudo").iterdir()) == ["artifacts", "metrics.json", "notebook.ipynb", "params.json"]
     again = {outcome.stage: outcome.how for outcome in reproduce({}, notebooks=stages)}
@@ -94,12 +94,12 @@ def test_reproduce_runs_all_in_order_and_then_nothing(stages):
 
 def test_the_manifest_says_what_was_run(stages):
     outcome = run(stages, "split", {"seed": 3, "overrides": {"student_train.steps": 5}})
-    assert outcome.folder == Path("runs/shapes/10p/s3/split") and outcome.metrics == {"inputs": []}
+    assert outcome.folder == Path("outputs/runs/shapes/10p/s3/split") and outcome.metrics == {"inputs": []}
     found = manifest(outcome.folder)
     assert {"stage", "parameters", "fingerprint", "inputs", "version", "git_commit", "device", "wall_s", "status"} <= set(found)
     assert found["parameters"] == {"seed": 3, "overrides": {"student_train.steps": 5}} and found["status"] == "done" and found["wall_s"] > 0
     text = (outcome.folder / "notebook.ipynb").read_text()
-    assert "partial" not in text and "runs/shapes/10p/s3/split/artifacts" in text
+    assert "partial" not in text and "outputs/runs/shapes/10p/s3/split/artifacts" in text
 
 
 def test_a_split_has_one_folder_however_it_is_written(stages):
@@ -122,7 +122,7 @@ def test_a_split_has_one_folder_however_it_is_written(stages):
 def test_bad_parameters_are_refused_before_anything_is_made(stages, params, message):
     with pytest.raises((StageError, ConfigError, DataError)) as caught: run(stages, "split", params)
     assert message in str(caught.value) and "\n" not in str(caught.value)
-    assert not Path("runs").exists()
+    assert not Path("outputs").exists()
 
 
 def test_an_unknown_stage_is_refused(stages):
@@ -162,7 +162,7 @@ def test_changed_annotations_run_the_split_again(stages):
     Path("data/annotations/instances_train.json").write_text('{"images": []}')
     assert run(stages, "split", params).how == "ran"
     assert run(stages, "split", {**params, "data_root": str(Path("data").resolve())}).how == "kept"
-    assert str(Path.cwd()) not in Path("runs/custom/10p/s0/split/notebook.ipynb").read_text()
+    assert str(Path.cwd()) not in Path("outputs/runs/custom/10p/s0/split/notebook.ipynb").read_text()
 
 
 def test_evidence_without_artifacts_is_no_input(stages):
@@ -181,7 +181,7 @@ def test_supervised_is_shared_between_splits_and_students_between_refiners(stage
     for split in ("10p", "20p"): run(stages, "split", {"split": split})
     assert run(stages, "supervised", {"split": "10p"}).how == "ran"
     shared = run(stages, "supervised", {"split": "20p"})
-    assert shared.how == "shared" and is_done(Path("runs/shapes/20p/s0/supervised"))
+    assert shared.how == "shared" and is_done(Path("outputs/runs/shapes/20p/s0/supervised"))
     assert run(stages, "supervised", {"split": "20p"}).how == "kept"
     a, b = config_of(), config_of(overrides={"refiner_train.steps": 1})
     assert fingerprint(STAGES["student"], a, {}) == fingerprint(STAGES["student"], b, {})
@@ -189,7 +189,7 @@ def test_supervised_is_shared_between_splits_and_students_between_refiners(stage
 
 
 @pytest.mark.parametrize("body, message", [
-    ("raise ValueError('what\\na mess')", "stage stopped with ValueError: what The traceback is in runs/shapes/10p/s0/failed/split"),
+    ("raise ValueError('what\\na mess')", "stage stopped with ValueError: what The traceback is in outputs/runs/shapes/10p/s0/failed/split"),
     ("from pointwssis.core import DataError\nraise DataError('x.json: image 3: no such file. Add it.')", "x.json: image 3: no such file."),
     ("1 + 1", "metrics.json: no such file"),
     ("import os\nos._exit(1)", "process died"),
@@ -200,7 +200,7 @@ def test_a_failure_is_one_line_and_is_kept_aside(stages, body, message):
     with pytest.raises(StageError) as caught: run(stages, "split", force=True)
     assert message in str(caught.value) and "\n" not in str(caught.value)
     assert is_done(good)
-    failed = Path("runs/shapes/10p/s0/failed/split")
+    failed = Path("outputs/runs/shapes/10p/s0/failed/split")
     assert manifest(failed)["status"] == "failed" and message.split(" The traceback")[0] in manifest(failed)["error"]
     assert message.split(" The traceback")[0] in nbformat.read(failed / "notebook.ipynb", 4).cells[0].source
     assert sorted(path.name for path in good.parent.iterdir()) == ["failed", "split"]
@@ -247,7 +247,7 @@ def test_a_stopped_runner_leaves_no_process_and_no_result(stages, how):
     runner.send_signal(how)
     assert runner.wait(timeout=90) != 0
     assert gone(child) and all(map(gone, kernels))
-    assert not Path("runs/shapes/10p/s0/split").exists()
+    assert not Path("outputs/runs/shapes/10p/s0/split").exists()
 
 
 def test_a_killed_runner_is_cleaned_up_after_by_the_next(stages):
@@ -262,7 +262,7 @@ def test_a_killed_runner_is_cleaned_up_after_by_the_next(stages):
 def test_times_of_finished_stages(stages):
     run(stages, "split")
     run(stages, "teacher")
-    times = pipeline.stage_times({"split": "runs/shapes/10p/s0/split/artifacts"})
+    times = pipeline.stage_times({"split": "outputs/runs/shapes/10p/s0/split/artifacts"})
     assert sorted(times) == ["split", "teacher"] and sorted(times["teacher"]) == ["device", "wall_s"]
 
 

@@ -24,9 +24,9 @@ def put(runs, split, seed, masks, *aps, dataset="toys", points=1000, images=300,
 
 @pytest.fixture
 def runs(tmp_path) -> Path:
-    for seed, ap in ((0, 20.0), (1, 24.0)): put(tmp_path / "runs", "10p", seed, 100, ap - 10, ap, 30.0 + 2 * seed)
-    put(tmp_path / "runs", "30p", 0, 300, 16.0, 26.0, 30.0)
-    return tmp_path / "runs"
+    for seed, ap in ((0, 20.0), (1, 24.0)): put(tmp_path / "outputs/runs", "10p", seed, 100, ap - 10, ap, 30.0 + 2 * seed)
+    put(tmp_path / "outputs/runs", "30p", 0, 300, 16.0, 26.0, 30.0)
+    return tmp_path / "outputs/runs"
 
 
 def found_in(runs, *prices, dataset="toys"): return measured(runs, [r for r in collect(runs) if r["dataset"] == dataset], *prices)
@@ -159,7 +159,7 @@ def test_the_command(runs, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["plan", "--dataset", "toys", "--hours", "5", "--seconds-per-mask", "72", "--seconds-per-point", "7.2"]) == 0
     said = capsys.readouterr().out
-    assert "5 h are best spent on" in said and "figures/plan_toys.png" in said and (tmp_path / "figures/plan_toys.png").is_file()
+    assert "5 h are best spent on" in said and "outputs/figures/plan_toys.png" in said and (tmp_path / "outputs/figures/plan_toys.png").is_file()
     for argv, says in ((["--dataset", "shapes", "--hours", "5"], "no evaluated run of 'shapes'"), (["--dataset", "toys", "--hours", "-5"], "positive"),
                        (["--dataset", "toys", "--hours", "5", "--runs", "nowhere"], "nowhere: no evaluated run"),
                        (["--dataset", "toys", "--hours", "5", "--seconds-per-point", "80"], "less than a mask")):

@@ -29,7 +29,7 @@ def jobs(text: str) -> dict[str, list[str]]:
     return {row["output"]: [name for name in row.get("input", "").split(", ") if name] for row in rows if "output" in row}
 
 
-def mark(split: str, seed: int, stage: str) -> str: return f"runs/shapes/{split}/s{seed}/.{stage}.done"
+def mark(split: str, seed: int, stage: str) -> str: return f"outputs/runs/shapes/{split}/s{seed}/.{stage}.done"
 
 
 def test_the_workflow_names_no_stage():
