@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from .coco import CocoData, load
 from .config import Config, DataConfig
 from .evaluate import pseudo_quality
-from .predict import predict_image
 from .show import save_picture, show_grid
 
 # %% auto #0
@@ -91,6 +90,7 @@ def show_predictions(
     score: float = 0.3,
 ) -> Figure:
     "True masks above predicted ones."
+    from pointwssis.predict import predict_image
     ids = spread(truth, count)
     found = [predict_image(model, truth.read_image(i), size, score) for i in ids]
     seen = [{"image": truth.read_image(i), "masks": f.masks.numpy(), "classes": f.classes.numpy(), "title": "predicted"}
@@ -171,6 +171,7 @@ def show_story(
     score: float = 0.3,
 ) -> Figure:
     "Clicks, the teacher's masks, the refined ones, and what the student sees without clicks."
+    from pointwssis.predict import predict_image
     steps = [_step(data, image_id, title) for data, title in ((weak, "clicks"), (rough, "teacher"), (refined, "refined"))]
     found = predict_image(student, weak.read_image(image_id), size, score)
     seen = {"image": weak.read_image(image_id), "masks": found.masks.numpy(), "title": "student, no clicks"}

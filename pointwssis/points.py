@@ -7,14 +7,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-import torch
 
 from .coco import CocoData, box_of, centroid
 from .core import ConfigError, DataError, nearest
+
+if TYPE_CHECKING: import torch
 
 # %% auto #0
 __all__ = ['STRATEGIES', 'Point', 'deepest_point', 'random_point', 'jittered_point', 'border_point', 'point_of',
@@ -108,6 +109,7 @@ def points_of(
 # %% ../nbs/10_points.ipynb #9e0b67c5
 def _bumps(centres: torch.Tensor, length: int, sigma: float) -> torch.Tensor:
     "(N, length): a Gaussian along one axis for each centre, zero beyond 3 sigma + 1 and when the centre is outside."
+    import torch
     offset = torch.arange(length, device=centres.device) - centres[:, None]
     inside = (centres >= -.5) & (centres < length - .5)
     return torch.exp(-offset**2 / (2 * sigma**2)) * ((offset.abs() <= 3 * sigma + 1) & inside[:, None])
@@ -119,7 +121,7 @@ def gaussian_map(
     sigma: float = 6.0,   # pixels
 ) -> torch.Tensor:        # (N, height, width) float32, 0..1
     "One bump for each click, the picture by which a network sees it."
-    xy = xy.to(torch.float32)
+    xy = xy.float()
     return _bumps(xy[:, 1], height, sigma)[:, :, None] * _bumps(xy[:, 0], width, sigma)[:, None]
 
 # %% ../nbs/10_points.ipynb #c1cd3a52

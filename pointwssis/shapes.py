@@ -5,21 +5,22 @@
 # %% ../nbs/09_shapes.ipynb #90f27ead
 from __future__ import annotations
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
 import numpy as np
-from PIL import Image
 
 from .coco import CategoryTable, encode_many, mask_fields, save
 from .core import ConfigError, rng as keyed_rng
 
 # %% auto #0
-__all__ = ['TURN', 'ONE', 'COS', 'POLYGONS', 'CLASSES', 'COLOURS', 'PATTERNS', 'RADII', 'LEAST_SHARE', 'LEAST_AREA', 'along',
-           'depth', 'texture', 'colour_away_from', 'draw_image', 'write']
+__all__ = ['TURN', 'ONE', 'COS', 'POLYGONS', 'CLASSES', 'COLOURS', 'WHOLE', 'PATTERNS', 'RADII', 'LEAST_SHARE', 'LEAST_AREA',
+           'PNG', 'along', 'depth', 'texture', 'colour_away_from', 'draw_image', 'write']
 
 # %% ../nbs/09_shapes.ipynb #5344852e
 TURN, ONE = 240, 1024
-COS = np.round(np.cos(2 * np.pi * np.arange(TURN) / TURN) * ONE).astype(np.int64)
+COS = np.round(np.cos(2 * np.pi * np.arange(TURN) / TURN) * ONE).astype(np.int32)
 
 def along(
     x: np.ndarray,  # pixels, whole numbers
@@ -33,29 +34,41 @@ def along(
 POLYGONS = {"square": (4, 724, 0), "triangle": (3, 512, 0), "star": (5, 316, 1)}
 CLASSES = ("disk", "square", "triangle", "star", "ring")
 
+def _smallest(values: list[np.ndarray], exceptions: int) -> np.ndarray:
+    "The smallest value at each place, or the second smallest where one exception is allowed."
+    least, second = values[0], np.full_like(values[0], np.iinfo(values[0].dtype).max)
+    for value in values[1:]:
+        if exceptions: second = np.minimum(second, np.maximum(least, value))
+        least = np.minimum(least, value)
+    return second if exceptions else least
+
 def depth(
     form: str,      # one of CLASSES
-    x: np.ndarray,  # (H, W) pixels from the centre, whole numbers
-    y: np.ndarray,
+    x: np.ndarray,  # (H, W) or (1, W) pixels from the centre, whole numbers
+    y: np.ndarray,  # (H, W) or (H, 1)
     radius: int,    # pixels, to the corners
     step: int,      # rotation, in 1/240 turn
-) -> np.ndarray:    # (H, W) int64, 1/1024 pixel, positive inside
+) -> np.ndarray:    # (H, W) whole numbers, 1/1024 pixel, positive inside
     "How deep inside a form each pixel lies."
     if form in POLYGONS:
         lines, distance, exceptions = POLYGONS[form]
-        inside = distance * radius - np.stack([along(x, y, step + k * TURN // lines) for k in range(lines)])
-        return np.sort(inside, axis=0)[exceptions]
-    r = np.sqrt((x * x + y * y) * ONE**2).astype(np.int64)   # a square root is exactly rounded on every machine
+        inside = [distance * radius - along(x, y, step + k * TURN // lines) for k in range(lines)]
+        return _smallest(inside, exceptions)
+    squares = (x * x + y * y).astype(np.int64) * ONE**2
+    r = np.sqrt(squares).astype(np.int32)   # a square root is exactly rounded on every machine
     return 820 * radius - r if form == "disk" else np.minimum(900 * radius - r, r - 460 * radius)
 
 # %% ../nbs/09_shapes.ipynb #ea60ebda
 COLOURS = np.array([(190, 80, 70), (80, 170, 80), (80, 100, 190), (190, 170, 60), (160, 80, 180)])   # one a class
 
-def _stripes(u, v, period, rng): return u // (period * ONE) % 2 * 512 - 256
-def _checks(u, v, period, rng): return (u // (period * ONE) + v // (period * ONE)) % 2 * 512 - 256
-def _waves(u, v, period, rng): return abs(u // (8 * period) % 1024 - 512) - 256
-def _patches(u, v, period, rng): return rng.integers(-256, 257, (64, 64))[u // (period * ONE) % 64, v // (period * ONE) % 64]
-def _grain(u, v, period, rng): return rng.integers(-256, 257, u.shape)
+WHOLE = (slice(None), slice(None))
+
+def _stripes(u, v, period, *_): return u // (period * ONE) % 2 * 512 - 256
+def _checks(u, v, period, *_): return (u // (period * ONE) + v // (period * ONE)) % 2 * 512 - 256
+def _waves(u, v, period, *_): return abs(u // (8 * period) % 1024 - 512) - 256
+def _patches(u, v, period, rng, *_):
+    return rng.integers(-256, 257, (64, 64))[u // (period * ONE) % 64, v // (period * ONE) % 64]
+def _grain(u, v, period, rng, size, window): return rng.integers(-256, 257, (size, size))[window]
 
 PATTERNS: tuple[Callable, ...] = (_stripes, _checks, _waves, _patches, _grain)
 
@@ -65,12 +78,15 @@ def texture(
     base: np.ndarray,    # (3,) colour, 0..255
     tint: int = 45,      # strongest deviation from the base, grey levels
     pattern: int | None = None,  # index into PATTERNS; None: any
-) -> np.ndarray:         # (size, size, 3) int64, may leave 0..255 a little
-    "A square of random pattern about a base colour."
-    y, x = np.mgrid[:size, :size]
-    step, period, any_pattern = rng.integers(TURN), rng.integers(3, 10), rng.integers(len(PATTERNS))
-    field = PATTERNS[any_pattern if pattern is None else pattern](along(x, y, step), along(x, y, step + TURN // 4), period, rng)
-    return base + (field[..., None] * rng.integers(-tint, tint + 1, 3) >> 8)
+    window: tuple[slice, slice] = WHOLE,  # the rows and columns that are wanted
+) -> np.ndarray:         # (rows, columns, 3) int32, may leave 0..255 a little
+    "A square of random pattern about a base colour, or a window of it."
+    y, x = (np.arange(size, dtype=np.int32)[part] for part in window)
+    step, period, any_pattern = (int(rng.integers(*ends)) for ends in ((TURN,), (3, 10), (len(PATTERNS),)))
+    u, v = along(x, y[:, None], step), along(x, y[:, None], step + TURN // 4)
+    field = PATTERNS[any_pattern if pattern is None else pattern](u, v, period, rng, size, window)
+    change = field.astype(np.int32)[..., None] * rng.integers(-tint, tint + 1, 3).astype(np.int32) >> 8
+    return base.astype(np.int32) + change
 
 # %% ../nbs/09_shapes.ipynb #846a2fed
 def colour_away_from(
@@ -96,15 +112,20 @@ def _centre(rng: np.random.Generator, size: int, centres: list[np.ndarray], radi
     if not centres or rng.integers(2): return anywhere
     return np.clip(centres[rng.integers(len(centres))] + near, margin, size - 1 - margin)
 
-def _leaves_enough(visible: np.ndarray, areas: list[int], mask: np.ndarray) -> bool:
+def _around(centre: np.ndarray, radius: int, size: int) -> tuple[slice, slice]:
+    "The rows and columns that an object and its soft edge can touch."
+    (x, y), reach = map(int, centre), radius + 3
+    return slice(max(y - reach, 0), min(y + reach + 1, size)), slice(max(x - reach, 0), min(x + reach + 1, size))
+
+def _leaves_enough(visible: np.ndarray, areas: list[int], mask: np.ndarray, window: tuple[slice, slice]) -> bool:
     "Whether all objects stay visible when `mask` is laid over them."
-    left = (visible & ~mask).sum((1, 2))
+    left = visible.sum((1, 2)) - (visible[:, *window] & mask).sum((1, 2))
     return mask.sum() >= LEAST_AREA and all(n >= LEAST_AREA and 100 * n >= LEAST_SHARE * a for n, a in zip(left, areas))
 
 def _lay_over(image: np.ndarray, paint: np.ndarray, inside: np.ndarray) -> np.ndarray:
     "Paint where the depth is positive, with an edge one pixel wide."
-    alpha = np.clip(inside + ONE // 2, 0, ONE)[..., None]
-    return (image * (ONE - alpha) + paint * alpha) // ONE
+    alpha = np.minimum(np.maximum(inside + ONE // 2, 0), ONE)[..., None]
+    return image + ((paint - image) * alpha >> 10)
 
 # %% ../nbs/09_shapes.ipynb #c8f567a7
 def draw_image(
@@ -117,35 +138,46 @@ def draw_image(
 ) -> tuple[np.ndarray, np.ndarray, list[int]]:  # (size, size, 3) uint8, (N, size, size) bool, N class indices
     "A scene, the visible part of each object, and what each one is."
     background = rng.integers(30, 226, 3)
-    image, (y, x) = texture(rng, size, background, tint=20), np.mgrid[:size, :size]
+    image, (y, x) = texture(rng, size, background, tint=20), np.ogrid[:size, :size]
     visible, areas, classes, centres = np.zeros((0, size, size), bool), [], [], []
     wanted = rng.integers(objects[0], objects[1] + 1)
     for _ in range(20 * wanted):
         if len(classes) == wanted: break
         kind, radius, step = rng.integers(len(CLASSES)), RADII[rng.integers(len(RADII))], rng.integers(TURN)
         centre = _centre(rng, size, centres, radius)
-        inside = depth(CLASSES[kind], x - centre[0], y - centre[1], radius, step)
-        if not _leaves_enough(visible, areas, mask := inside > 0): continue
+        rows, columns = window = _around(centre, radius, size)
+        inside = depth(CLASSES[kind], *(at.astype(np.int32) for at in (x[:, columns] - centre[0], y[rows] - centre[1])), radius, step)
+        if not _leaves_enough(visible, areas, mask := inside > 0, window): continue
         pattern, colour = (int(kind), COLOURS[kind]) if rng.integers(100) < habit else (None, None)
         base = colour_away_from(rng, background, contrast, colour)
-        image = _lay_over(image, texture(rng, size, base, pattern=pattern), inside)
-        visible = np.concatenate([visible & ~mask, mask[None]])
+        image[window] = _lay_over(image[window], texture(rng, size, base, pattern=pattern, window=window), inside)
+        visible[:, *window] &= ~mask
+        visible = np.concatenate([visible, np.zeros((1, size, size), bool)])
+        visible[-1, *window] = mask
         areas, classes, centres = [*areas, int(mask.sum())], [*classes, int(kind)], [*centres, centre]
     return np.clip(image + rng.integers(-noise, noise + 1, image.shape), 0, 255).astype(np.uint8), visible, classes
 
 # %% ../nbs/09_shapes.ipynb #5a81ce48
+PNG = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY)
+
+def _save(path: Path, pixels: np.ndarray) -> None:
+    path.write_bytes(cv2.imencode(".png", pixels[..., ::-1], PNG)[1].tobytes())
+
 def _write_split(root: Path, name: str, count: int, size: int, seed: int, first_id: int, **knobs: int) -> None:
     "One folder of pictures and its annotation file."
     images, annotations, table = [], [], CategoryTable(tuple(range(1, len(CLASSES) + 1)), CLASSES)
     (root/name).mkdir(parents=True, exist_ok=True)
-    for image_id in range(first_id, first_id + count):
-        pixels, masks, classes = draw_image(keyed_rng(seed, name, image_id - first_id), size, **knobs)
-        record = {"id": image_id, "file_name": f"{image_id:06d}.png", "width": size, "height": size}
-        Image.fromarray(pixels).save(root/name/record["file_name"], compress_level=1)
-        images.append(record)
-        for rle, kind in zip(encode_many(masks), classes):
-            record = {"id": len(annotations) + 1, "image_id": image_id, "category_id": table.id(kind), "iscrowd": 0}
-            annotations.append(record | mask_fields(rle))
+    with ThreadPoolExecutor(1) as pool:
+        saved = []
+        for image_id in range(first_id, first_id + count):
+            pixels, masks, classes = draw_image(keyed_rng(seed, name, image_id - first_id), size, **knobs)
+            record = {"id": image_id, "file_name": f"{image_id:06d}.png", "width": size, "height": size}
+            saved.append(pool.submit(_save, root/name/record["file_name"], pixels))
+            images.append(record)
+            for rle, kind in zip(encode_many(masks), classes):
+                record = {"id": len(annotations) + 1, "image_id": image_id, "category_id": table.id(kind), "iscrowd": 0}
+                annotations.append(record | mask_fields(rle))
+        for one in saved: one.result()
     save(root/"annotations"/f"instances_{name}.json", images, annotations, table)
 
 def write(

@@ -13,50 +13,29 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import coco, evaluate as judge, pseudo as pseudo_labels, shapes, splits
+from . import evaluate as judge, pseudo as pseudo_labels
 from .batches import loader, solov2_loss, training_batch
 from .coco import CocoData, box_of
 from .config import Config, SOLOv2Config, TrainConfig
-from .core import ConfigError, DataError, pick_device, rng, write_json
+from .core import DataError, pick_device, rng, write_json
 from .dataset import CocoDataset, tight_boxes
 from .engine import train
-from .gallery import data_root, open_left, open_truth, open_val
+from .gallery import open_left, open_truth, open_val
 from .points import Point, point_of
 from .predict import load_model, predict_all, predictor
 from .prompt import Prompts, as_prompts
 from .refiner import MaskRefineNet, PairDataset, pairs_of, refiner_loss
 from .show import thinned
 from .solov2 import SOLOv2
+from .split_stage import split
 from .weights import load_into, load_weights
 
+_all_ = ["split"]
+
 # %% auto #0
-__all__ = ['POINTED', 'MODELS', 'split', 'check_images', 'fit_solov2', 'teacher', 'supervised', 'student', 'known_objects',
-           'lessons', 'refiner', 'load_refiner', 'told', 'rough_labels', 'refiner_weights', 'pseudo', 'with_truth',
-           'judged_labels', 'evaluate']
-
-# %% ../nbs/46_stages.ipynb #1bfaf829
-def _halves(cfg: Config, truth: CocoData, out: Path) -> tuple[Path, Path]:
-    "The strong and the weak file: drawn, or taken over from a published split."
-    if not cfg.data.split_dir: return splits.write_split(truth, cfg.split, cfg.seed, cfg.point_strategy, out, cfg.data.split_stem)
-    if cfg.point_strategy == "centroid": return splits.take_split(data_root(cfg, out)/cfg.data.split_dir, cfg.split, truth, out, cfg.data.split_stem)
-    raise ConfigError(f"point_strategy '{cfg.point_strategy}' cannot be had from data.split_dir: a published split brings its points. Leave out one of the two.")
-
-def split(cfg: Config, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
-    "Divide the training images: some keep their masks, the others one point an object."
-    if cfg.dataset == "shapes" and not cfg.data.root: shapes.write(data_root(cfg, out))
-    truth = open_truth(cfg, out)
-    check_images(truth)
-    strong, weak = _halves(cfg, truth, out)
-    if cfg.data.weak_json: splits.add_weak(weak, data_root(cfg, out)/cfg.data.weak_json)
-    splits.audit(weak)
-    s, w = coco.load(strong, truth.image_root), coco.load(weak, truth.image_root, need="points")
-    return {"strong_images": len(s.ids), "weak_images": len(w.ids), "strong_masks": s.num_annotations, "points": w.num_annotations}
-
-# %% ../nbs/46_stages.ipynb #c24060f2
-def check_images(data: CocoData) -> None:
-    "Fail on the first picture that is not there."
-    missing = next((r for r in data.images.values() if not (data.image_root/r["file_name"]).is_file()), None)
-    if missing: raise DataError(f"{data.image_root/missing['file_name']}: image {missing['id']} of {data.path} is missing. Check the data root or fetch the file.")
+__all__ = ['POINTED', 'MODELS', 'fit_solov2', 'teacher', 'supervised', 'student', 'known_objects', 'lessons', 'refiner',
+           'load_refiner', 'told', 'rough_labels', 'refiner_weights', 'pseudo', 'with_truth', 'judged_labels',
+           'evaluate', 'split']
 
 # %% ../nbs/46_stages.ipynb #c1cde445
 def fit_solov2(

@@ -16,6 +16,7 @@ FLOORS = [
     {"refiner", "solov2", "graph", "batches", "comparisons"},
     {"pseudo", "predict", "release", "report"},
     {"gallery", "verify"},
+    {"split_stage"},
     {"stages"},
     {"pipeline", "published", "records"},
     {"experiments", "doctor"},
@@ -53,7 +54,7 @@ def test_imports_point_downwards(name):
     assert {other for other in used if FLOOR[other] >= FLOOR[name]} == set()
 
 
-@pytest.mark.parametrize("name", ["results", "tables", "plots", "report", "verify", "cli"])
+@pytest.mark.parametrize("name", ["results", "tables", "plots", "report", "verify", "graph", "split_stage", "pipeline", "experiments", "cli"])
 def test_needs_no_torch(name):
     code = f"import sys, pointwssis.{name}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent).returncode == 0

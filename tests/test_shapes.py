@@ -105,6 +105,19 @@ def test_too_small_pictures_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_picture_that_cannot_be_written_is_an_error(tmp_path):
+    (tmp_path / "train/000002.png").mkdir(parents=True)
+    with pytest.raises(OSError, match="000002.png"): shapes.write(tmp_path, train=3, val=1)
+    assert not (tmp_path / "annotations").exists()
+
+
+def test_a_window_of_a_texture_is_what_the_whole_shows_there():
+    base, part = np.array([110, 120, 130]), np.s_[10:20, 30:50]
+    for seed in range(20):
+        whole, window = (shapes.texture(rng(seed), 64, base, window=w) for w in (shapes.WHOLE, part))
+        assert np.array_equal(whole[part], window)
+
+
 def test_drawing_is_quick():
     start = time.process_time()
     for i in range(30): shapes.draw_image(rng(i))
