@@ -130,7 +130,7 @@ def test_a_published_split_goes_through_every_stage(places, root):
 def test_the_truth_is_opened_in_few_places():
     package = Path(stages.__file__).parent
     assert {(path.stem, f) for path in package.glob("*.py") for f in callers("open_truth", path)} == {
-        ("stages", "split"), ("stages", "supervised"), ("stages", "evaluate"),
+        ("split_stage", "split"), ("stages", "supervised"), ("stages", "evaluate"),
         ("stages", "refiner_weights"), ("stages", "quality"),     # the second is a part of the first; only under behaviour "published"
         ("stages", "told"), ("records", "evaluation_record")}                                       # only for the oracle that knows sizes
     notebooks = {path.stem: nbformat.read(path, 4).cells for path in NOTEBOOKS.glob("*.ipynb")}
