@@ -14,7 +14,7 @@ from .config import IMAGENET_MEAN, IMAGENET_STD
 from .device import per_channel
 
 # %% auto #0
-__all__ = ['sample', 'crop_inputs', 'normalise', 'paste', 'perturb']
+__all__ = ['sample', 'crop_inputs', 'normalise', 'published_inputs', 'paste', 'perturb']
 
 # %% ../nbs/38_crops.ipynb #493a08a0
 def _axis(start: Tensor, end: Tensor, size: int, length: int) -> Tensor:  # (N,), (N,) -> (N, size)
@@ -47,12 +47,32 @@ def crop_inputs(
     "Pixels, masks and click of each object; training and inference both come through here."
     pixels = sample(image[None].float(), frames, size).round().to(torch.uint8)
     inside = (sample(masks.float(), frames, size) >= .5).to(torch.uint8)
-    return pixels, inside, (xy - frames[:, :2]) / (frames[:, 2:] - frames[:, :2]) * size
+    return pixels, inside, (xy.float() - frames[:, :2]) / (frames[:, 2:] - frames[:, :2]) * size
 
 def normalise(pixels: Tensor) -> Tensor:       # (N, 3, h, w) uint8 -> float
     "Subtract ImageNet's mean, divide by its standard deviation."
     mean, std = (per_channel(v, pixels.device) for v in (IMAGENET_MEAN, IMAGENET_STD))
     return (pixels - mean) / std
+
+# %% ../nbs/38_crops.ipynb #a84c1f67
+def _published_inputs(image: Tensor, masks: Tensor, frame: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    "Float (3, size, size) and uint8 (M, size, size) of one frame of whole pixels."
+    x0, y0, x1, y1 = frame.int().tolist()
+    pixels = F.interpolate(image[None, :, y0:y1, x0:x1].float(), (size, size), mode="bilinear", align_corners=False)
+    return pixels[0], F.interpolate(masks[None, :, y0:y1, x0:x1].to(torch.uint8), (size, size), mode="nearest")[0]
+
+def published_inputs(
+    image: Tensor,     # (3, H, W) uint8 RGB
+    masks: Tensor,     # (N, M, H, W) bool
+    xy: Tensor,        # (N, 2) points in pixel indices
+    frames: Tensor,    # (N, 4) whole numbers, half open, inside the image
+    size: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # float (N, 3, size, size), uint8 (N, M, size, size), (N, 2) whole crop pixels
+    "`crop_inputs` as the published inference makes them."
+    pixels, inside = zip(*(_published_inputs(image, m, f, size) for m, f in zip(masks, frames)))
+    at, (low, high) = xy.double().cpu(), frames.double().cpu().split(2, 1)
+    return torch.stack(pixels), torch.stack(inside), ((at - low) / (high - low) * size).floor().to(frames)
+
 
 # %% ../nbs/38_crops.ipynb #ac6e453b
 def _paste(probability: Tensor, frames: Tensor, height: int, width: int) -> Tensor:   # (N, 1, size, size) -> (N, H, W) bool
@@ -64,14 +84,23 @@ def _paste(probability: Tensor, frames: Tensor, height: int, width: int) -> Tens
     found = F.grid_sample(probability, grid, padding_mode="border", align_corners=False)[:, 0]
     return (found > .5) & (x.abs() < 1) & (y.abs() < 1)
 
+def _published_paste(probability: Tensor, frame: Tensor, height: int, width: int) -> Tensor:   # (2, size, size) -> (H, W) bool
+    "The likelier class of each pixel of a frame of whole pixels."
+    (x0, y0, x1, y1), out = frame.int().tolist(), probability.new_zeros(height, width, dtype=torch.bool)
+    out[y0:y1, x0:x1] = F.interpolate(probability[None], (y1 - y0, x1 - x0), mode="bilinear", align_corners=False)[0].argmax(0)
+    return out
+
 def paste(
     logits: Tensor,    # (N, 2, size, size) of background and object
     frames: Tensor,    # (N, 4) where they were taken, image pixels
     height: int,       # of the image
     width: int,
     portion: int = 2**23,   # pixels at once: bounds the memory
+    behaviour: str = "fixed",   # "published" resizes to the frame's own pixels
 ) -> Tensor:           # (N, H, W) bool, False outside the frames
     "Masks of the whole image from the logits of crops."
+    if behaviour == "published":
+        return torch.stack([_published_paste(p, f, height, width) for p, f in zip(logits.float().softmax(1), frames)])
     probability, few = logits.float().softmax(1)[:, 1:], max(portion // (height * width), 1)
     return torch.cat([_paste(p, f, height, width) for p, f in zip(probability.split(few), frames.split(few))])
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING: import torch
 
 # %% auto #0
 __all__ = ['STRATEGIES', 'Point', 'deepest_point', 'random_point', 'jittered_point', 'border_point', 'point_of',
-           'weak_annotation', 'points_of', 'gaussian_map', 'crop_window']
+           'weak_annotation', 'points_of', 'gaussian_map', 'coarse', 'crop_window']
 
 # %% ../nbs/10_points.ipynb #cac0be1b
 @dataclass(frozen=True)
@@ -124,6 +124,17 @@ def gaussian_map(
     xy = xy.float()
     return _bumps(xy[:, 1], height, sigma)[:, :, None] * _bumps(xy[:, 0], width, sigma)[:, None]
 
+# %% ../nbs/10_points.ipynb #9e40a6f8
+def coarse(
+    xy: torch.Tensor,     # (N, 2) pixel indices
+    height: int,          # of the image
+    width: int,
+) -> torch.Tensor:        # (N, 2) same type
+    "Points as the published code stores them: cut to 1/10000 of the image's sides."
+    sides = torch.tensor((width, height), device=xy.device)
+    return (xy / sides * 10_000).floor() / 10_000 * sides
+
+
 # %% ../nbs/10_points.ipynb #c1cd3a52
 def _window_side(low: float, high: float, at: float, scale: float, length: int) -> tuple[int, int]:
     "One axis of `crop_window`."
@@ -133,14 +144,24 @@ def _window_side(low: float, high: float, at: float, scale: float, length: int) 
     if at >= high: high = max(high + half, at + 1)
     return max(math.floor(low), 0), min(math.ceil(high), length)
 
+def _published_side(low: float, high: float, at: float, scale: float, length: int) -> tuple[int, int]:
+    "One axis of `crop_window` as the published inference takes it: indices, whole numbers by cutting."
+    middle, half = (low + high - 1) / 2, (high - 1 - low) * scale / 2
+    first, last = int(max(middle - half, 0)), int(min(middle + half, length - 1))
+    if at < first: first = int(max(at - half, 0))
+    if at > last: last = int(min(at + half, length - 1))
+    return first, last + 1
+
 def crop_window(
     box: tuple[float, float, float, float],  # x0, y0, x1, y1, half open, image pixels; not empty
     point: tuple[float, float],              # x, y in the image, pixels
     scale: float,                            # window side over box side; METHOD: 2, in training 1..2
     height: int,                             # of the image
     width: int,
+    behaviour: str = "fixed",                # "published": its inference crop, for a point in pixel indices
 ) -> tuple[int, int, int, int]:              # x0, y0, x1, y1, half open, inside the image, holds box and point
     "The part of the image that shows one object: its rough box, some context, and the click."
     (x0, y0, x1, y1), (x, y) = box, point
-    (left, right), (top, bottom) = _window_side(x0, x1, x, scale, width), _window_side(y0, y1, y, scale, height)
+    side = _published_side if behaviour == "published" else _window_side
+    (left, right), (top, bottom) = side(x0, x1, x, scale, width), side(y0, y1, y, scale, height)
     return left, top, right, bottom

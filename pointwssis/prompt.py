@@ -12,7 +12,7 @@ from torch import Tensor
 from .config import SOLOv2Config
 from .core import ConfigError, nearest
 from .decode import Candidates, Outputs, cell_strides, flat, level_starts, measure, point_nms
-from .points import Point
+from .points import Point, coarse
 from .targets import positive_cells
 
 # %% auto #0
@@ -35,8 +35,7 @@ class Prompts:
 
     def coarse(self, size: tuple[int, int]) -> Prompts:   # size: height, width of the input
         "As the published code stores points: cut to 1/10000 of the image's sides."
-        sides = torch.tensor((size[1], size[0]), device=self.xy.device)
-        return replace(self, xy=(self.xy / sides * 10_000).floor() / 10_000 * sides)
+        return replace(self, xy=coarse(self.xy, *size))
 
 # %% ../nbs/34_prompt.ipynb #25ba8117
 def as_prompts(points: list[Point] | Prompts) -> Prompts:
@@ -84,16 +83,31 @@ def by_category(outputs: Outputs, b: int, prompts: Prompts, padded: tuple[int, i
     return _above(outputs, b, scores * present, cfg)
 
 # %% ../nbs/34_prompt.ipynb #32a0fde2
+def _cell_of(share: Tensor, grids: Tensor, behaviour: str) -> Tensor:   # (N, 1, 2) of the padded sides -> (N, L, 2)
+    "Column and row of the cell at each level."
+    if behaviour == "published": return (share // (1 / grids.to(share.dtype))[None, :, None]).long()
+    return (share * grids[None, :, None]).long()
+
 def point_cells(
     xy: Tensor,                   # (N, 2) input pixel indices
     padded: tuple[int, int],      # padded height, width
     cfg: SOLOv2Config,
+    behaviour: str = "fixed",     # "published" divides by the cell's side, and may fall one short at a border
 ) -> Tensor:                      # (N, L) on the flat axis
     "The cell that holds each point, at each level."
     grids = torch.tensor(cfg.num_grids, device=xy.device)
     pad = torch.tensor((padded[1], padded[0]), device=xy.device)
-    cell = (xy[:, None] / pad * grids[None, :, None]).long().clamp(min=0).minimum(grids[None, :, None] - 1)
+    cell = _cell_of(xy[:, None] / pad, grids, behaviour).clamp(min=0).minimum(grids[None, :, None] - 1)
     return level_starts(cfg.num_grids, xy.device) + cell[..., 1] * grids + cell[..., 0]
+
+
+# %% ../nbs/34_prompt.ipynb #d1b85c34
+def _replaced(cells: Tensor, total: int) -> Tensor:   # (N, L) -> the same, bool
+    "Where a later point lies in the same cell."
+    n = torch.arange(len(cells), device=cells.device)[:, None].expand_as(cells)
+    last = torch.full((total,), -1, device=cells.device).scatter_reduce_(0, cells.flatten(), n.flatten(), "amax")
+    return last[cells] > n
+
 
 # %% ../nbs/34_prompt.ipynb #847f42cb
 def point_guided(
@@ -103,18 +117,22 @@ def point_guided(
     padded: tuple[int, int],
     cfg: SOLOv2Config,
     level: int = -1,              # -1: adaptive pyramid-level selection, else always this level
+    behaviour: str = "fixed",     # "published": of two points in a cell the later one replaces the earlier
 ) -> Candidates:                  # one a point, its score is its maskness
     "One candidate for every point: the cell under it, at the level that is surest of mask and class."
-    cells = point_cells(prompts.xy, padded, cfg)                                              # (N, L)
+    cells = point_cells(prompts.xy, padded, cfg, behaviour)                                   # (N, L)
     if level >= 0: cells = cells[:, [level]]
     kernels = _of_image(outputs.kernels, b)[cells].float()                                    # (N, L, D)
     agreed = _of_image(outputs.category_logits, b)[cells, prompts.classes[:, None]].float().sigmoid()
     measured = measure(kernels.flatten(0, 1), outputs.mask_features[b].float(), cfg.mask_threshold)
     areas, maskness = (x.view_as(agreed) for x in measured)
     n = torch.arange(len(cells), device=cells.device)
-    best = n, (maskness * agreed).argmax(1)
+    chosen = maskness * agreed
+    if behaviour == "published": chosen = chosen.masked_fill(_replaced(cells, sum(s * s for s in cfg.num_grids)), -1)
+    best = n, chosen.argmax(1)
     strides = cell_strides(cfg.num_grids, cells.device)[cells]
-    return Candidates(kernels[best], maskness[best], prompts.classes, areas[best], strides[best], n)
+    found = Candidates(kernels[best], maskness[best], prompts.classes, areas[best], strides[best], n)
+    return found.take(n[chosen[best] >= 0]) if behaviour == "published" else found
 
 # %% ../nbs/34_prompt.ipynb #f1a3291e
 def point_with_size(outputs: Outputs, b: int, prompts: Prompts, padded: tuple[int, int], cfg: SOLOv2Config) -> Candidates:
@@ -140,5 +158,5 @@ def candidates(
     if prompt == "none": return unprompted(outputs, b, cfg)
     if prompts is None: raise ConfigError(f"prompt '{prompt}' needs points: give one list an image.")
     if prompt == "category": return by_category(outputs, b, prompts, padded, cfg, behaviour)
-    if prompt == "point": return point_guided(outputs, b, prompts, padded, cfg, level)
+    if prompt == "point": return point_guided(outputs, b, prompts, padded, cfg, level, behaviour)
     return point_with_size(outputs, b, prompts, padded, cfg)

@@ -17,8 +17,8 @@ from torchvision.ops import masks_to_boxes
 from .coco import CocoData, centroid, decode, encode
 from .config import RefinerConfig
 from .core import DataError, rng
-from .crops import crop_inputs, normalise, paste, perturb
-from .points import Point, crop_window, gaussian_map
+from .crops import crop_inputs, normalise, paste, perturb, published_inputs
+from .points import Point, coarse, crop_window, gaussian_map
 from .refinenet import MaskRefineNet
 
 # %% auto #0
@@ -26,14 +26,20 @@ __all__ = ['CACHE', 'Item', 'ZOOM', 'windows', 'class_channel', 'point_maps', 'r
            'training_frame', 'PairDataset', 'dice_loss', 'refiner_loss']
 
 # %% ../nbs/40_refiner.ipynb #29194a02
+def _clicks(xy: Tensor, height: int, width: int, behaviour: str) -> Tensor:   # (N, 2) image pixels -> (N, 2)
+    "The clicks as a behaviour counts them: image pixels, or indices cut to 1/10000 of the image's sides."
+    if behaviour != "published": return xy
+    return coarse((xy.cpu().double() - .5).clamp(min=0), height, width)
+
 def windows(
     rough: Tensor,     # (N, H, W) bool, none empty
     xy: Tensor,        # (N, 2) clicks, image pixels
     scale: float,      # window side over box side
+    behaviour: str = "fixed",
 ) -> Tensor:           # (N, 4) float x0 y0 x1 y1, half open
-    "The crop window of each rough mask and its click."
+    "The crop window of each rough mask and its click; published clicks are those of `_clicks`."
     boxes = masks_to_boxes(rough) + torch.tensor([0., 0, 1, 1], device=rough.device)
-    found = [crop_window(box, point, scale, *rough.shape[-2:]) for box, point in zip(boxes.tolist(), xy.tolist())]
+    found = [crop_window(box, point, scale, *rough.shape[-2:], behaviour) for box, point in zip(boxes.tolist(), xy.tolist())]
     return torch.tensor(found, dtype=torch.float, device=rough.device).view(-1, 4)
 
 # %% ../nbs/40_refiner.ipynb #35210ae3
@@ -88,15 +94,16 @@ def refine_many(
     device, was = net.head.weight.device, net.training
     items = [tuple(t.to(device) for t in item) for item in items]
     kept = [rough.flatten(1).any(1) for _, rough, _, _ in items]
-    frames = [windows(r[k], xy[k], net.cfg.crop_scale) for (_, r, xy, _), k in zip(items, kept)]
-    if behaviour == "published": frames = [f + torch.tensor([0., 0, 1, 1], device=device) for f in frames]   # trap (b): inclusive bounds
-    crops = [(*crop_inputs(image, r[k][:, None], xy[k].float(), f, net.cfg.crop_size), c[k])
-             for (image, r, xy, c), k, f in zip(items, kept, frames) if len(f)]
+    clicks = [_clicks(xy[k], *r.shape[-2:], behaviour) for (_, r, xy, _), k in zip(items, kept)]
+    frames = [windows(r[k], xy, net.cfg.crop_scale, behaviour) for (_, r, _, _), k, xy in zip(items, kept, clicks)]
+    cut = published_inputs if behaviour == "published" else crop_inputs
+    crops = [(*cut(image, r[k][:, None], xy, f, net.cfg.crop_size), c[k])
+             for (image, r, _, c), k, f, xy in zip(items, kept, frames, clicks) if len(f)]
     if not crops: return [rough for _, rough, _, _ in items]
     net.eval().to(memory_format=torch.channels_last)
     logits = _logits(net, [torch.cat(part) for part in zip(*crops)], behaviour, batch, amp).split([len(f) for f in frames])
     net.train(was)
-    return [_merged(r, k, paste(l, f, *r.shape[-2:])) for (_, r, _, _), k, l, f in zip(items, kept, logits, frames)]
+    return [_merged(r, k, paste(l, f, *r.shape[-2:], behaviour=behaviour)) for (_, r, _, _), k, l, f in zip(items, kept, logits, frames)]
 
 # %% ../nbs/40_refiner.ipynb #8fb02090
 def refine(
@@ -179,12 +186,17 @@ class PairDataset(Dataset):
         if image_id not in self.images: self.images[image_id] = torch.tensor(self.data.read_image(image_id)).permute(2, 0, 1)
         return self.images[image_id]
 
+    def _window(self, rough: Tensor, xy: Tensor, scale: float) -> list[float]:
+        "The window of inference; the published training leaves its last row and column out."
+        clicks = _clicks(xy, *rough.shape[-2:], self.behaviour)
+        x0, y0, x1, y1 = windows(rough, clicks, scale, self.behaviour)[0].tolist()
+        return [x0, y0, x1, y1] if self.behaviour == "fixed" else [x0, y0, max(x1 - 1, x0 + 1), max(y1 - 1, y0 + 1)]
+
     def __getitem__(self, key: tuple[int, int, int]) -> dict[str, Tensor]:
         pair, random = self.pairs[key[0]], rng(self.seed, "refiner", *key)
         image, xy = self._image(pair.image_id), torch.tensor([[pair.point.x, pair.point.y]])
         masks = torch.from_numpy(np.stack([decode(m, *image.shape[1:]) for m in (pair.rough, pair.truth)]))
-        window = windows(masks[:1], xy, random.uniform(1, self.cfg.crop_scale))[0].tolist()
-        frame = training_frame(window, self.behaviour, random)
+        frame = training_frame(self._window(masks[:1], xy, random.uniform(1, self.cfg.crop_scale)), self.behaviour, random)
         (pixels,), (both,), (point,) = crop_inputs(image, masks[None], xy, frame, self.cfg.crop_size)
         rough = perturb(both[:1], random) if random.random() < self.augment else both[:1]
         if self.behaviour == "published": point = _centre(both[1])       # trap (c)
@@ -199,12 +211,14 @@ def _centre(mask: Tensor) -> Tensor:                     # (h, w) -> (2,) x y, o
 def dice_loss(
     logits: Tensor,    # (N, 2, h, w)
     target: Tensor,    # (N, h, w) 0 or 1
+    behaviour: str = "fixed",
 ) -> Tensor:           # scalar, 0..1
-    "Soft Dice of the two classes over the whole batch."
+    "Soft Dice of the two classes over the whole batch; published: of each column, then their mean."
     p = logits.float().softmax(1)
     t = torch.stack([1 - target, target], 1).to(p)
-    overlap, total = (p * t).sum((0, 2, 3)), (p + t).sum((0, 2, 3))
-    return (1 - 2 * overlap / (total + 1e-6)).mean()
+    axes, small = ((0, 2), 1e-7) if behaviour == "published" else ((0, 2, 3), 1e-6)
+    overlap, total = (p * t).sum(axes), (p + t).sum(axes)
+    return (1 - 2 * overlap / (total + small)).mean()
 
 def refiner_loss(
     net: MaskRefineNet,
@@ -217,5 +231,5 @@ def refiner_loss(
         real = (classes > 0).view(-1, 1, 1, 1)
         maps, rough, target = maps * real, rough * real, target * real[:, 0]
     logits = net(normalise(pixels), maps, class_channel(classes, net.behaviour, training=True), rough)
-    dice = {"loss_dice": dice_loss(logits, target)}
+    dice = {"loss_dice": dice_loss(logits, target, net.behaviour)}
     return dice if net.behaviour == "published" else dice | {"loss_pixel": F.cross_entropy(logits.float(), target.long()) / 2}

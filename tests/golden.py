@@ -20,7 +20,6 @@ def formula(name: str, shape: tuple[int, ...]) -> torch.Tensor:
     return torch.from_numpy(v).float()
 
 
-def unpack(z, key: str) -> np.ndarray:
+def unpack(bits: np.ndarray, shape) -> np.ndarray:
     "A bool array stored by np.packbits."
-    shape = z[f"{key}_shape" if f"{key}_shape" in z.files else key + "_shape"]
-    return np.unpackbits(z[key])[:np.prod(shape)].reshape(shape).astype(bool)
+    return np.unpackbits(bits)[:np.prod(shape)].reshape(shape).astype(bool)

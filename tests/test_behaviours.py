@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from pointwssis import coco, shapes
-from pointwssis.config import Config, TrainConfig, preset
+from pointwssis.config import Config, SOLOv2Config, TrainConfig, preset
 from pointwssis.core import ConfigError
 from pointwssis.dataset import CocoDataset, collate
 from pointwssis.evaluate import coco_ap
-from pointwssis.prompt import Prompts, candidates
+from pointwssis.points import Point
+from pointwssis.prompt import Prompts, as_prompts, candidates, point_cells
 from pointwssis.pseudo import PseudoMask, as_results, choose_weights
 from pointwssis.targets import assign
 from tiny import CFG, tiny_model
@@ -67,6 +68,52 @@ def test_published_points_are_cut_and_only_under_the_point_prompt(monkeypatch):
     exact = 48.003 - .5
     assert seen[0] == pytest.approx(int(exact / 96 * 10_000) / 10_000 * 96) and seen[0] < exact - 1e-3
     assert seen[1:] == [pytest.approx(exact)] * 3
+
+
+# --- cells of clicks
+
+@pytest.mark.parametrize("share, cell", [(.9625, 76), (.9624, 76), (.9626, 77), (0., 0), (.5, 39)])
+def test_published_cells_are_counted_by_a_division_in_floats(share, cell):
+    grids = SOLOv2Config(num_grids=(80, 64, 32, 24, 12))
+    xy = torch.tensor([[share * 640, 0.]], dtype=torch.float64)
+    assert point_cells(xy, (640, 640), grids, "published")[0, 0].item() == cell == int(share // (1 / 80))
+    assert point_cells(xy, (640, 640), grids)[0, 0].item() == int(share * 80)
+
+
+def asked(model, points, behaviour):
+    return model.predict(torch.zeros(1, 3, 64, 96), [(64, 96)], [(64, 96)], [points], "point", "mask", behaviour)[0]
+
+
+def drawn(model, points, behaviour):
+    "Which clicks are candidates, before any NMS."
+    with torch.inference_mode():
+        known = as_prompts(points).to_input((64, 96), (64, 96), "cpu")
+        return candidates(model.features(torch.zeros(1, 3, 64, 96)), 0, "point", known, (64, 96), CFG, behaviour)
+
+
+def test_a_later_click_in_the_same_cell_replaces_the_earlier_one_when_published():
+    model, (x, y) = tiny_model(), (49., 33.)
+    twice = [Point(x, y, 0, 7), Point(x, y, 1, 8)]
+    assert drawn(model, twice, "published").points.tolist() == [1] and drawn(model, twice, "fixed").points.tolist() == [0, 1]
+    assert drawn(model, twice[::-1], "published").classes.tolist() == [0]
+    assert set(asked(model, twice, "published").points.tolist()) <= {1}
+
+
+def test_a_click_keeps_the_levels_where_it_is_alone():
+    "Clicks 5 pixels apart share the cells of the coarse grids alone."
+    model = tiny_model()
+    near = [Point(49., 33., 0, 7), Point(55., 33., 1, 8)]
+    cells = point_cells(as_prompts(near).xy - .5, (64, 96), CFG, "published")
+    assert (cells[0] == cells[1]).any() and (cells[0] != cells[1]).any()
+    found, alone = drawn(model, near, "published"), drawn(model, near[:1], "published")
+    shared = [level for level in range(5) if cells[0, level] == cells[1, level]]
+    assert found.points.tolist() == [0, 1]
+    with torch.inference_mode(): out = model.features(torch.zeros(1, 3, 64, 96))
+    known = as_prompts(near).to_input((64, 96), (64, 96), "cpu")
+    for level in range(5):
+        left = candidates(out, 0, "point", known, (64, 96), CFG, "published", level).points.tolist()
+        assert left == ([1] if level in shared else [0, 1])
+    assert torch.equal(found.kernels[1], drawn(model, near[1:], "published").kernels[0]) and len(alone.points) == 1
 
 
 # --- which refiner

@@ -2,15 +2,16 @@
 import json
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 
-from golden import GOLDEN, formula
+from golden import GOLDEN, formula, unpack
 from pointwssis.checkpoint import load_official
 from pointwssis.config import RefinerConfig
 from pointwssis.points import gaussian_map
 from pointwssis.refinenet import MaskRefineNet, enlarge
-from pointwssis.refiner import point_maps
+from pointwssis.refiner import dice_loss, point_maps, refine_many, windows
 
 
 def published_net() -> MaskRefineNet:
@@ -46,3 +47,78 @@ def test_point_maps():
         assert not np.delete(expected, label, 0).any()          # why one map and a channel number are enough
         if height == width:                                     # the published code works on whole pixels: the fraction of a click is lost
             assert np.allclose(point_maps(torch.tensor([[x + .7, y + .2]]), height, 6., "published")[0, 0], expected[label], atol=1e-6)
+
+
+# --- the published inference crop
+
+H, W, SIZE = 120, 160, 256
+CROPS = np.load(GOLDEN / "refiner_crops.npz")
+MASKS = torch.from_numpy(unpack(CROPS["masks"], CROPS["masks_shape"]))
+AT = torch.from_numpy(CROPS["points_yx_10000"]).flip(1)
+
+
+def picture() -> torch.Tensor:
+    y, x = np.mgrid[:H, :W]
+    return torch.from_numpy(np.stack([np.round(100 * np.sin(.11 * x + .07 * y + k) + 128) for k in range(3)]).astype(np.uint8))
+
+
+def recorded_logits(n: int) -> torch.Tensor:
+    u = torch.linspace(-1, 1, SIZE)
+    answer = .8 - (u / .7) ** 2 - (u[:, None] / .5) ** 2 + .3 * torch.sin(9 * u + n)
+    return torch.stack([torch.zeros_like(answer), answer])
+
+
+@pytest.fixture(scope="module")
+def cut():
+    "The network's inputs for all seven masks, and the masks pasted from the recorded logits, through `refine_many`."
+    net, seen = MaskRefineNet(4, RefinerConfig("torchvision:resnet18", "", 8, (8, 8), crop_size=SIZE)), []
+    def forward(*inputs):
+        seen.append(inputs)
+        first = sum(len(i[0]) for i in seen[:-1])
+        return torch.stack([recorded_logits(first + n) for n in range(len(inputs[0]))])
+    net.forward = forward
+    xy = (AT.double() + .5) / 10_000 * torch.tensor([W, H]) + .5        # the middle of the cut: image pixels
+    pasted = refine_many(net, [(picture(), MASKS, xy, torch.full((7,), 2))], "published")[0]
+    return [torch.cat(part) for part in zip(*seen)], pasted
+
+
+def test_published_crops():
+    points = AT.double() / 10_000 * torch.tensor([W, H])
+    found = windows(MASKS, points, 2., "published") - torch.tensor([0, 0, 1, 1])
+    assert found.tolist() == [CROPS[f"crop{n}"].tolist() for n in range(7)]
+
+
+@pytest.mark.parametrize("n", range(7))
+def test_published_inputs(cut, n):
+    (image, point_map, channel, rough), _ = cut
+    assert np.abs(image[n, :, ::8, ::8].numpy() - CROPS[f"image{n}"]).max() < 1e-5
+    assert np.array_equal(rough[n, 0].numpy().astype(bool), unpack(CROPS[f"rough{n}"], (SIZE, SIZE)))
+    assert [channel[n].item()] == CROPS[f"channel{n}"].tolist()
+    peak = np.unravel_index(point_map[n].argmax().item(), (SIZE, SIZE))
+    assert [list(peak)] == CROPS[f"peak_yx{n}"].tolist() and point_map[n].max() == 1
+    assert point_map[n].sum().item() == pytest.approx(float(CROPS[f"map_sum{n}"]), rel=1e-5)
+
+
+def test_published_masks(cut):
+    theirs = np.stack([unpack(CROPS[f"pasted{n}"], (H, W)) for n in range(7)])
+    assert np.array_equal(cut[1].numpy(), theirs)
+
+
+def dice_by_columns(logits: np.ndarray, target: np.ndarray) -> float:
+    "1 - mean of 2i / (c + 1e-7) over classes and columns, one at a time, in float64."
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    p, parts = p / p.sum(1, keepdims=True), []
+    for k in range(2):
+        for column in range(target.shape[2]):
+            ours, theirs = p[:, k, :, column], target[:, :, column] == k
+            parts.append(2 * (ours * theirs).sum() / (ours.sum() + theirs.sum() + 1e-7))
+    return 1 - np.mean(parts)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_published_dice(seed):
+    random = np.random.default_rng(seed)
+    logits, target = random.normal(size=(3, 2, 12, 20)), (random.random((3, 12, 20)) < .3).astype(np.uint8)
+    target[:, :, 5:9] = 0                                                 # columns without the object
+    found = [dice_loss(torch.from_numpy(logits), torch.from_numpy(target), b).item() for b in ("published", "fixed")]
+    assert found[0] == pytest.approx(dice_by_columns(logits, target), abs=1e-6) and abs(found[1] - found[0]) > .01

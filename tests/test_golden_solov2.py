@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from golden import GOLDEN, formula
+from golden import GOLDEN, formula, unpack
 from pointwssis.checkpoint import load_official
 from pointwssis.config import SOLOv2Config
 from pointwssis.prompt import Prompts
@@ -39,8 +39,7 @@ def model():
 
 
 def bits(recorded, name, i):
-    shape = recorded[f"{name}{i}_shape"]
-    return torch.from_numpy(np.unpackbits(recorded[f"{name}{i}"])[:np.prod(shape)].reshape(shape).astype(bool))
+    return torch.from_numpy(unpack(recorded[f"{name}{i}"], recorded[f"{name}{i}_shape"]))
 
 
 def image(recorded, i):
