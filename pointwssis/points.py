@@ -131,7 +131,7 @@ def coarse(
     width: int,
 ) -> torch.Tensor:        # (N, 2) same type
     "Points as the published code stores them: cut to 1/10000 of the image's sides."
-    sides = torch.tensor((width, height), device=xy.device)
+    sides = xy.new_tensor((width, height))
     return (xy / sides * 10_000).floor() / 10_000 * sides
 
 
