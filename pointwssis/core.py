@@ -4,7 +4,7 @@
 
 # %% ../nbs/00_core.ipynb #5701387d
 from __future__ import annotations
-import difflib, hashlib, json, operator, os, platform, secrets, shutil
+import difflib, errno, hashlib, json, operator, os, platform, re, secrets, shutil, socket, time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version as version_of
@@ -16,8 +16,10 @@ import numpy as np
 if TYPE_CHECKING: import torch
 
 # %% auto #0
-__all__ = ['LIBRARIES', 'PointWSSISError', 'ConfigError', 'DataError', 'CheckpointError', 'StageError', 'nearest', 'atomic_path',
-           'read_json', 'write_json', 'file_hash', 'rng', 'torch_generator', 'pick_device', 'device_name', 'versions']
+__all__ = ['UNKNOWN_TO_DISK', 'NO_ROOM', 'TEMPORARY', 'LIBRARIES', 'PointWSSISError', 'ConfigError', 'DataError',
+           'CheckpointError', 'StageError', 'nearest', 'to_disk', 'put_in_place', 'unwritable', 'atomic_path',
+           'remove_litter', 'read_json', 'write_json', 'file_hash', 'rng', 'torch_generator', 'pick_device',
+           'device_name', 'versions']
 
 # %% ../nbs/00_core.ipynb #4f1d8bfc
 class PointWSSISError(Exception):
@@ -37,34 +39,84 @@ def nearest(
     close = difflib.get_close_matches(str(name), [str(o) for o in options], n=1)
     return f" Did you mean '{close[0]}'?" if close else ""
 
+# %% ../nbs/00_core.ipynb #3cf3c0a1
+UNKNOWN_TO_DISK = (errno.EINVAL, errno.ENOTSUP)   # errors of a file system that offers no such thing
+
+def to_disk(
+    path: Path,  # a file, or a folder whose entries are meant
+) -> None:
+    "Wait until the disk has what was written."
+    try: handle = os.open(path, os.O_RDONLY)
+    except OSError: return
+    try: os.fsync(handle)
+    except OSError as e:
+        if e.errno not in UNKNOWN_TO_DISK: raise
+    finally: os.close(handle)
+
 # %% ../nbs/00_core.ipynb #d41f2124
 def _remove(path: Path) -> None:
     "Delete a file or a folder, whichever it is, if it is there."
     if path.is_dir() and not path.is_symlink(): shutil.rmtree(path)
     else: path.unlink(missing_ok=True)
 
-def _replace(new: Path, path: Path) -> None:
+def _temporary(path: Path, suffix: str) -> Path:
+    "A hidden sibling whose name says which process of which machine writes it."
+    host = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:4]
+    return path.with_name(f".{path.stem}.{host}-{os.getpid()}-{secrets.token_hex(3)}.tmp{suffix}")
+
+def put_in_place(new: Path, path: Path) -> None:
     "Give `new` the name `path`, in place of what has that name now."
-    if not path.is_dir(): return os.replace(new, path)
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.old")
-    os.replace(path, aside)
-    try: os.replace(new, path)
-    except OSError: os.replace(aside, path); raise
-    _remove(aside)
+    if not path.is_dir(): os.replace(new, path)
+    else:
+        aside = _temporary(path, ".old")
+        os.replace(path, aside)
+        try: os.replace(new, path)
+        except OSError: os.replace(aside, path); raise
+        _remove(aside)
+    to_disk(path.parent)
 
 # %% ../nbs/00_core.ipynb #f01387ca
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOTDIR, errno.EEXIST)
+
+def unwritable(path: Path, e: OSError) -> StageError:
+    "The error of a place that takes no file: a full disk, a read-only folder, a file where a folder should be."
+    return StageError(f"{path}: cannot be written: {e.strerror}. Free space there, or choose another folder.")
+
 @contextmanager
 def atomic_path(
     path: str | Path,    # file or folder to make; its parents are made when missing
 ) -> Iterator[Path]:     # a temporary sibling to write to, with the same suffix
     "Write under a temporary name that becomes `path` when the block ends well, and vanishes when it does not."
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
+    temporary = _temporary(path, path.suffix)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        _replace(temporary, path)
-    finally: _remove(temporary)
+        to_disk(temporary)
+        put_in_place(temporary, path)
+    except OSError as e:
+        if e.errno in NO_ROOM: raise unwritable(path, e) from None
+        raise
+    finally:
+        with suppress(NotADirectoryError): _remove(temporary)
+
+# %% ../nbs/00_core.ipynb #a9121fa1
+TEMPORARY = re.compile(r"\..+\.([0-9a-f]{4})-(\d+)-[0-9a-f]{6}\.tmp(\.[^.]+)?")
+
+def remove_litter(
+    paths: Iterable[Path],   # those with other names are left alone
+    every: bool = False,     # those of living processes too: the caller knows that nobody else writes there
+) -> list[Path]:             # what was removed
+    "Remove temporary files and folders that a killed process has left."
+    from psutil import pid_exists
+    found = [(path, TEMPORARY.fullmatch(path.name)) for path in sorted(paths)]
+    here, removed = TEMPORARY.fullmatch(_temporary(Path("x"), "").name)[1], []
+    for path, name in found:
+        with suppress(FileNotFoundError):
+            old = bool(name) and path.lstat().st_mtime < time.time() - 86400
+            dead = bool(name) and name[1] == here and not pid_exists(int(name[2]))
+            if name and (every or old or dead): _remove(path); removed.append(path)
+    return removed
 
 # %% ../nbs/00_core.ipynb #cd9a8a0f
 def read_json(

@@ -16,10 +16,10 @@ from PIL import Image
 import pointwssis
 from .config import Config
 from .core import CheckpointError, ConfigError, DataError, PointWSSISError, StageError, atomic_path, device_name, nearest
-from .core import pick_device, read_json, versions, write_json
+from .core import pick_device, put_in_place, read_json, versions, write_json
 from .graph import STAGES, Stage, check_inputs, config_of, expected, find_stage, is_done, ready_needs, run_folder, size_of, take_over
 from .graph import twin_of
-from .process import claim, no_survivors
+from .process import claim, clear_remains, no_survivors
 from .results import RUNS, figures_beside
 
 # %% auto #0
@@ -73,9 +73,10 @@ def _prepare(
 
 # %% ../nbs/48_pipeline.ipynb #efc2a439
 def git_commit() -> str:
-    "The commit of this package's source, with -dirty when it was changed since; empty outside a repository."
+    "The commit of this package's source, with -dirty when it was changed since; empty outside a repository and where git is missing."
     command = ["git", "-C", str(Path(pointwssis.__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    try: return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    except OSError: return ""
 
 # %% ../nbs/48_pipeline.ipynb #75af48b6
 def _last_states(outputs: list) -> list:
@@ -108,7 +109,7 @@ def _retitle(notebook: Path, partial: Path, target: Path, error: str = "") -> No
     nb = nbformat.reads(notebook.read_text(encoding="utf-8").replace(partial.as_posix(), target.as_posix()), 4)
     tidy(nb)
     if error: nb.cells.insert(0, nbformat.v4.new_markdown_cell(f"**This stage failed.**\n\n```\n{error}\n```", id="failure"))
-    nbformat.write(nb, notebook)
+    with atomic_path(notebook) as temporary: nbformat.write(nb, temporary)
 
 # %% ../nbs/48_pipeline.ipynb #d26ded0f
 PAPERMILL = {"kernel_name": "python3", "language": "python", "progress_bar": False, "extra_arguments": ["--IPKernelApp.log_level=50"]}
@@ -133,7 +134,8 @@ def _finish(partial: Path, target: Path, manifest: dict[str, Any]) -> None:
     "Write the manifest and move the working folder to its place."
     _retitle(partial / "notebook.ipynb", partial, target, manifest.get("error", ""))
     write_json(partial / "params.json", {**manifest, "artifacts": size_of(partial / "artifacts")}, indent=1)
-    with atomic_path(target) as temporary: os.replace(partial, temporary)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    put_in_place(partial, target)
 
 def _make(notebook: Path, partial: Path, target: Path, params: dict[str, Any], manifest: dict[str, Any]) -> None:
     "Run the stage in its working folder and keep what came out, good or bad."
@@ -209,12 +211,15 @@ def run_stage(
     target = folder / name
     check_inputs(stage, cfg, folder)
     wanted, hashes = expected(stage, cfg, folder, **{key: value for key, value in params.items() if key not in RUN})
-    if not (force or stage.always):
-        if is_done(target, wanted): return _outcome(target, "kept")
+    anew = force or stage.always
+    if not anew:
+        if is_done(target, wanted): clear_remains(target); return _outcome(target, "kept")
         if twin := twin_of(target, wanted): take_over(twin, target); return _outcome(target, "shared")
     manifest = {"stage": name, "parameters": params, "fingerprint": wanted, "inputs": hashes, "version": pointwssis.__version__,
                 "git_commit": git_commit(), "device": device_name(pick_device(cfg.device)), "versions": versions()}
     with claim(target) as partial:
+        if not anew and is_done(partial, wanted): put_in_place(partial, target)
+        if not anew and is_done(target, wanted): return _outcome(target, "kept")
         _prepare(partial, folder / "failed" / name, wanted, stage.resumes and not force)
         write_json(partial / "params.json", {**manifest, "status": "running"}, indent=1)
         _make(notebook, partial, target, _injected(params, stage, ready_needs(stage, cfg, folder), folder, partial), manifest)

@@ -4,34 +4,73 @@
 
 # %% ../nbs/44_process.ipynb #fff5a2f6
 from __future__ import annotations
-import fcntl, os, signal, sys, threading, time
+import errno, os, signal, sys, threading, time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
-from .core import StageError
+from .core import StageError, remove_litter, unwritable
 
 # %% auto #0
-__all__ = ['MARK', 'KERNEL', 'no_survivors', 'claim']
+__all__ = ['MARK', 'KERNEL', 'ENDING', 'WITHOUT_LOCKS', 'LOCKS', 'mark_of', 'end_orphans', 'end_marked', 'environment',
+           'orderly_end', 'undisturbed', 'no_survivors', 'claim', 'clear_remains']
 
 # %% ../nbs/44_process.ipynb #0e5aa037
 MARK = "POINTWSSIS_STAGE"
 KERNEL = {"MPLBACKEND": "module://matplotlib_inline.backend_inline",  # pictures go into the notebook
           "PYDEVD_DISABLE_FILE_VALIDATION": "1"}                       # the debugger's warning does not
 
-def _end_marked(mark: str) -> None:
-    "End every process but this one that carries the mark in its environment."
+def _space() -> str:
+    "Name of the space in which process numbers are counted: one a container on Linux, one a machine elsewhere."
+    try: return os.readlink("/proc/self/ns/pid")
+    except OSError: return "machine"
+
+def mark_of(
+    place: str,   # the work is for this place, such as a stage's folder
+) -> str:
+    "The value of `MARK` for processes that this one starts for a place."
+    return f"{_space()}|{os.getpid()}|{place}"
+
+# %% ../nbs/44_process.ipynb #0e5aa0a1
+def _marked() -> Iterator[tuple[psutil.Process, str]]:
+    "Every process but this one that carries a mark, and its mark."
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            mark = process.environ().get(MARK) if process.pid != os.getpid() else None
+            if mark: yield process, mark
+
+def _is_orphan(process: psutil.Process, mark: str) -> bool:
+    "Whether the owner of a marked process is gone."
+    space, number, *_ = (*mark.split("|"), "", "")
+    if space != _space() or not number.isdecimal(): return False
+    try: owner = psutil.Process(int(number)); dead = owner.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess: return True
+    return dead or owner.create_time() > process.create_time()
+
+def end_orphans() -> list[int]:   # numbers of the processes that were ended
+    "End every marked process whose owner was killed."
+    ended = []
+    for process, mark in _marked():
+        with suppress(psutil.Error):
+            if _is_orphan(process, mark): process.kill(); ended.append(process.pid)
+    return ended
+
+def end_marked(mark: str) -> None:
+    "End every process but this one that carries the mark; twice, as one being born does not show it yet."
     for pause in (0.1, 0):
-        for process in psutil.process_iter():
-            try: marked = process.pid != os.getpid() and process.environ().get(MARK) == mark
-            except psutil.Error: continue
-            if marked: process.kill()
+        for process, other in _marked():
+            with suppress(psutil.Error):
+                if other == mark: process.kill()
         time.sleep(pause)
 
+# %% ../nbs/44_process.ipynb #0e5aa0a2
 @contextmanager
-def _environment(**changes: str) -> Iterator[None]:
+def environment(**changes: str) -> Iterator[None]:
+    "These variables in the environment while the block runs."
     before = {key: os.environ.get(key) for key in changes}
     os.environ.update(changes)
     try: yield
@@ -39,38 +78,90 @@ def _environment(**changes: str) -> Iterator[None]:
         for key, value in before.items(): os.environ.pop(key) if value is None else os.environ.update({key: value})
 
 # %% ../nbs/44_process.ipynb #43c22d3f
+ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+def _stop(number: int, _: Any) -> None: sys.exit(128 + number)
+
+@contextmanager
+def orderly_end() -> Iterator[None]:
+    "Turn signals that end Python on the spot into an exception; one that is ignored stays so."
+    if threading.current_thread() is not threading.main_thread(): yield; return
+    before = {number: signal.getsignal(number) for number in ENDING}
+    for number in ENDING:
+        if before[number] is not signal.SIG_IGN: signal.signal(number, _stop)
+    try: yield
+    finally:
+        for number in ENDING: signal.signal(number, before[number])
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    "Let Ctrl-C wait while the block runs."
+    if threading.current_thread() is not threading.main_thread(): yield; return
+    asked, before = [], signal.signal(signal.SIGINT, lambda *_: asked.append(1))
+    try: yield
+    finally: signal.signal(signal.SIGINT, before)
+    if asked: raise KeyboardInterrupt
+
+# %% ../nbs/44_process.ipynb #43c22da1
 @contextmanager
 def no_survivors(
-    mark: str,  # unique to the stage's folder
+    place: str,  # the work is for this place
 ) -> Iterator[None]:
     "Whatever way the block ends, no process that was started inside lives on."
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)) if main else None
-    _end_marked(mark)
-    try:
-        with _environment(**{MARK: mark}, **KERNEL): yield
-    finally:
-        _end_marked(mark)
-        if main: signal.signal(signal.SIGTERM, before)
+    mark = mark_of(place)
+    with orderly_end():
+        try:
+            with environment(**{MARK: mark}, **KERNEL): yield
+        finally:
+            with undisturbed(): end_marked(mark)
 
 # %% ../nbs/44_process.ipynb #9af3d178
-def _lock(folder: Path) -> int:
-    "An open handle that holds the folder's lock."
-    handle = os.open(folder, os.O_RDONLY)
-    try: fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise StageError(f"{folder} is in use by another process that runs the same stage. Wait for it, or stop it first.") from None
-    return handle
+WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP)   # errors of a file system that has no locks
+LOCKS = ((FileLock, ".lock"), (SoftFileLock, ".holder"))      # the second where the first cannot be had
 
+def _lock(target: Path) -> BaseFileLock:
+    "The lock of a place, held."
+    for kind, suffix in LOCKS:
+        file = target.with_name(f".{target.name}{suffix}")
+        lock = kind(file, timeout=0, thread_local=False, fallback_to_soft=False)
+        try: lock.acquire(); return lock
+        except Timeout: raise StageError(_in_use(target, file)) from None
+        except OSError as e:
+            if e.errno not in WITHOUT_LOCKS: raise unwritable(file, e) from None
+            with suppress(OSError): file.unlink()
+    raise StageError(f"{target.parent}: its file system has no locks. Pass another folder as --runs DIR.")
+
+def _in_use(target: Path, file: Path) -> str:
+    "The line for a second process, with the first one's name where the lock tells it."
+    try: holder = file.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError): holder = []
+    who = f" (number {holder[0]} on {holder[1]}; if it is gone, delete {file})" if len(holder) > 1 else ""
+    return f"{target} is in use by another process{who} that runs the same stage. Wait for it, or stop it first."
+
+# %% ../nbs/44_process.ipynb #9af3d1a1
 @contextmanager
 def claim(
     target: Path,      # the final place
 ) -> Iterator[Path]:   # a hidden sibling
-    "A working folder beside the final place, locked against a second process."
+    "A working folder beside the final place, locked against a second process, without remains of a killed one."
     partial = target.with_name(f".{target.name}.partial")
-    try: partial.mkdir(parents=True, exist_ok=True)
+    try: target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise StageError(f"{target.parent}: cannot be made: {e.strerror}. Pass another folder as --runs DIR.") from None
-    handle = _lock(partial)
-    try: yield partial
-    finally: os.close(handle)
+    lock = _lock(target)
+    try:
+        end_orphans()
+        remove_litter([*target.parent.glob(f".{target.name}.*"), *partial.rglob(".*")], every=True)
+        partial.mkdir(exist_ok=True)
+        yield partial
+    finally:
+        with suppress(OSError): partial.rmdir()          # empty: nothing was begun
+        with suppress(OSError): Path(lock.lock_file).unlink()
+        lock.release()
+
+# %% ../nbs/44_process.ipynb #70ae93b2
+def clear_remains(
+    target: Path,   # the final place
+) -> None:
+    "Remove what a killed process has left beside a result, unless somebody is at work on it."
+    if any(path.suffix != ".partial" for path in target.parent.glob(f".{target.name}.*")):
+        with suppress(StageError), claim(target): pass

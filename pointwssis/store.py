@@ -16,7 +16,7 @@ import numpy as np
 from platformdirs import user_cache_path
 
 from . import __version__
-from .core import atomic_path
+from .core import StageError, atomic_path
 
 # %% auto #0
 __all__ = ['FORMAT', 'CACHE_DAYS', 'CACHE_FROM', 'Slices', 'pick', 'total', 'pack', 'unpack', 'cache_folder', 'place_of',
@@ -155,5 +155,5 @@ def cached(
     try:
         pack(place, stamp, *make())
         forget_old(place.parent)
-    except (OSError, ValueError, OverflowError): return None
+    except (OSError, StageError, ValueError, OverflowError): return None
     return unpack(place, stamp)

@@ -1,5 +1,8 @@
 "Files are whole or absent, randomness repeats, errors name place and cure."
+import errno
 import json
+import os
+import stat
 import subprocess
 import sys
 
@@ -8,7 +11,7 @@ import pytest
 import torch
 
 from pointwssis import core
-from pointwssis.core import ConfigError, DataError
+from pointwssis.core import ConfigError, DataError, StageError
 
 
 def listing(folder): return sorted(p.name for p in folder.iterdir())
@@ -106,3 +109,47 @@ def test_nearest_and_hash(tmp_path):
     assert core.nearest("qqq", ["report"]) == ""
     (tmp_path / "f").write_bytes(b"abc")
     assert core.file_hash(tmp_path / "f").startswith("ba7816bf8f01cfea")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
+def test_a_place_that_takes_no_file_is_one_line(tmp_path, number, monkeypatch):
+    "A full disk, a full quota, a read-only file system, a folder of somebody else."
+    core.write_json(tmp_path / "a.json", 1)
+    def refuse(*_): raise OSError(number, os.strerror(number))
+    monkeypatch.setattr(core.os, "fsync", refuse if number != errno.EACCES else os.fsync)
+    if number == errno.EACCES: monkeypatch.setattr(core.os, "replace", refuse)
+    with pytest.raises(StageError, match=rf"a\.json: cannot be written: {os.strerror(number)}\. Free space"): core.write_json(tmp_path / "a.json", 2)
+    assert core.read_json(tmp_path / "a.json") == 1 and listing(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_without_fsync_is_no_fault(tmp_path, number, monkeypatch):
+    def unknown(*_): raise OSError(number, os.strerror(number))
+    monkeypatch.setattr(core.os, "fsync", unknown)
+    core.write_json(tmp_path / "a.json", 2)
+    assert core.read_json(tmp_path / "a.json") == 2
+
+
+def test_content_is_on_the_disk_before_the_name_and_the_name_before_the_end(tmp_path, monkeypatch):
+    seen, fsync, replace = [], os.fsync, os.replace
+    def synced(handle): seen.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file"); fsync(handle)
+    def renamed(a, b): seen.append("rename"); replace(a, b)
+    monkeypatch.setattr(core.os, "fsync", synced)
+    monkeypatch.setattr(core.os, "replace", renamed)
+    core.write_json(tmp_path / "a.json", 1)
+    assert seen == ["file", "rename", "folder"]
+
+
+def test_litter_of_dead_processes_goes_and_nothing_else(tmp_path):
+    code = f"import os; from pathlib import Path; from pointwssis.core import atomic_path\nfor name in ('w.pt', 'stage'): atomic_path(Path({str(tmp_path)!r}, 'deep', name)).__enter__().mkdir()\nos._exit(9)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 9
+    hidden = [tmp_path / name for name in (".notes.tmp", ".gitignore", ".teacher.partial")]
+    for path in hidden: path.touch()
+    with core.atomic_path(tmp_path / "deep" / "mine.json") as mine, core.atomic_path(tmp_path / "old.json") as old:
+        for path in (mine, old): path.touch()
+        assert len(listing(tmp_path / "deep")) == 3 and len(core.remove_litter(tmp_path.rglob(".*"))) == 2
+        os.utime(old, (0, 0))
+        assert core.remove_litter(tmp_path.rglob(".*")) == [old] and core.remove_litter(tmp_path.rglob(".*"), every=True) == [mine]
+        for path in (mine, old): path.touch()
+    assert listing(tmp_path / "deep") == ["mine.json"] and all(path.exists() for path in hidden)
+    assert core.remove_litter([tmp_path / "missing"]) == []

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
@@ -257,6 +258,25 @@ def test_a_killed_runner_is_cleaned_up_after_by_the_next(stages):
     runner.wait()
     notebook(stages / "split.ipynb", writes("split"))
     assert run(stages, "split").how == "ran" and gone(child)
+
+
+def test_a_result_that_is_there_after_all_is_taken(stages, monkeypatch):
+    "Another process finished while this one waited for the lock; or one was killed between its last word and the rename."
+    folder, claim = run(stages, "split").folder, pipeline.claim
+    aside = folder.with_name("aside")
+    folder.rename(aside)
+    @contextmanager
+    def late(target):
+        aside.rename(folder)
+        with claim(target) as partial: yield partial
+    with monkeypatch.context() as other:
+        other.setattr(pipeline, "claim", late)
+        assert run(stages, "split").how == "kept"
+    folder.rename(folder.with_name(".split.partial"))
+    folder.with_name(".split.lock").touch()
+    assert run(stages, "split").how == "kept" and is_done(folder)
+    folder.with_name(".split.lock").touch()
+    assert run(stages, "split").how == "kept" and [path.name for path in folder.parent.iterdir()] == ["split"]
 
 
 def test_times_of_finished_stages(stages):
