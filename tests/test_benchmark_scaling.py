@@ -1,6 +1,7 @@
 "The scaling study: exponents are those of the law that was put in, every part gives rows, and its four files say the same. No time is judged here."
 import json
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks import scaling                                                                           # noqa: E402
+from benchmarks.fresh import Cost                                                                        # noqa: E402
 from benchmarks.scaling import Growth, exponent, growth, series, write                                   # noqa: E402
 
 CPU = torch.device("cpu")
@@ -33,9 +35,16 @@ def test_memory_is_that_of_tensors_alive_together():
     assert memory.values == pytest.approx((.125, .5, 2), abs=.01) and memory.ours == pytest.approx(1, abs=.01) and min(time.values) > 0
 
 
+def in_this_process(place: str, *arguments) -> Cost:
+    "A fresh process takes seconds to start, and what it measures is tested elsewhere."
+    module, _, function = place.removeprefix("benchmarks.").partition(":")
+    return Cost(.1, 1., 2., getattr(import_module(f"benchmarks.{module}"), function)(*arguments)())
+
+
 @pytest.mark.parametrize("part, names", [("points", {"masks", "refinement"}), ("objects", {"targets", "losses"}), ("classes", {"the class head", "the rest of a step"}),
                                          ("pixels", {"a step"}), ("images", {"opening a data set", "a split"})])
-def test_parts(part, names):
+def test_parts(part, names, monkeypatch):
+    monkeypatch.setattr(scaling, "fresh", in_this_process)
     found = getattr(scaling, f"by_{part}")(CPU, 1, True)
     assert {(r.of, r.cost) for r in found} == {(name, cost) for name in names for cost in ("time", "memory")}
     assert all(r.by == part and len(r.values) == len(r.sizes) == 3 and r.name for r in found)
