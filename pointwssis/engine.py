@@ -4,11 +4,12 @@
 
 # %% ../nbs/17_engine.ipynb #0ac5c6f5
 from __future__ import annotations
-import math, time
+import math, os, sys, time, zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import torch
@@ -19,17 +20,17 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from .config import TrainConfig
-from .core import ConfigError, PointWSSISError, StageError, atomic_path, nearest
+from .core import CheckpointError, ConfigError, PointWSSISError, StageError, nearest, put_in_place
 from .device import place, to_device
 from .parallel import agree, average_gradients, gather, processes
 from .sampler import StepSampler, step_seed
-from .weights import load_into, load_weights, read_checkpoint, save_weights
+from .weights import load_into, load_weights, read_checkpoint, save_state, save_weights
 
 _all_ = ["StepSampler", "load_into", "load_weights", "save_weights"]
 
 # %% auto #0
-__all__ = ['SCHEDULES', 'BACKBONE', 'OPTIMIZERS', 'BAR', 'learning_rate', 'make_optimizer', 'update_average', 'Meter', 'Run',
-           'train', 'StepSampler', 'load_into', 'load_weights', 'save_weights']
+__all__ = ['SCHEDULES', 'BACKBONE', 'OPTIMIZERS', 'STATES', 'BAR', 'learning_rate', 'make_optimizer', 'update_average', 'Meter',
+           'Run', 'read_state', 'newest_state', 'train', 'StepSampler', 'load_into', 'load_weights', 'save_weights']
 
 # %% ../nbs/17_engine.ipynb #e50b8129
 SCHEDULES = {
@@ -137,11 +138,11 @@ class Run:
     def save(self, out: Path) -> None:
         save_weights(out / "last.safetensors", self.weights())
         kept = {k: getattr(self, k) for k in ("settings", "average", "step", "history")}
-        with atomic_path(out / "state.pt") as temporary:
-            torch.save(kept | {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}, temporary)
+        save_state(out / "new.pt", kept | {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()})
+        if (out / STATES[0]).exists(): os.replace(out / STATES[0], out / STATES[1])
+        put_in_place(out / "new.pt", out / STATES[0])
 
-    def restore(self, path: Path) -> None:
-        kept = read_checkpoint(path)
+    def restore(self, path: Path, kept: dict[str, Any]) -> None:
         for key, value in self.settings.items():
             before = kept["settings"].get(key, getattr(TrainConfig, key, None))
             if before != value: raise StageError(f"{path}: made with {key} {before}, now it is {value}. Set it back, or pass resume=False.")
@@ -150,14 +151,38 @@ class Run:
         if self.average: self.average = {k: kept["average"][k].to(v.device) for k, v in self.average.items()}
         self.step, self.history = kept["step"], kept["history"]
 
+# %% ../nbs/17_engine.ipynb #585d54a2
+STATES = ("state.pt", "state_before.pt")   # the newest and the one before
+
+def read_state(
+    path: Path,
+) -> dict[str, Any]:   # as `Run.save` wrote it
+    "A training state, every byte of it checked; CheckpointError when one is wrong."
+    try: bad = ZipFile(path).testzip()
+    except (BadZipFile, OSError, EOFError, ValueError, zlib.error) as e: bad = type(e).__name__
+    if bad: raise CheckpointError(f"{path}: damaged ({bad}). Delete the states in this folder to begin the training anew.")
+    return read_checkpoint(path)
+
+def newest_state(
+    out: Path,                            # of a training
+) -> tuple[Path, dict[str, Any]] | None:  # the file and its content; None: there is none
+    "The newest state that is whole; CheckpointError when there are some and none is."
+    paths = [out / name for name in STATES if (out / name).exists()]
+    for n, path in enumerate(paths):
+        try: return path, read_state(path)
+        except CheckpointError:
+            if n + 1 == len(paths): raise
+            print(f"{path} is damaged: going on from {paths[n + 1].name}.", file=sys.stderr)
+    return None
+
 # %% ../nbs/17_engine.ipynb #8d0df60f
-def _start(model: nn.Module, cfg: TrainConfig, seed: int, length: int, state: Path, resume: bool) -> Run:
-    "A run at its beginning, or where `state` left it."
+def _start(model: nn.Module, cfg: TrainConfig, seed: int, length: int, out: Path, resume: bool) -> Run:
+    "A run at its beginning, or where the newest state in `out` left it."
     free = ("workers", "save_every", "checkpoint_steps")
     settings = {"seed": seed, "length": length} | {k: v for k, v in asdict(cfg).items() if k not in free}
     average = {k: v.detach().clone() for k, v in model.state_dict().items()} if cfg.ema else None
     run = Run(model, make_optimizer(model, cfg), settings, average)
-    if resume and state.exists(): run.restore(state)
+    if resume and (found := newest_state(out)): run.restore(*found)
     return run
 
 # %% ../nbs/17_engine.ipynb #028780ef
@@ -229,7 +254,7 @@ def train(
     loss_fn: Callable[[nn.Module, Any], dict[str, Tensor]],  # scalars; the sum of those named "loss..." is minimised, the rest only shown
     loader_fn: Callable[[StepSampler], Iterable],            # batches in the sampler's order: a DataLoader with it as batch_sampler
     cfg: TrainConfig,
-    out: str | Path,                   # gets last.safetensors, step_{n}.safetensors, state.pt, tb/
+    out: str | Path,                   # gets last.safetensors, step_{n}.safetensors, state.pt, state_before.pt, tb/
     seed: int,
     device: str | torch.device,
     resume: bool = True,               # go on from out/state.pt if it is there
@@ -240,7 +265,7 @@ def train(
     "Train `model`, on one process or under torchrun; interrupted and called again it ends with the same bits."
     out, model = Path(out), model.train()
     with processes(torch.device(device)) as (rank, world, device):
-        run = _start(place(model, device, cfg.steps), cfg, seed, length, out / "state.pt", resume)
+        run = _start(place(model, device, cfg.steps), cfg, seed, length, out, resume)
         sampler = StepSampler(length, cfg.batch_size, cfg.steps, seed, run.step, rank, world, cfg.accumulate)
         agree(model.state_dict().values())
         if run.step < cfg.steps: _loop(run, loss_fn, iter(loader_fn(sampler)), cfg, out, seed, rank, log_every)

@@ -4,7 +4,7 @@
 
 # %% ../nbs/07_weights.ipynb #a4a9fd1e
 from __future__ import annotations
-import pickle
+import os, pickle, re
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .core import CheckpointError, atomic_path
 
 # %% auto #0
-__all__ = ['UNREADABLE', 'save_weights', 'read_checkpoint', 'load_weights', 'load_into']
+__all__ = ['UNREADABLE', 'save_weights', 'save_state', 'read_checkpoint', 'load_weights', 'load_into']
 
 # %% ../nbs/07_weights.ipynb #6e42122a
 def save_weights(
@@ -24,8 +24,25 @@ def save_weights(
     state: dict[str, Tensor],  # on any device
 ) -> None:
     "Write a state dict as safetensors, whole or not at all."
+    plain = {k: v.detach().cpu().contiguous() for k, v in state.items()}
     with atomic_path(path) as temporary:
-        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, temporary, metadata={"format": "pt"})
+        try: save_file(plain, temporary, metadata={"format": "pt"})
+        except SafetensorError as e: raise _cause(e) from None
+
+def save_state(
+    path: str | Path,          # .pt
+    content: dict[str, Any],   # tensors and plain values
+) -> None:
+    "Write a training state, whole or not at all."
+    with atomic_path(path) as temporary, open(temporary, "wb") as f:
+        try: torch.save(content, f)
+        except RuntimeError as e: raise _cause(e) from None
+
+def _cause(e: Exception) -> Exception:
+    "The system's own error, such as a full disk, where a library has wrapped it."
+    if isinstance(e.__context__, OSError): return e.__context__
+    number = re.search(r"\(os error (\d+)\)", str(e))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else e
 
 # %% ../nbs/07_weights.ipynb #29abe43c
 UNREADABLE = (SafetensorError, RuntimeError, ValueError, EOFError, OSError, LookupError, AttributeError, pickle.UnpicklingError)

@@ -1,5 +1,5 @@
 "The training loop: reproducible when resumed, accumulated or shared, and loud when it diverges."
-import json, math, os, subprocess, sys, textwrap
+import json, math, os, resource, signal, subprocess, sys, textwrap
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader
 
 from pointwssis.config import TrainConfig
 from pointwssis.core import CheckpointError, ConfigError, DataError, StageError
-from pointwssis.engine import Meter, StepSampler, learning_rate, load_into, load_weights, make_optimizer, save_weights, train, update_average
+from pointwssis.engine import STATES, Meter, StepSampler, learning_rate, load_into, load_weights, make_optimizer, newest_state, save_weights, train, update_average
+from pointwssis.weights import save_state
 
 CFG = TrainConfig(steps=12, batch_size=4, lr=.1, warmup_steps=3, decay_at=(8,), amp=False, ema=.9, save_every=4, checkpoint_steps=(6,))
 LENGTH = 10
@@ -86,8 +87,46 @@ def test_resume_refuses_other_settings(tmp_path):
     with pytest.raises(StageError, match="made with lr 0.1, now it is 0.2"): run(tmp_path, cfg=replace(CFG, lr=.2))
     with pytest.raises(StageError, match="seed 0, now it is 1"): run(tmp_path, seed=1)
     run(tmp_path, cfg=replace(CFG, workers=2, save_every=3))
-    (tmp_path / "state.pt").write_bytes(b"PK\x03\x04 broken")
-    with pytest.raises(CheckpointError, match="state.pt.*corrupt"): run(tmp_path)
+    for name in STATES: (tmp_path / name).write_bytes(b"PK\x03\x04 broken")
+    with pytest.raises(CheckpointError, match="state_before.pt: damaged .* begin the training anew"): run(tmp_path)
+
+
+TORN = {"cut": lambda b: b[:len(b) // 3], "empty": lambda b: b"", "zeros": lambda b: bytes(len(b)),
+        "a flipped bit": lambda b: b[:len(b) // 2] + bytes([b[len(b) // 2] ^ 4]) + b[len(b) // 2 + 1:]}
+
+
+@pytest.mark.parametrize("torn", TORN.values(), ids=TORN)
+def test_a_torn_state_falls_back_to_the_one_before(tmp_path, capsys, torn):
+    whole, rows = run(tmp_path / "whole")
+    out = tmp_path / "cut"
+    with pytest.raises(InterruptedError): run(out, loader_fn=lambda s: loader(s, cut=9))
+    (out / "state.pt").write_bytes(torn((out / "state.pt").read_bytes()))
+    resumed, rows_resumed = run(out, model=Net(fill=5))
+    assert "state.pt is damaged: going on from state_before.pt." in capsys.readouterr().err
+    assert same(whole.state_dict(), resumed.state_dict()) and without_speed(rows) == without_speed(rows_resumed)
+
+
+def test_killed_between_two_states(tmp_path):
+    "The newest has stepped back and its follower is not there yet."
+    whole, rows = run(tmp_path / "whole")
+    with pytest.raises(InterruptedError): run(tmp_path / "cut", loader_fn=lambda s: loader(s, cut=9))
+    (tmp_path / "cut/state.pt").rename(tmp_path / "cut/state_before.pt")
+    resumed, rows_resumed = run(tmp_path / "cut", model=Net(fill=5))
+    assert same(whole.state_dict(), resumed.state_dict()) and without_speed(rows) == without_speed(rows_resumed)
+
+
+def test_a_full_disk_is_one_line_and_the_last_good_state_stays(tmp_path, monkeypatch):
+    "The file may not grow beyond 4 KiB, as on a full disk or at the limit of a quota."
+    with pytest.raises(InterruptedError): run(tmp_path, loader_fn=lambda s: loader(s, cut=9))
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(StageError, match=r"new\.pt: cannot be written: File too large"): save_state(tmp_path / "new.pt", {"x": torch.zeros(9999)})
+        with pytest.raises(StageError, match=r"new\.safetensors: cannot be written: File too large"): save_weights(tmp_path / "new.safetensors", {"x": torch.zeros(9999)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert newest_state(tmp_path)[1]["step"] == 8 and not list(tmp_path.glob("*new*")) + list(tmp_path.glob(".*"))
 
 
 class Pretrained(nn.Module):
@@ -157,7 +196,7 @@ def test_without_it_the_bits_are_those_of_one_group_and_older_states_go_on(tmp_p
 
 def test_files_and_history(tmp_path):
     model, rows = run(tmp_path)
-    assert {p.name for p in tmp_path.iterdir()} == {"last.safetensors", "state.pt", "step_6.safetensors", "tb"}
+    assert {p.name for p in tmp_path.iterdir()} == {"last.safetensors", *STATES, "step_6.safetensors", "tb"}
     assert [r["step"] for r in rows] == [3, 4, 6, 8, 9, 12]
     assert list(rows[0]) == ["step", "loss", "loss_a", "loss_b", "positives", "lr", "images_per_s"]
     assert all(math.isclose(r["loss"], r["loss_a"] + r["loss_b"], rel_tol=1e-5) and r["images_per_s"] > 0 for r in rows)
