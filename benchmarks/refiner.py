@@ -6,6 +6,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pointwssis.config import RefinerConfig, preset
+from pointwssis.device import computes_in_bf16
 from pointwssis.points import gaussian_map
 from pointwssis.refinenet import MaskRefineNet
 from pointwssis.refiner import refine_many
@@ -46,8 +47,8 @@ def changed(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> float:
     return max((a != b).float().mean().item() for a, b in zip(ours, theirs))
 
 
-def crops_row(net: MaskRefineNet, count: int, height: int, width: int, device: torch.device, amp: bool = False) -> Row:
-    "`refine_many` over two images of `count` objects, with the network made ready as for a data set, in bf16 with `amp`; the other side is fp32."
+def crops_row(net: MaskRefineNet, count: int, height: int, width: int, device: torch.device, precision: str = "fp32") -> Row:
+    "`refine_many` over two images of `count` objects, with the network made ready as for a data set, in this precision; the other side is fp32."
     ready = net.for_inference()
     def item(seed: int) -> tuple[torch.Tensor, ...]:
         truth = objects(count, height, width, net.num_classes, seed)
@@ -56,14 +57,15 @@ def crops_row(net: MaskRefineNet, count: int, height: int, width: int, device: t
         return tuple(t.to(device) for t in (picture, truth.masks.bool(), clicked, truth.classes))
     items, cfg = [item(seed) for seed in range(2)], net.cfg
     crops = f"{cfg.backbone.partition(':')[2]}, crops of {cfg.crop_size} x {cfg.crop_size}"
-    def ours(): return refine_many(ready, items, amp=amp)
+    def ours(): return refine_many(ready, items, precision=precision)
     def dense(): return [loops.refine(net, *i) for i in items]
     count = sum(len(i[1]) for i in items)
     sparse_work, dense_work = (work_of(work) / count / 1e9 for work in (ours, dense))
-    precision, allowed = ("bf16 against fp32", .02) if amp else ("fp32", .001)
-    return compare(f"refining {count} masks of 2 images, {crops}{', bf16' * amp}", ours, dense, lambda a, b: changed(a, b) < allowed, device,
+    bf16 = precision == "bf16"
+    compared, allowed = ("bf16 against fp32", .02) if bf16 else ("fp32", .001)
+    return compare(f"refining {count} masks of 2 images, {crops}{', bf16' * bf16}", ours, dense, lambda a, b: changed(a, b) < allowed, device,
                    against="one dense crop at a time", target=3 if device.type == "cpu" else 10,
-                   note=f"images of {height} x {width}, {precision}; a crop takes {sparse_work:.2g} GFLOP against {dense_work:.2g}; "
+                   note=f"images of {height} x {width}, {compared}; a crop takes {sparse_work:.2g} GFLOP against {dense_work:.2g}; "
                         f"{changed(ours(), dense()):.2%} of the pixels differ")
 
 
@@ -74,6 +76,7 @@ def rows(device: torch.device, quick: bool = False) -> list[Row]:
     published, small = (MaskRefineNet(classes, replace(cfg, weights="")).eval().to(device)
                         for classes, cfg in ((80, SMALL if quick else RefinerConfig()), (len(CLASSES), preset("shapes").refiner)))
     count = 16 if device.type == "cpu" else 64
+    native = ("fp32", "bf16") if computes_in_bf16(device) else ("fp32",)
     return [*stem_rows(published, 4 if quick else 16, device),
-            *(crops_row(published, *((3, 60, 90) if quick else (count, 421, 640)), device, amp) for amp in (False, True)),
+            *(crops_row(published, *((3, 60, 90) if quick else (count, 421, 640)), device, precision) for precision in native),
             crops_row(small, *((3, 60, 90) if quick else (4 * count, 128, 128)), device)]

@@ -18,7 +18,7 @@ from pointwssis import coco, splits
 from pointwssis.config import SHAPES, RefinerConfig, SOLOv2Config, preset
 from pointwssis.core import atomic_path
 from pointwssis.decode import Outputs, flat
-from pointwssis.device import place
+from pointwssis.device import choose_precision, in_precision, place
 from pointwssis.prompt import as_prompts
 from pointwssis.refinenet import MaskRefineNet
 from pointwssis.refiner import refine_many
@@ -117,9 +117,9 @@ def step_of(net: SOLOv2Config, size: int, batch: int, device: torch.device) -> W
     torch.manual_seed(0)
     model, truths = place(SOLOv2(net), device).train(), [objects(7, size, size, 8, seed) for seed in range(batch)]
     targets = assign(net, truths, (size // 4, size // 4)).to(device)
-    images = torch.randn(batch, 3, size, size).to(device)
+    images, precision = torch.randn(batch, 3, size, size).to(device), choose_precision("auto", device)
     def work() -> None:
-        with torch.autocast(device.type, torch.bfloat16): total = sum(losses(model(images), targets).values())
+        with in_precision(precision, device): total = sum(losses(model(images), targets).values())
         model.zero_grad()
         total.backward()
     return work
@@ -130,8 +130,9 @@ def head_of(net: SOLOv2Config, batch: int, device: torch.device) -> Work:
     conv = place(torch.nn.Conv2d(net.instance_channels, net.num_classes, 3, padding=1), device)
     levels = [torch.randn(batch, net.instance_channels, s, s).to(device).requires_grad_() for s in net.num_grids]
     classes = torch.full((batch, sum(s * s for s in net.num_grids)), net.num_classes, device=device)
+    precision = choose_precision("auto", device)
     def work() -> None:
-        with torch.autocast(device.type, torch.bfloat16): logits = [conv(x) for x in levels]
+        with in_precision(precision, device): logits = [conv(x) for x in levels]
         conv.zero_grad()
         focal_loss(flat(logits).float(), classes).backward()
     return work

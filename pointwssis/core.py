@@ -171,17 +171,19 @@ def torch_generator(
 
 # %% ../nbs/00_core.ipynb #0aadfb10
 def pick_device(
-    name: str = "auto",  # "auto", "cpu", "cuda", "cuda:1"
+    name: str = "auto",  # "auto", "cpu", "cuda", "cuda:1", "mps"
 ) -> torch.device:
     "The device to compute on; `auto` takes a GPU when there is one."
     import torch
-    gpus = torch.cuda.device_count()
-    if name == "auto": name = "cuda" if gpus else "cpu"
+    gpus, apple = torch.cuda.device_count(), torch.backends.mps.is_available()
+    if name == "auto": name = "cuda" if gpus else "mps" if apple else "cpu"
     kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda") or (index and not index.isdecimal()):
-        raise ConfigError(f"unknown device '{name}'. Use auto, cpu, cuda or cuda:N.")
+    if kind not in ("cpu", "cuda", "mps") or (index and not index.isdecimal()):
+        raise ConfigError(f"unknown device '{name}'. Use auto, cpu, cuda, cuda:N or mps.")
     if kind == "cuda" and int(index or 0) >= gpus:
         raise ConfigError(f"device '{name}' is not here ({gpus} GPUs found). Use auto or cpu, or check the driver.")
+    if kind == "mps" and not apple:
+        raise ConfigError(f"device '{name}' is not here (no Apple GPU found). Use auto or cpu.")
     return torch.device(name)
 
 # %% ../nbs/00_core.ipynb #01998c68
@@ -190,6 +192,7 @@ def device_name(
 ) -> str:                  # "CPU, 2 threads" or the GPU's own name
     "What a reader of a wall time needs to know about the machine."
     import torch
+    if device.type == "mps": return "Apple GPU"
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
 
 # %% ../nbs/00_core.ipynb #ad29431e

@@ -6,7 +6,7 @@
 from __future__ import annotations
 import math, os, sys, time, zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from .config import TrainConfig
 from .core import CheckpointError, ConfigError, PointWSSISError, StageError, nearest, put_in_place
-from .device import place, to_device
+from .device import choose_precision, in_precision, place, to_device
 from .parallel import agree, average_gradients, gather, processes
 from .sampler import StepSampler, step_seed
 from .weights import load_into, load_weights, read_checkpoint, save_state, save_weights
@@ -199,7 +199,7 @@ def _advance(run: Run, loss_fn: Callable, batches: Iterator, cfg: TrainConfig, m
     device = params[0].device
     for _ in range(cfg.accumulate):
         batch = to_device(_next(batches), device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=cfg.amp): losses = loss_fn(run.model, batch)
+        with in_precision(cfg.precision, device): losses = loss_fn(run.model, batch)
         (meter.add(losses, run.step + 1) / cfg.accumulate).backward()
     average_gradients(params)
     if cfg.clip_norm: clip_grad_norm_(params, cfg.clip_norm)
@@ -265,6 +265,7 @@ def train(
     "Train `model`, on one process or under torchrun; interrupted and called again it ends with the same bits."
     out, model = Path(out), model.train()
     with processes(torch.device(device)) as (rank, world, device):
+        cfg = replace(cfg, precision=choose_precision(cfg.precision, device))
         run = _start(place(model, device, cfg.steps), cfg, seed, length, out, resume)
         sampler = StepSampler(length, cfg.batch_size, cfg.steps, seed, run.step, rank, world, cfg.accumulate)
         agree(model.state_dict().values())

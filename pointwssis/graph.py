@@ -17,9 +17,9 @@ from .results import RUNS
 from .splits import percentage
 
 # %% auto #0
-__all__ = ['WEAK', 'TEACHER', 'REFINER', 'STUDENT', 'WEIGHTS', 'LAST', 'NETWORKS', 'STAGES', 'PLACES', 'Stage', 'find_stage',
-           'config_of', 'run_folder', 'ready_needs', 'fingerprint', 'size_of', 'is_done', 'expected', 'check_inputs',
-           'twin_of', 'take_over']
+__all__ = ['WEAK', 'TEACHER', 'REFINER', 'STUDENT', 'WEIGHTS', 'LAST', 'NETWORKS', 'STAGES', 'TRAINED', 'ASKED', 'PLACES',
+           'Stage', 'find_stage', 'config_of', 'precision_of', 'run_folder', 'ready_needs', 'fingerprint', 'size_of',
+           'is_done', 'expected', 'check_inputs', 'twin_of', 'take_over']
 
 # %% ../nbs/43_graph.ipynb #62c0b16b
 @dataclass(frozen=True)
@@ -76,6 +76,20 @@ def config_of(
         if key in overrides: raise ConfigError(f"'{key}' is a parameter of the run, not an override. Pass it as --{key.replace('.', '-')}.")
     if data_root: overrides["data.root"] = str(data_root)
     return preset(dataset, split=f"{percentage(split):g}p", seed=seed, **overrides)
+
+# %% ../nbs/43_graph.ipynb #7d30b2a2
+TRAINED = {"teacher": "teacher_train", "refiner": "refiner_train",
+           "student": "student_train", "student_refined": "student_train",
+           "supervised": "student_train"}                              # stage: its schedule
+ASKED = {"pseudo": "teacher_train", "evaluate": "student_train"}       # stages that only predict
+
+def precision_of(
+    stage: str,
+    cfg: Config,
+) -> tuple[str, bool] | None:   # the option, and True where a network is trained; None: no network
+    "The option `precision` of a stage, as `device.choose_precision` takes it."
+    schedule = TRAINED.get(stage) or ASKED.get(stage)
+    return (getattr(cfg, schedule).precision, stage in TRAINED) if schedule else None
 
 # %% ../nbs/43_graph.ipynb #746e84c8
 def run_folder(

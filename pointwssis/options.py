@@ -12,7 +12,7 @@ from .core import ConfigError, nearest
 
 # %% auto #0
 __all__ = ['TEACHER_RANGES', 'TEACHER_GRIDS', 'STUDENT_RANGES', 'STUDENT_GRIDS', 'CAFFE_MEAN', 'CAFFE_STD', 'IMAGENET_MEAN',
-           'IMAGENET_STD', 'LATER', 'BEHAVIOURS', 'REFINER_TRAIN', 'CHOICES', 'AT_LEAST_ONE', 'SOLOv2Config',
+           'IMAGENET_STD', 'LATER', 'BEHAVIOURS', 'REFINER_TRAIN', 'CHOICES', 'RENAMED', 'AT_LEAST_ONE', 'SOLOv2Config',
            'RefinerConfig', 'TrainConfig', 'DataConfig', 'Config', 'override']
 
 # %% ../nbs/01_options.ipynb #98bb9055
@@ -90,7 +90,7 @@ class TrainConfig:
     warmup_factor: float = 0.01
     clip_norm: float = 0.0                 # 0: off
     accumulate: int = 1
-    amp: bool = True                       # bf16 autocast
+    precision: str = "auto"                # "auto" (bf16 where the hardware has it), "fp32", "bf16"
     ema: float = 0.0                       # decay of the weight average; 0: off
     checkpoint_steps: tuple[int, ...] = () # extra weights kept at these steps
     save_every: int = 5000
@@ -171,7 +171,9 @@ CHOICES: dict[str, tuple] = {
     "point_strategy": ("centroid", "deepest", "random", "jittered", "border"), "prompt": ("none", "category", "point", "point_with_size"),
     "unanswered": ("ignore", "background"), "student_start": ("backbone", "teacher"), "level": (-1, 0, 1, 2, 3, 4),
     "optimizer": ("sgd", "adamw"), "schedule": ("step", "cosine", "constant"), "channel_order": ("rgb", "bgr"),
+    "precision": ("auto", "fp32", "bf16"),
 }
+RENAMED = {"amp": ("precision", "auto, fp32 or bf16")}   # options of earlier versions: name, values
 AT_LEAST_ONE = ("steps", "batch_size", "accumulate", "save_every", "short_side", "long_side", "crop_size", "instance_convs", "max_per_image")
 
 def _check_value(key: str, value: Any) -> None:
@@ -192,6 +194,9 @@ def override(
     "Replace one field, or fail with the nearest key that exists."
     head, _, rest = key.partition(".")
     names = [f.name for f in fields(cfg)]
+    if head in RENAMED:
+        name, values = RENAMED[head]
+        raise ConfigError(f"option '{above}{key}' has been replaced by '{above}{name}': {values}.")
     if head not in names: raise ConfigError(f"unknown option '{above}{key}'.{nearest(head, names)} {type(cfg).__name__} has: {', '.join(names)}.")
     part = getattr(cfg, head)
     if rest and not is_dataclass(part): raise ConfigError(f"option '{above}{head}' has no part '{rest}'. Set '{head}' itself.")

@@ -18,7 +18,7 @@ from .config import Config
 from .core import CheckpointError, ConfigError, DataError, PointWSSISError, StageError, atomic_path, device_name, nearest
 from .core import pick_device, put_in_place, read_json, versions, write_json
 from .graph import STAGES, Stage, check_inputs, config_of, expected, find_stage, is_done, ready_needs, run_folder, size_of, take_over
-from .graph import twin_of
+from .graph import precision_of, twin_of
 from .process import claim, clear_remains, no_survivors
 from .results import RUNS, figures_beside
 
@@ -188,6 +188,12 @@ def _check_weights(cfg: Config) -> None:
         if name not in ("", "imagenet") and not Path(name).is_file():
             raise CheckpointError(f"{name}: no such weights file. Set {part}.weights to a file that exists, or to imagenet.")
 
+def _precision(stage: str, cfg: Config, device: Any) -> str:
+    "The precision that a stage computes in: bf16, fp32, or nothing where there is no network."
+    if not (wanted := precision_of(stage, cfg)): return ""
+    from pointwssis.device import choose_precision
+    return choose_precision(wanted[0], device, wanted[1])
+
 def _checked(stage: Stage, params: dict[str, Any], notebook: Path) -> tuple[dict[str, Any], Config]:
     "The parameters and configuration of a run, or the reason why it cannot start."
     check_parameters(notebook, {**params, **stage.fixed, "inputs": {}, "out": ""})
@@ -215,8 +221,10 @@ def run_stage(
     if not anew:
         if is_done(target, wanted): clear_remains(target); return _outcome(target, "kept")
         if twin := twin_of(target, wanted): take_over(twin, target); return _outcome(target, "shared")
+    device = pick_device(cfg.device)
     manifest = {"stage": name, "parameters": params, "fingerprint": wanted, "inputs": hashes, "version": pointwssis.__version__,
-                "git_commit": git_commit(), "device": device_name(pick_device(cfg.device)), "versions": versions()}
+                "git_commit": git_commit(), "device": device_name(device),
+                "precision": _precision(name, cfg, device), "versions": versions()}
     with claim(target) as partial:
         if not anew and is_done(partial, wanted): put_in_place(partial, target)
         if not anew and is_done(target, wanted): return _outcome(target, "kept")

@@ -18,6 +18,7 @@ from .config import DataConfig, SOLOv2Config
 from .core import DataError, atomic_path, write_json
 from .dataset import inference_batch, normalise
 from .decode import Instances
+from .device import choose_precision, in_precision
 from .evaluate import to_results
 from .show import overlay
 from .solov2 import SOLOv2
@@ -49,11 +50,13 @@ def predictor(
     nms: str = "matrix",
     behaviour: str = "fixed",
     level: int = -1,
+    precision: str = "auto",      # of the network; see `device.choose_precision`
 ) -> Callable:                   # (images, points or None) -> list of Instances
     "The model as a function of images and points."
+    chosen = choose_precision(precision, device, training=False)
     def predict(images: list[np.ndarray], points: list | None = None) -> list:
         x, sizes, outs = inference_batch(images, data.short_side, data.long_side)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with in_precision(chosen, device):
             return model.predict(normalise(x.to(device), sizes, model.cfg), sizes, outs, points, prompt, nms, behaviour, level)
     return predict
 

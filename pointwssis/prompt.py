@@ -29,9 +29,11 @@ class Prompts:
 
     def to_input(self, size: tuple[int, int], out_size: tuple[int, int], device: torch.device) -> Prompts:
         "In pixel indices of the resized input: the centre of the first pixel is 0, as targets count."
-        scale = torch.tensor((size[1] / out_size[1], size[0] / out_size[0]), device=device, dtype=torch.float64)
-        boxes = None if self.boxes is None else self.boxes.to(device) * scale.repeat(2)
-        return Prompts(self.xy.to(device) * scale - .5, self.classes.to(device), boxes)
+        scale = torch.tensor((size[1] / out_size[1], size[0] / out_size[0]), dtype=torch.float64)
+        exact = torch.float32 if device.type == "mps" else torch.float64   # mps has no float64
+        xy, boxes = self.xy.cpu() * scale - .5, self.boxes
+        if boxes is not None: boxes = (boxes.cpu() * scale.repeat(2)).to(device, exact)
+        return Prompts(xy.to(device, exact), self.classes.to(device), boxes)
 
     def coarse(self, size: tuple[int, int]) -> Prompts:   # size: height, width of the input
         "As the published code stores points: cut to 1/10000 of the image's sides."

@@ -17,6 +17,7 @@ from faster_coco_eval import mask as rle_api
 
 from .coco import CocoData, centroid, decode, encode_many, mask_fields, save
 from .core import DataError
+from .device import choose_precision
 from .points import Point, points_of
 from .refinenet import MaskRefineNet
 from .refiner import Item, refine_many
@@ -84,12 +85,14 @@ def refine_masks(
     device: torch.device,
     behaviour: str = "fixed",  # or "published": see `refiner`
     batch: int = 64,           # crops at once, over images
+    precision: str = "auto",    # of the network; see `device.choose_precision`
 ) -> list[PseudoMask]:         # the same masks, refined, in the same order
     "The second look at every rough mask. Where no click is known, the rough mask's centre stands for it."
     xy = {a["id"]: a["point"] for annotations in weak.annotations.values() for a in annotations}
+    chosen = choose_precision(precision, device, training=False)
     net, refined = net.to(device).for_inference(), []
     for chunk in _chunks(masks, batch):
-        stacks = refine_many(net, [_item(weak, group, xy) for group in chunk], behaviour, batch, amp=device.type == "cuda")
+        stacks = refine_many(net, [_item(weak, group, xy) for group in chunk], behaviour, batch, chosen)
         for stack in stacks: refined += encode_many(stack.cpu().numpy())
     rles = iter(refined)
     return [replace(m, rle=next(rles)) for m in masks]

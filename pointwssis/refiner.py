@@ -18,6 +18,7 @@ from .coco import CocoData, centroid, decode, encode
 from .config import RefinerConfig
 from .core import DataError, rng
 from .crops import crop_inputs, normalise, paste, perturb, published_inputs
+from .device import in_precision
 from .points import Point, coarse, crop_window, gaussian_map
 from .refinenet import MaskRefineNet
 
@@ -64,14 +65,14 @@ def point_maps(
 CACHE = 2**19         # pixels of crops that a processor works on at once
 
 @torch.no_grad()
-def _logits(net: MaskRefineNet, crops: list[Tensor], behaviour: str, batch: int, amp: bool) -> Tensor:
+def _logits(net: MaskRefineNet, crops: list[Tensor], behaviour: str, batch: int, precision: str) -> Tensor:
     "The network over any number of crops, `batch` at a time; crops are pixels, rough masks, clicks and classes."
     def run(pixels: Tensor, rough: Tensor, xy: Tensor, classes: Tensor) -> Tensor:
         maps = point_maps(xy, pixels.shape[-1], net.cfg.sigma, behaviour)
         return net(normalise(pixels), maps, class_channel(classes, behaviour, training=False), rough.float()).float()
-    device, size = crops[0].device.type, crops[0].shape[-1]
-    if device == "cpu": batch = min(batch, max(CACHE // size ** 2, 1))
-    with torch.autocast(device, torch.bfloat16, enabled=amp):
+    device, size = crops[0].device, crops[0].shape[-1]
+    if device.type == "cpu": batch = min(batch, max(CACHE // size ** 2, 1))
+    with in_precision(precision, device):
         return torch.cat([run(*chunk) for chunk in zip(*(t.split(batch) for t in crops))])
 
 def _merged(rough: Tensor, kept: Tensor, new: Tensor) -> Tensor:
@@ -88,7 +89,7 @@ def refine_many(
     items: list[Item],       # one an image
     behaviour: str = "fixed",
     batch: int = 64,         # crops at once; on a processor at most what fits into its cache
-    amp: bool = False,       # bf16
+    precision: str = "fp32",  # or "bf16"
 ) -> list[Tensor]:           # per image: (N, H, W) bool on the network's device
     "Refine the masks of several images together."
     device, was = net.head.weight.device, net.training
@@ -101,7 +102,7 @@ def refine_many(
              for (image, r, _, c), k, f, xy in zip(items, kept, frames, clicks) if len(f)]
     if not crops: return [rough for _, rough, _, _ in items]
     net.eval().to(memory_format=torch.channels_last)
-    logits = _logits(net, [torch.cat(part) for part in zip(*crops)], behaviour, batch, amp).split([len(f) for f in frames])
+    logits = _logits(net, [torch.cat(part) for part in zip(*crops)], behaviour, batch, precision).split([len(f) for f in frames])
     net.train(was)
     return [_merged(r, k, paste(l, f, *r.shape[-2:], behaviour=behaviour)) for (_, r, _, _), k, l, f in zip(items, kept, logits, frames)]
 

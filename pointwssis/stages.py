@@ -17,10 +17,12 @@ from . import evaluate as judge, pseudo as pseudo_labels
 from .batches import loader, solov2_loss, training_batch
 from .coco import CocoData, box_of
 from .config import Config, SOLOv2Config, TrainConfig
-from .core import DataError, pick_device, rng, write_json
+from .core import DataError, device_name, pick_device, rng, write_json
 from .dataset import CocoDataset, tight_boxes
+from .device import describe
 from .engine import train
 from .gallery import open_left, open_truth, open_val
+from .graph import precision_of
 from .points import Point, point_of
 from .predict import load_model, predict_all, predictor
 from .prompt import Prompts, as_prompts
@@ -33,9 +35,18 @@ from .weights import load_into, load_weights
 _all_ = ["split"]
 
 # %% auto #0
-__all__ = ['POINTED', 'MODELS', 'fit_solov2', 'teacher', 'supervised', 'student', 'known_objects', 'lessons', 'refiner',
-           'load_refiner', 'told', 'rough_labels', 'refiner_weights', 'pseudo', 'with_truth', 'judged_labels',
-           'evaluate', 'split']
+__all__ = ['POINTED', 'MODELS', 'arithmetic', 'fit_solov2', 'teacher', 'supervised', 'student', 'known_objects', 'lessons',
+           'refiner', 'load_refiner', 'told', 'rough_labels', 'refiner_weights', 'pseudo', 'with_truth',
+           'judged_labels', 'evaluate', 'split']
+
+# %% ../nbs/46_stages.ipynb #b5e4d0f2
+def arithmetic(
+    cfg: Config,
+    stage: str,    # its name in the graph
+) -> str:          # such as "CPU, 2 threads, fp32: no bf16 instructions"
+    "Device and precision of a stage, for its first line."
+    device, precision = pick_device(cfg.device), precision_of(stage, cfg)
+    return describe(device, *precision) if precision else device_name(device)
 
 # %% ../nbs/46_stages.ipynb #c1cde445
 def fit_solov2(
@@ -91,7 +102,8 @@ def lessons(cfg: Config, data: CocoData, weights: list[Path], device: torch.devi
     pairs = []
     for path in weights:
         load_into(model, load_weights(path), path)
-        predict = predictor(model, cfg.data, device, "point_with_size", "mask", cfg.behaviour)
+        predict = predictor(model, cfg.data, device, "point_with_size", "mask", cfg.behaviour,
+                            precision=cfg.teacher_train.precision)
         for i in range(0, len(data.ids), batch):
             ids = data.ids[i:i + batch]
             found = predict([data.read_image(j) for j in ids], [known[j][1] for j in ids])
@@ -139,7 +151,9 @@ def rough_labels(cfg: Config, inputs: dict[str, Path], weak: CocoData, device: t
     pointed = cfg.prompt in POINTED
     everything = {"nms_iou": 1.0, "max_per_image": 10**6, "max_before_nms": 10**6} if pointed and cfg.behaviour == "fixed" else {}
     model = load_model(replace(cfg.teacher, **everything), inputs["teacher"]/"last.safetensors").to(device)
-    predict = predictor(model, cfg.data, device, cfg.prompt, "mask" if pointed else "matrix", cfg.behaviour, cfg.level)
+    nms = "mask" if pointed else "matrix"
+    predict = predictor(model, cfg.data, device, cfg.prompt, nms, cfg.behaviour, cfg.level,
+                        cfg.teacher_train.precision)
     masks = pseudo_labels.rough_masks(predict, weak, known=told(cfg, inputs))
     return pseudo_labels.best_answers(masks) if pointed else [m for m in masks if m.score >= cfg.pseudo_score]
 
@@ -151,7 +165,9 @@ def refiner_weights(cfg: Config, inputs: dict[str, Path], weak: CocoData, rough:
         truth = open_truth(cfg, inputs["split"])
         trial = [i for i in weak.ids if i in truth.images][:1000]
         net = load_refiner(cfg, len(weak.categories), path).to(device)
-        masks = pseudo_labels.refine_masks(net, weak, [m for m in rough if m.image_id in set(trial)], device, cfg.behaviour)
+        tried = [m for m in rough if m.image_id in set(trial)]
+        masks = pseudo_labels.refine_masks(net, weak, tried, device, cfg.behaviour,
+                                           precision=cfg.refiner_train.precision)
         return judge.coco_ap(truth.select(trial), pseudo_labels.as_results(masks, weak))["ap_percent"] or 0.0
     return pseudo_labels.choose_weights([*saved, inputs["refiner"]/"last.safetensors"], quality, cfg.behaviour)
 
@@ -162,7 +178,8 @@ def pseudo(cfg: Config, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     strong, weak = (open_left(cfg, inputs["split"], inputs["split"], ending) for ending in ("_s.json", "_w.json"))
     rough = rough_labels(cfg, inputs, weak, device)
     net = load_refiner(cfg, len(weak.categories), refiner_weights(cfg, inputs, weak, rough, device)).to(device)
-    refined = pseudo_labels.refine_masks(net, weak, rough, device, cfg.behaviour)
+    refined = pseudo_labels.refine_masks(net, weak, rough, device, cfg.behaviour,
+                                         precision=cfg.refiner_train.precision)
     once = (lambda masks: masks) if cfg.behaviour == "published" else partial(pseudo_labels.without_duplicates, iou=cfg.teacher.nms_iou)
     kept = {"sw": once(rough), "sw_refined": once(refined)}
     for name, masks in kept.items():
@@ -174,10 +191,12 @@ def pseudo(cfg: Config, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
 MODELS = {"teacher": ("teacher", "teacher"), "student_sw": ("student", "student"),
           "student_sw_refined": ("student_refined", "student"), "supervised": ("supervised", "student")}  # metric: (stage, network)
 
-def _ap_of(cfg: Config, net: SOLOv2Config, weights: Path, val: CocoData, kept: Path) -> dict[str, Any]:
+def _ap_of(cfg: Config, net: SOLOv2Config, weights: Path, val: CocoData, kept: Path,
+           precision: str) -> dict[str, Any]:
     "COCO mask AP of one model on the validation images; its results are kept."
     device = pick_device(cfg.device)
-    results = predict_all(predictor(load_model(net, weights).to(device), cfg.data, device), val)
+    predict = predictor(load_model(net, weights).to(device), cfg.data, device, precision=precision)
+    results = predict_all(predict, val)
     write_json(kept, results)
     return judge.coco_ap(val, results)
 
@@ -199,7 +218,8 @@ def judged_labels(cfg: Config, inputs: dict[str, Path], name: str, truth: CocoDa
 def evaluate(cfg: Config, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     "AP of every model that was trained, quality of the pseudo labels."
     val, truth = open_val(cfg, inputs["split"]), open_truth(cfg, inputs["split"])
-    detail = {name: _ap_of(cfg, getattr(cfg, net), inputs[stage]/"last.safetensors", val, out/f"results_{name}.json")
+    detail = {name: _ap_of(cfg, getattr(cfg, net), inputs[stage]/"last.safetensors", val,
+                           out/f"results_{name}.json", getattr(cfg, f"{net}_train").precision)
               for name, (stage, net) in MODELS.items() if stage in inputs}
     metrics: dict[str, Any] = {f"{name}_ap_percent": d["ap_percent"] for name, d in detail.items()} | {"models": detail}
     for name in ("sw", "sw_refined"):

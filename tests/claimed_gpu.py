@@ -10,11 +10,14 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from pointwssis.device import computes_in_bf16
+
 GPU = torch.device("cuda", 0)
 BELOW = torch.device("cpu", 0)     # what autograd is told, which would look for a driver; tensors of the host have no number
 MOVES = {"to", "_to_copy", "copy_", "_has_compatible_shallow_copy_type"}     # what goes on between a GPU and its host
 INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}
-FACTS = {"_lazy_init": None, "device_count": 1, "current_device": 0, "get_device_name": "a claimed GPU", "synchronize": None}
+FACTS = {"_lazy_init": None, "device_count": 1, "current_device": 0, "get_device_name": "a claimed GPU", "synchronize": None,
+         "is_bf16_supported": computes_in_bf16(torch.device("cpu"))}
 
 
 class Claimed(Tensor):
@@ -78,7 +81,7 @@ def claimed_gpu() -> Iterator[torch.device]:
     "A block in which there is a GPU. Its bf16 is that of the CPU."
     autocast, overwrites = torch.autocast, torch.__future__.get_overwrite_module_params_on_conversion()
     with contextlib.ExitStack() as block:
-        for name, value in FACTS.items(): block.enter_context(mock.patch(f"torch.cuda.{name}", lambda *_, value=value: value))
+        for name, value in FACTS.items(): block.enter_context(mock.patch(f"torch.cuda.{name}", lambda *_, value=value, **__: value))
         block.enter_context(mock.patch("torch.autocast", lambda kind, *args, **kwargs: autocast("cpu", *args, **kwargs)))
         block.callback(torch.__future__.set_overwrite_module_params_on_conversion, overwrites)
         torch.__future__.set_overwrite_module_params_on_conversion(True)     # parameters change their type with their place

@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def task(monkeypatch) -> Task:
     monkeypatch.setattr(training, "WARM", 2)
-    cfg = TrainConfig(steps=6, batch_size=4, lr=.001, warmup_steps=0, decay_at=(), clip_norm=1., save_every=10**9, amp=False)
+    cfg = TrainConfig(steps=6, batch_size=4, lr=.001, warmup_steps=0, decay_at=(), clip_norm=1., save_every=10**9, precision="fp32")
     return Task(tiny_model(), cfg, [[(i, sample(3, 4 * step + i)) for i in range(4)] for step in range(2)], CPU)
 
 
@@ -48,4 +48,4 @@ def test_the_task_of_a_gpu(tmp_path):
     "Its network and pictures, in small."
     task = training.coco_task(tmp_path, 24, CPU, quick=True)
     assert task.cfg.optimizer == "sgd" and task.size == "64 x 96" and len(task.ready(4)) == 16
-    assert as_trained(replace(task, cfg=replace(task.cfg, steps=21, amp=True)))[0] > 0
+    assert as_trained(replace(task, cfg=replace(task.cfg, steps=21, precision="auto")))[0] > 0

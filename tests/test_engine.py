@@ -10,12 +10,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 from torch.utils.data import DataLoader
 
+from pointwssis import device
 from pointwssis.config import TrainConfig
 from pointwssis.core import CheckpointError, ConfigError, DataError, StageError
 from pointwssis.engine import STATES, Meter, StepSampler, learning_rate, load_into, load_weights, make_optimizer, newest_state, save_weights, train, update_average
 from pointwssis.weights import save_state
 
-CFG = TrainConfig(steps=12, batch_size=4, lr=.1, warmup_steps=3, decay_at=(8,), amp=False, ema=.9, save_every=4, checkpoint_steps=(6,))
+CFG = TrainConfig(steps=12, batch_size=4, lr=.1, warmup_steps=3, decay_at=(8,), precision="fp32", ema=.9, save_every=4, checkpoint_steps=(6,))
 LENGTH = 10
 
 
@@ -60,7 +61,7 @@ def same(a, b): return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for 
 def without_speed(rows): return [{k: v for k, v in r.items() if k != "images_per_s"} for r in rows]
 
 
-@pytest.mark.parametrize("cfg", [CFG, replace(CFG, optimizer="adamw", ema=0., accumulate=2, clip_norm=.5, schedule="cosine", amp=True)])
+@pytest.mark.parametrize("cfg", [CFG, replace(CFG, optimizer="adamw", ema=0., accumulate=2, clip_norm=.5, schedule="cosine", precision="auto")])
 def test_resumed_equals_unbroken(tmp_path, cfg):
     whole, rows = run(tmp_path / "whole", cfg=cfg)
     with pytest.raises(InterruptedError): run(tmp_path / "cut", cfg=cfg, loader_fn=lambda s: loader(s, cut=9))
@@ -70,6 +71,25 @@ def test_resumed_equals_unbroken(tmp_path, cfg):
     assert same(load_file(tmp_path / "whole/last.safetensors"), load_file(tmp_path / "cut/last.safetensors"))
     assert without_speed(rows) == without_speed(rows_resumed)
     assert same(load_file(tmp_path / "whole/step_6.safetensors"), load_file(tmp_path / "cut/step_6.safetensors"))
+
+
+def arithmetic(out, precision):
+    "In which arithmetic the loss was computed. Nothing is, here: emulated, it would take long."
+    def watching(model, batch):
+        seen.append(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32)
+        with torch.autocast("cpu", enabled=False): return loss(model, batch)
+    seen: list[torch.dtype] = []
+    run(out, cfg=replace(CFG, precision=precision), loss_fn=watching)
+    return set(seen)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_training_runs_in_bf16_where_the_hardware_does_and_else_in_fp32(tmp_path, monkeypatch, native):
+    monkeypatch.setattr(device, "computes_in_bf16", lambda _: native)
+    assert arithmetic(tmp_path / "auto", "auto") == {torch.bfloat16 if native else torch.float32}
+    assert arithmetic(tmp_path / "fp32", "fp32") == {torch.float32}
+    monkeypatch.setattr(device, "computes_in_bf16", lambda _: not native)
+    with pytest.raises(StageError, match="made with precision (bf16|fp32), now it is (bf16|fp32)"): arithmetic(tmp_path / "auto", "auto")
 
 
 def test_seed_changes_the_run(tmp_path):

@@ -8,9 +8,9 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "pointwssis"
 FLOORS = [
-    {"core", "decode", "parallel", "device", "markup"},
+    {"core", "decode", "parallel", "markup"},
     {"options", "ablations", "masks", "store", "checkpoint", "results", "sampler", "weights", "process", "show", "page", "matches"},
-    {"config", "coco", "plan", "details", "bootstrap"},
+    {"config", "coco", "device", "plan", "details", "bootstrap"},
     {"backbone", "submission", "shapes", "points", "targets", "engine", "evaluate", "crops", "plots", "evidence"},
     {"refinenet", "splits", "dataset", "prompt", "tables"},
     {"refiner", "solov2", "graph", "batches", "comparisons"},

@@ -77,7 +77,7 @@ def test_memory_is_counted_while_it_is_alive():
     assert (counts.peak, counts.alive) == (2 * MIB, 0)        # the sum is made before the old one goes
 
 
-@pytest.mark.parametrize("change", [{}, {"accumulate": 2, "batch_size": 4, "optimizer": "sgd", "ema": 0., "clip_norm": 0., "amp": False}])
+@pytest.mark.parametrize("change", [{}, {"accumulate": 2, "batch_size": 4, "optimizer": "sgd", "ema": 0., "clip_norm": 0., "precision": "fp32"}])
 def test_a_training_step_asks_nothing(tmp_path, change):
     counts = one_step(tiny_model(), solov2_loss, batch(3), replace(STEP, **change), tmp_path)
     assert counts.waits == [] and counts.calls > 300
@@ -140,8 +140,8 @@ def test_a_pseudo_label_step_costs_as_many_calls_for_3_clicks_as_for_30():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("amp", [True, False])
-def test_a_training_step_on_a_gpu_never_waits(tmp_path, amp):
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_a_training_step_on_a_gpu_never_waits(tmp_path, precision):
     "torch raises at the first operation that makes the host wait."
     found = batch(3)
     found |= {"images": found["images"].pin_memory(), "sizes": found["sizes"].pin_memory(), "targets": found["targets"].pin_memory()}
@@ -153,5 +153,5 @@ def test_a_training_step_on_a_gpu_never_waits(tmp_path, amp):
         finally: torch.cuda.set_sync_debug_mode("default")
         seen.append("second step")
         yield found
-    train(tiny_model(), solov2_loss, batches, replace(STEP, amp=amp), tmp_path, 0, "cuda", length=4, log_every=10**9)
+    train(tiny_model(), solov2_loss, batches, replace(STEP, precision=precision), tmp_path, 0, "cuda", length=4, log_every=10**9)
     assert seen

@@ -14,10 +14,11 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+import torch
 from PIL import Image
 
 import pointwssis
-from pointwssis import pipeline
+from pointwssis import device, graph, pipeline
 from pointwssis.core import ConfigError, DataError, StageError
 from pointwssis.graph import STAGES, config_of, fingerprint, is_done
 from pointwssis.pipeline import reproduce, run_stage
@@ -97,7 +98,7 @@ def test_the_manifest_says_what_was_run(stages):
     outcome = run(stages, "split", {"seed": 3, "overrides": {"student_train.steps": 5}})
     assert outcome.folder == Path("outputs/runs/shapes/10p/s3/split") and outcome.metrics == {"inputs": []}
     found = manifest(outcome.folder)
-    assert {"stage", "parameters", "fingerprint", "inputs", "version", "git_commit", "device", "wall_s", "status"} <= set(found)
+    assert {"stage", "parameters", "fingerprint", "inputs", "version", "git_commit", "device", "precision", "wall_s", "status"} <= set(found)
     assert found["parameters"] == {"seed": 3, "overrides": {"student_train.steps": 5}} and found["status"] == "done" and found["wall_s"] > 0
     text = (outcome.folder / "notebook.ipynb").read_text()
     assert "partial" not in text and "outputs/runs/shapes/10p/s3/split/artifacts" in text
@@ -298,16 +299,26 @@ def test_an_executed_notebook_keeps_the_last_state_of_a_bar_and_small_pictures(s
     assert Image.open(io.BytesIO(base64.b64decode(picture))).mode == "P"
 
 
-def test_committed_runs_are_of_today_s_configuration():
-    "A later option at its default leaves every fingerprint as it was; recomputed from what the manifests say they were made from."
-    manifests = [manifest(path.parent) for path in (ROOT / "runs").glob("*/*/s*/*/params.json") if path.parent.name in STAGES]
-    found = [m for m in manifests if m["version"] == pointwssis.__version__]
-    if not found: pytest.skip("the committed runs are of another version of the package, which by itself makes them stale")
-    for m in found:
-        asked = {key: value for key, value in m["parameters"].items() if key in pipeline.RUN}
-        extra = {key: value for key, value in m["parameters"].items() if key not in pipeline.RUN}
-        assert fingerprint(STAGES[m["stage"]], config_of(**asked), m["inputs"], **extra) == m["fingerprint"], m["parameters"]
-    teacher = manifest(ROOT / "runs/shapes/10p/s0/teacher")
+def test_a_later_option_at_its_default_leaves_every_fingerprint_as_it_was(monkeypatch):
+    before = {name: fingerprint(stage, config_of(), {}) for name, stage in STAGES.items()}
     careful = config_of(overrides={"teacher_train.backbone_lr_factor": .1})
-    assert fingerprint(STAGES["teacher"], config_of(), teacher["inputs"]) == teacher["fingerprint"]
-    assert fingerprint(STAGES["teacher"], careful, teacher["inputs"]) != teacher["fingerprint"]
+    assert fingerprint(STAGES["teacher"], careful, {}) != before["teacher"]
+    assert fingerprint(STAGES["student"], careful, {}) == before["student"]
+    complete = graph.to_dict
+    def without(cfg):
+        found = complete(cfg)
+        for part in ("teacher_train", "student_train", "refiner_train"): found[part].pop("backbone_lr_factor", None)
+        return found
+    monkeypatch.setattr(graph, "to_dict", without)
+    assert {name: fingerprint(stage, config_of(), {}) for name, stage in STAGES.items()} == before
+
+
+def test_the_manifest_names_the_precision(monkeypatch):
+    cfg, cpu = config_of(overrides={"teacher_train.precision": "fp32"}), torch.device("cpu")
+    for native in (True, False):
+        monkeypatch.setattr(device, "computes_in_bf16", lambda _, native=native: native)
+        found = {name: pipeline._precision(name, cfg, cpu) for name in STAGES}
+        in_bf16 = {"refiner", "student", "student_refined", "supervised"} if native else set()
+        assert {name for name, how in found.items() if how == "bf16"} == in_bf16
+        assert {name for name, how in found.items() if not how} == {"split", "report"}
+

@@ -68,7 +68,7 @@ def test_refined_masks_keep_order_link_and_score(halves, monkeypatch):
     masks = [*masks[:2], replace(masks[2], point_id=-1), *masks[3:]]
     seen = []
 
-    def invert(net, items, behaviour, batch, amp=False):
+    def invert(net, items, behaviour, batch, precision="fp32"):
         seen.append((sum(len(rough) for _, rough, _, _ in items), behaviour))
         return [~rough for _, rough, _, _ in items]
     monkeypatch.setattr(pseudo, "refine_many", invert)
@@ -84,7 +84,7 @@ def test_refiner_gets_the_click_of_the_mask(halves, monkeypatch):
     _, weak, hidden = halves
     got = {}
 
-    def note(net, items, *_, amp=False):
+    def note(net, items, *_):
         for image, _, xy, classes in items: got.update({tuple(p): (c, int(image.sum())) for p, c in zip(xy.tolist(), classes.tolist())})
         return [rough for _, rough, _, _ in items]
     monkeypatch.setattr(pseudo, "refine_many", note)
