@@ -1,6 +1,7 @@
-"""Annotations of COCO's size: from the JSON file to records, the first time and from the cache."""
+"""Annotations of COCO's size, from the JSON file to records, the first time and from the cache; and the drawing of the built-in images."""
 from __future__ import annotations
 import os
+import time
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -8,11 +9,14 @@ from unittest.mock import patch
 
 import torch
 
+from pointwssis import shapes
+from pointwssis.core import rng
+
 from .coco_size import write_annotations
 from .fresh import Cost, fresh
 from .harness import RUNS, Row
 
-LIMIT_S, LIMIT_AGAIN_S, LIMIT_MIB = 20, 2, 3 * 1024
+LIMIT_S, LIMIT_AGAIN_S, LIMIT_MIB, LIMIT_DRAWING_S = 20, 2, 3 * 1024, .03
 
 
 def opened(path: Path, cache_from: int) -> tuple[Cost, Cost, Cost]:
@@ -22,6 +26,16 @@ def opened(path: Path, cache_from: int) -> tuple[Cost, Cost, Cost]:
     plain = fresh("benchmarks.coco_size:prepare_plain_opening", str(path))
     if not first.result == again.result == plain.result: raise AssertionError(f"{path}: other records from the cache than from the file")
     return first, again, plain
+
+
+def drawing_row(images: int, runs: int) -> Row:
+    "CPU time of an image of the data set `shapes`, of which the demo draws some hundreds."
+    def seconds() -> float:
+        start = time.process_time()
+        for i in range(images): shapes.draw_image(rng(i))
+        return (time.process_time() - start) / images
+    return Row("drawing an image of 128 x 128 of the data set shapes", median(seconds() for _ in range(runs)), LIMIT_DRAWING_S, "limit", 1,
+               share=True, opponent=False, runs=runs, note=f"CPU time, the mean of {images} images")
 
 
 def rows(device: torch.device, quick: bool = False) -> list[Row]:
@@ -35,5 +49,6 @@ def rows(device: torch.device, quick: bool = False) -> list[Row]:
     note = f"json.load and pycocotools' index: {median(c.seconds for c in plain):.1f} s, {max(c.peak_mib for c in plain):,.0f} MiB"
     def row(name: str, costs: tuple[Cost, ...], limit: float, note: str) -> Row:
         return Row(f"{images:,} images, {annotations:,} annotations, {megabytes:.0f} MB of JSON: {name}", median(c.seconds for c in costs), limit, "limit", 1,
-                   share=True, runs=runs, peak_mib=max(c.peak_mib for c in costs), peak_limit_mib=LIMIT_MIB, note=note)
-    return [row("first opening", first, LIMIT_S, note), row("from the cache", again, LIMIT_AGAIN_S, "the cache, mapped into memory, included")]
+                   share=True, opponent=False, runs=runs, peak_mib=max(c.peak_mib for c in costs), peak_limit_mib=LIMIT_MIB, note=note)
+    return [row("first opening", first, LIMIT_S, note), row("from the cache", again, LIMIT_AGAIN_S, "the cache, mapped into memory, included"),
+            drawing_row(3 if quick else 30, runs)]

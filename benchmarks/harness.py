@@ -33,6 +33,7 @@ class Row:
     peak_mib: float | None = None        # memory at its highest while ours runs
     peak_limit_mib: float | None = None
     note: str = ""
+    opponent: bool = True                # False: the other side is a limit, linear growth, or another part of the suite
 
     @property
     def ratio(self) -> float: return self.ours / self.other if self.share else self.other / self.ours
@@ -113,14 +114,16 @@ def _line(row: dict[str, Any]) -> str:
     memory = "" if row["peak_mib"] is None else f"{row['peak_mib']:.0f} MiB"
     if row["peak_limit_mib"] is not None: wanted.append(f"{row['peak_limit_mib']:.0f} MiB")
     met = {True: "yes", False: "no", None: ""}[row["met"]]
-    cells = [row["name"], _number(row["ours"], row["unit"]), f"{_number(row['other'], row['unit'])} ({row['against']})",
+    against = row["against"] + ", no opponent" * (not row["opponent"])
+    cells = [row["name"], _number(row["ours"], row["unit"]), f"{_number(row['other'], row['unit'])} ({against})",
              ratio, memory, ", ".join(wanted), met, str(row["runs"]), row["note"]]
     return f"| {' | '.join(cells)} |"
 
 
 def markdown(results: dict[str, Any]) -> str:
     "results.json as tables for people."
-    told = "Both sides of a row ran in one process, in turns, after they gave the same result; the figures are medians."
+    told = ("Both sides of a row ran in one process, in turns, after they gave the same result; the figures are medians. A row marked \"no opponent\" "
+            "compares with a limit, with linear growth, or with another part of the suite, which says nothing about other code.")
     text = ["# Benchmarks", "", f"{told} Peak memory is that of the GPU or of the whole process, unless the note says otherwise.", ""]
     for suite, found in results.items():
         libraries = ", ".join(f"{name} {number}" for name, number in found["versions"].items())

@@ -16,6 +16,8 @@ from pointwssis.prompt import Prompts
 from pointwssis.refinenet import MaskRefineNet
 from pointwssis.targets import Truth
 
+from . import usual
+
 Size = tuple[int, int]
 
 
@@ -41,7 +43,7 @@ def matrix_nms(masks: Tensor, scores: Tensor, classes: Tensor, sigma: float) -> 
 
 
 def point_masks(outputs: Outputs, prompts: Prompts, padded: Size, out_size: Size, cfg: SOLOv2Config) -> list[tuple[int, dict]]:
-    "Each point asks each level; the surest draws the mask; NMS pair by pair; enlarged and encoded one by one: (point, RLE)."
+    "Each point asks each level; the surest draws the mask; NMS by one product; enlarged and encoded one by one: (point, RLE)."
     features, found = outputs.mask_features[:1], []
     for p, (x, y) in enumerate(prompts.xy.tolist()):
         best = (-1., features, 0)
@@ -57,7 +59,7 @@ def point_masks(outputs: Outputs, prompts: Prompts, padded: Size, out_size: Size
     found = [(p, soft, soft > cfg.mask_threshold) for p, soft, stride in found if (soft > cfg.mask_threshold).sum() > stride]
     maskness = [float(soft[inside].mean()) for _, soft, inside in found]
     found = [found[i] for i in sorted(range(len(found)), key=lambda i: -maskness[i])]
-    kept = mask_nms(torch.stack([inside for *_, inside in found]), prompts.classes[[p for p, *_ in found]], cfg.nms_iou)
+    kept = usual.mask_nms(torch.stack([inside for *_, inside in found]), prompts.classes[[p for p, *_ in found]], cfg.nms_iou)
     return [(found[i][0], encode(_enlarge(found[i][1], padded, out_size, cfg).cpu().numpy())) for i in kept]
 
 

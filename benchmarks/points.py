@@ -49,6 +49,6 @@ def rows(device: torch.device, quick: bool = False) -> list[Row]:
                      agree, device, note=f"after the features of {size}, run lengths at {out_size[0]} x {out_size[1]}")]
     for count, target in ((few, .3 if gpu else .15), (many, .6)):
         ours, features = alternate(lambda: work(count), lambda: model.features(images), device)
-        found.append(Row(f"masks of {count} points, share of the features", ours, features, "features", target, True, note=f"R-50, {size}, fp32"))
+        found.append(Row(f"masks of {count} points, share of the features", ours, features, "features", target, True, opponent=False, note=f"R-50, {size}, fp32"))
     memory = peak_mib(lambda: (model.features(images), work(many)), device)
     return [*found[:-1], replace(found[-1], peak_mib=memory, peak_limit_mib=4096)]

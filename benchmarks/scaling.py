@@ -53,7 +53,7 @@ def exponent(sizes: Sequence[int], values: Sequence[float]) -> float:
 
 
 def growth(of: str, cost: str, by: str, sizes: Sequence[int], values: Sequence[float], runs: int, limit: float = LINEAR) -> Growth:
-    name, told = f"{cost} of {of} by {by}, {sizes[0]:,} to {sizes[-1]:,}", dict(of=of, cost=cost, by=by, sizes=tuple(sizes), values=tuple(values))
+    name, told = f"{cost} of {of} by {by}, {sizes[0]:,} to {sizes[-1]:,}", dict(of=of, cost=cost, by=by, sizes=tuple(sizes), values=tuple(values), opponent=False)
     return Growth(name, exponent(sizes, values), 1., "linear", limit, True, "", runs, **told)
 
 

@@ -11,11 +11,14 @@ import torch
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import coco_size, data, evaluation, loader   # noqa: E402
-from benchmarks.fresh import fresh                           # noqa: E402
-from pointwssis import coco, store                           # noqa: E402
+from benchmarks import coco_size, data, evaluation, loader, usual   # noqa: E402
+from benchmarks.fresh import fresh                              # noqa: E402
+from pointwssis import coco, store                              # noqa: E402
+from pointwssis.config import TrainConfig                       # noqa: E402
+from pointwssis.dataset import CocoDataset, collate             # noqa: E402
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools, under numpy 2
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +63,18 @@ def test_both_judges_give_the_same_numbers():
     assert len(made[1]) == 12 * 20 and made[0].num_annotations == 86 and coco_size.predictions(12, 86, 20)[1] == made[1]
 
 
-@pytest.mark.parametrize("suite, count", [(data, 2), (evaluation, 1), (loader, 1)])
+@pytest.mark.parametrize("suite, count", [(data, 3), (evaluation, 1), (loader, 1)])
 def test_rows(suite, count):
     rows = suite.rows(CPU, quick=True)
     assert len(rows) == count and all(row.ours > 0 and row.other > 0 and row.met is not None for row in rows)
     assert json.loads(json.dumps([row.note for row in rows]))
+
+
+def test_both_loaders_give_the_same_batches(tmp_path):
+    made, cfg = coco_size.write_pictures(tmp_path, 3), TrainConfig(short_sides=(240,))
+    ours, other = CocoDataset(made, cfg), usual.PlainDataset(made.path, made.image_root, 240, cfg.long_side)
+    keys = [(i, 0, i) for i in range(3)]
+    batches = collate([ours[k] for k in keys]), usual.collate([other[k] for k in keys])
+    assert loader.agree(*batches) and [len(b) for b in batches[1]["boxes"]] == [7] * 3
+    shorter = batches[1] | {"masks": [m.roll(1, 0) for m in batches[1]["masks"]]}
+    assert not loader.agree(batches[0], shorter) and not loader.agree(batches[0], batches[1] | {"image_ids": [3, 1, 2]})

@@ -2,6 +2,7 @@
 import importlib
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import loops                                                                             # noqa: E402
+from benchmarks import loops, usual                                                                             # noqa: E402
 from benchmarks.__main__ import main                                                                     # noqa: E402
 from benchmarks.harness import RUNS, Row, alternate, compare, markdown, peak_mib, record                 # noqa: E402
 from benchmarks.scenes import blobs, clicks, objects                                                     # noqa: E402
@@ -73,6 +74,26 @@ def test_loops_know_the_rules():
     assert loops.mask_nms(line, torch.zeros(4), .4) == [0, 2] and loops.mask_nms(line, torch.arange(4), .4) == [0, 1, 2, 3]
     lowered = loops.matrix_nms(line, torch.ones(4), torch.zeros(4), 2.)
     assert lowered[0] == 1 and lowered[1] < lowered[2] < lowered[0]      # the third's rival is itself covered
+
+
+def test_the_usual_way_gives_what_the_loops_give():
+    masks, classes = blobs(15, 24, 40, (4, 24), 3), torch.arange(15) % 2
+    scores = torch.linspace(1, .1, 15)
+    assert usual.mask_nms(masks, classes, .3) == loops.mask_nms(masks, classes, .3) and len(loops.mask_nms(masks, classes, .3)) < 15
+    assert torch.allclose(usual.matrix_nms(masks, scores, classes, 2.), loops.matrix_nms(masks, scores, classes, 2.), rtol=1e-4)
+
+
+def test_a_row_without_an_opponent_says_so():
+    row, fair = Row("reading", 1., 2., "limit", 1, share=True, opponent=False), Row("sorting", 1., 2., "numpy")
+    text = markdown({"one, cpu": {"device": "d", "processor": "p", "versions": {}, "quick": False,
+                                  "rows": [asdict(r) | {"ratio": r.ratio, "met": r.met} for r in (row, fair)]}})
+    assert "| reading | 1 s | 2 s (limit, no opponent) |" in text and "| sorting | 1 s | 2 s (numpy) |" in text
+
+
+@pytest.mark.parametrize("row", [row for suite in json.loads((ROOT / "benchmarks/results.json").read_text()).values() for row in suite["rows"]],
+                         ids=lambda row: row["name"])
+def test_the_recorded_rows_name_what_they_compare_with(row):
+    assert row["opponent"] == (row["against"] not in ("limit", "linear", "features", "training on it"))
 
 
 def test_the_command_runs_named_suites_and_refuses_others(tmp_path, capsys):
