@@ -4,6 +4,7 @@
 
 # %% ../nbs/38_crops.ipynb #e3af4f60
 from __future__ import annotations
+import math
 
 import numpy as np
 import torch
@@ -75,14 +76,26 @@ def published_inputs(
 
 
 # %% ../nbs/38_crops.ipynb #ac6e453b
+def _span(sides: list[list[float]], axis: int, length: int) -> slice:
+    "Pixels along one side of the image that some frame reaches, and one more at either end."
+    ends = [frame[k] for frame in sides for k in (axis, axis + 2)]
+    first, last = math.floor(min(ends)) - 1, math.ceil(max(ends)) + 1
+    return slice(min(max(first, 0), length), max(min(last, length), 0))
+
 def _paste(probability: Tensor, frames: Tensor, height: int, width: int) -> Tensor:   # (N, 1, size, size) -> (N, H, W) bool
     "Read each crop at the pixels of its frame."
-    def axis(n: int, lo: Tensor, hi: Tensor) -> Tensor:                  # (N, n) where each pixel centre lies in the frame, -1..1
-        return (torch.arange(n, device=frames.device) + .5 - lo[:, None]) / (hi - lo)[:, None] * 2 - 1
-    x, y = axis(width, frames[:, 0], frames[:, 2])[:, None], axis(height, frames[:, 1], frames[:, 3])[:, :, None]
-    grid = torch.stack([x.expand(-1, height, -1), y.expand(-1, -1, width)], -1)
+    masks = torch.zeros(len(frames), height, width, dtype=torch.bool, device=frames.device)
+    if not len(frames): return masks
+    def axis(pixels: slice, lo: Tensor, hi: Tensor) -> Tensor:           # (N, n) in the frame, -1..1
+        at = torch.arange(pixels.start, pixels.stop, device=frames.device) + .5
+        return (at - lo[:, None]) / (hi - lo)[:, None] * 2 - 1
+    (x0, y0, x1, y1), sides = frames.unbind(1), frames.tolist()
+    columns, rows = _span(sides, 0, width), _span(sides, 1, height)
+    x, y = axis(columns, x0, x1)[:, None], axis(rows, y0, y1)[:, :, None]
+    grid = torch.stack([x.expand(-1, y.shape[1], -1), y.expand(-1, -1, x.shape[2])], -1)
     found = F.grid_sample(probability, grid, padding_mode="border", align_corners=False)[:, 0]
-    return (found > .5) & (x.abs() < 1) & (y.abs() < 1)
+    masks[:, rows, columns] = (found > .5) & (x.abs() < 1) & (y.abs() < 1)
+    return masks
 
 def _published_paste(probability: Tensor, frame: Tensor, height: int, width: int) -> Tensor:   # (2, size, size) -> (H, W) bool
     "The likelier class of each pixel of a frame of whole pixels."
@@ -90,6 +103,7 @@ def _published_paste(probability: Tensor, frame: Tensor, height: int, width: int
     out[y0:y1, x0:x1] = F.interpolate(probability[None], (y1 - y0, x1 - x0), mode="bilinear", align_corners=False)[0].argmax(0)
     return out
 
+# %% ../nbs/38_crops.ipynb #da4a9ee8
 def paste(
     logits: Tensor,    # (N, 2, size, size) of background and object
     frames: Tensor,    # (N, 4) where they were taken, image pixels

@@ -20,7 +20,7 @@ from .core import DataError
 from .device import choose_precision
 from .points import Point, points_of
 from .refinenet import MaskRefineNet
-from .refiner import Item, refine_many
+from .refiner import Item, refine_rles
 
 # %% auto #0
 __all__ = ['Predict', 'PseudoMask', 'rough_masks', 'refine_masks', 'choose_weights', 'as_results', 'without_duplicates',
@@ -71,11 +71,11 @@ def _chunks(masks: list[PseudoMask], batch: int) -> Iterator[list[list[PseudoMas
     if chunk: yield chunk
 
 def _item(weak: CocoData, masks: list[PseudoMask], xy: dict[int, list[float]]) -> Item:
-    "One image with its rough masks, as `refine_many` takes it."
+    "One image with its rough masks, as `refine_rles` takes it."
     image = torch.tensor(weak.read_image(masks[0].image_id)).permute(2, 0, 1)
-    rough = [decode(m.rle, *image.shape[1:]) for m in masks]
-    points = torch.tensor([xy[m.point_id] if m.point_id in xy else centroid(r) for m, r in zip(masks, rough)])
-    return image, torch.from_numpy(np.stack(rough)), points, torch.tensor([m.class_index for m in masks])
+    def clicked(m: PseudoMask) -> list[float] | tuple[float, float]:
+        return xy[m.point_id] if m.point_id in xy else centroid(decode(m.rle, *image.shape[1:]))
+    return image, [m.rle for m in masks], torch.tensor([clicked(m) for m in masks]), torch.tensor([m.class_index for m in masks])
 
 # %% ../nbs/41_pseudo.ipynb #5dae0f6f
 def refine_masks(
@@ -92,10 +92,9 @@ def refine_masks(
     chosen = choose_precision(precision, device, training=False)
     net, refined = net.to(device).for_inference(), []
     for chunk in _chunks(masks, batch):
-        stacks = refine_many(net, [_item(weak, group, xy) for group in chunk], behaviour, batch, chosen)
-        for stack in stacks: refined += encode_many(stack.cpu().numpy())
-    rles = iter(refined)
-    return [replace(m, rle=next(rles)) for m in masks]
+        items = [_item(weak, group, xy) for group in chunk]
+        for rles in refine_rles(net, items, behaviour, batch, chosen): refined += rles
+    return [replace(m, rle=rle) for m, rle in zip(masks, refined)]
 
 # %% ../nbs/41_pseudo.ipynb #8723caaa
 def choose_weights(

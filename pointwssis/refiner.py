@@ -4,7 +4,9 @@
 
 # %% ../nbs/40_refiner.ipynb #f8f17753
 from __future__ import annotations
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -12,19 +14,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.ops import masks_to_boxes
 
 from .coco import CocoData, centroid, decode, encode
 from .config import RefinerConfig
 from .core import DataError, rng
 from .crops import crop_inputs, normalise, paste, perturb, published_inputs
+from .dataset import tight_boxes
 from .device import in_precision
 from .points import Point, coarse, crop_window, gaussian_map
 from .refinenet import MaskRefineNet
 
 # %% auto #0
-__all__ = ['CACHE', 'Item', 'ZOOM', 'windows', 'class_channel', 'point_maps', 'refine_many', 'refine', 'Pair', 'pairs_of',
-           'training_frame', 'PairDataset', 'dice_loss', 'refiner_loss']
+__all__ = ['CACHE', 'PORTION', 'Item', 'Places', 'ZOOM', 'windows', 'class_channel', 'point_maps', 'refined_parts', 'refine_many',
+           'refine_rles', 'refine', 'Pair', 'pairs_of', 'training_frame', 'PairDataset', 'dice_loss', 'refiner_loss']
 
 # %% ../nbs/40_refiner.ipynb #29194a02
 def _clicks(xy: Tensor, height: int, width: int, behaviour: str) -> Tensor:   # (N, 2) image pixels -> (N, 2)
@@ -39,8 +41,9 @@ def windows(
     behaviour: str = "fixed",
 ) -> Tensor:           # (N, 4) float x0 y0 x1 y1, half open
     "The crop window of each rough mask and its click; published clicks are those of `_clicks`."
-    boxes = masks_to_boxes(rough) + torch.tensor([0., 0, 1, 1], device=rough.device)
-    found = [crop_window(box, point, scale, *rough.shape[-2:], behaviour) for box, point in zip(boxes.tolist(), xy.tolist())]
+    boxes = tight_boxes(rough).tolist()
+    found = [crop_window(box, point, scale, *rough.shape[-2:], behaviour)
+             for box, point in zip(boxes, xy.tolist())]
     return torch.tensor(found, dtype=torch.float, device=rough.device).view(-1, 4)
 
 # %% ../nbs/40_refiner.ipynb #35210ae3
@@ -63,48 +66,115 @@ def point_maps(
 
 # %% ../nbs/40_refiner.ipynb #c365e0fa
 CACHE = 2**19         # pixels of crops that a processor works on at once
+PORTION = 2**24       # pixels of full-size masks that exist at once
+Item = tuple[Tensor, Tensor | list[dict], Tensor, Tensor]
+# (3, H, W) uint8 image; (N, H, W) bool rough masks, or N COCO run lengths; (N, 2) clicks in pixels; (N,) classes
+
+def _batch_size(net: MaskRefineNet, device: str, batch: int) -> int:
+    "Crops that go through the network at once."
+    return min(batch, max(CACHE // net.cfg.crop_size ** 2, 1)) if device == "cpu" else batch
 
 @torch.no_grad()
-def _logits(net: MaskRefineNet, crops: list[Tensor], behaviour: str, batch: int, precision: str) -> Tensor:
-    "The network over any number of crops, `batch` at a time; crops are pixels, rough masks, clicks and classes."
-    def run(pixels: Tensor, rough: Tensor, xy: Tensor, classes: Tensor) -> Tensor:
-        maps = point_maps(xy, pixels.shape[-1], net.cfg.sigma, behaviour)
+def _logits(net: MaskRefineNet, crops: list[Tensor], behaviour: str, precision: str) -> Tensor:
+    "The network over one batch of crops: pixels, rough masks, clicks and classes."
+    pixels, rough, xy, classes = crops
+    maps = point_maps(xy, pixels.shape[-1], net.cfg.sigma, behaviour)
+    with in_precision(precision, pixels.device):
         return net(normalise(pixels), maps, class_channel(classes, behaviour, training=False), rough.float()).float()
-    device, size = crops[0].device, crops[0].shape[-1]
-    if device.type == "cpu": batch = min(batch, max(CACHE // size ** 2, 1))
-    with in_precision(precision, device):
-        return torch.cat([run(*chunk) for chunk in zip(*(t.split(batch) for t in crops))])
 
-def _merged(rough: Tensor, kept: Tensor, new: Tensor) -> Tensor:
-    "The rough masks, those in `kept` replaced by the new ones unless these are empty."
-    out = rough.clone()
-    out[kept] = torch.where(new.flatten(1).any(1)[:, None, None], new, rough[kept])
-    return out
+def _portions(count: int, height: int, width: int) -> list[range]:
+    "Consecutive rows of `count` masks, as many at once as `PORTION` allows."
+    few = max(PORTION // (height * width), 1)
+    return [range(start, min(start + few, count)) for start in range(0, count, few)]
 
 # %% ../nbs/40_refiner.ipynb #9e3f1b80
-Item = tuple[Tensor, Tensor, Tensor, Tensor]  # (3, H, W) uint8 image, (N, H, W) bool rough masks, (N, 2) clicks in pixels, (N,) classes
+def _full_size(rough: Tensor | list[dict], rows: range, height: int, width: int) -> Tensor:
+    "(n, H, W) bool: these rows of an item's rough masks."
+    if isinstance(rough, Tensor): return rough[rows.start:rows.stop]
+    return torch.from_numpy(np.stack([decode(rough[row], height, width) for row in rows]))
 
-def refine_many(
+Places = list[tuple[int, int]]   # number of the item, row of the mask in it
+
+def _cut(
+    net: MaskRefineNet, items: list[Item], behaviour: str, device: torch.device,
+) -> Iterator[tuple[Places, list[Tensor]]]:
+    "Places, frames and crop inputs of the masks that are not empty, a portion at a time."
+    cut = published_inputs if behaviour == "published" else crop_inputs
+    for number, (image, rough, xy, classes) in enumerate(items):
+        (H, W), image = image.shape[1:], image.to(device).float()
+        for rows in _portions(len(rough), H, W):
+            masks, part = _full_size(rough, rows, H, W).to(device), slice(rows.start, rows.stop)
+            kept = masks.flatten(1).any(1).nonzero()[:, 0]
+            if not len(kept): continue
+            clicks = _clicks(xy[part].to(device)[kept], H, W, behaviour)
+            frames = windows(masks := masks[kept], clicks, net.cfg.crop_scale, behaviour)
+            crops = cut(image, masks[:, None], clicks, frames, net.cfg.crop_size)
+            places = [(number, rows.start + k) for k in kept.tolist()]
+            yield places, [frames, *crops, classes[part].to(device)[kept]]
+
+def _batches(
+    parts: Iterator[tuple[Places, list[Tensor]]], size: int,
+) -> Iterator[tuple[Places, list[Tensor]]]:
+    "The same masks in the same order, `size` at a time."
+    places: Places = []
+    held: list[Tensor] = []
+    for more, part in parts:
+        places, held = places + more, [torch.cat(pair) for pair in zip(held, part)] if held else part
+        while len(places) >= size:
+            yield places[:size], [t[:size] for t in held]
+            places, held = places[size:], [t[size:] for t in held]
+    if places: yield places, held
+
+# %% ../nbs/40_refiner.ipynb #34ecf8c7
+def refined_parts(
     net: MaskRefineNet,
     items: list[Item],       # one an image
     behaviour: str = "fixed",
     batch: int = 64,         # crops at once; on a processor at most what fits into its cache
     precision: str = "fp32",  # or "bf16"
-) -> list[Tensor]:           # per image: (N, H, W) bool on the network's device
-    "Refine the masks of several images together."
+) -> Iterator[tuple[int, list[int], Tensor]]:   # item, rows n of its masks, (n, H, W) bool
+    "Yield the refined masks of several images in portions; those of empty rough masks are left out."
     device, was = net.head.weight.device, net.training
-    items = [tuple(t.to(device) for t in item) for item in items]
-    kept = [rough.flatten(1).any(1) for _, rough, _, _ in items]
-    clicks = [_clicks(xy[k], *r.shape[-2:], behaviour) for (_, r, xy, _), k in zip(items, kept)]
-    frames = [windows(r[k], xy, net.cfg.crop_scale, behaviour) for (_, r, _, _), k, xy in zip(items, kept, clicks)]
-    cut = published_inputs if behaviour == "published" else crop_inputs
-    crops = [(*cut(image, r[k][:, None], xy, f, net.cfg.crop_size), c[k])
-             for (image, r, _, c), k, f, xy in zip(items, kept, frames, clicks) if len(f)]
-    if not crops: return [rough for _, rough, _, _ in items]
     net.eval().to(memory_format=torch.channels_last)
-    logits = _logits(net, [torch.cat(part) for part in zip(*crops)], behaviour, batch, precision).split([len(f) for f in frames])
+    size = _batch_size(net, device.type, batch)
+    for places, (frames, *crops) in _batches(_cut(net, items, behaviour, device), size):
+        logits, at = _logits(net, crops, behaviour, precision), 0
+        for number, group in groupby(places, key=lambda place: place[0]):
+            (H, W), rows = items[number][0].shape[1:], [row for _, row in group]
+            for part in _portions(len(rows), H, W):
+                here = slice(at + part.start, at + part.stop)
+                new = paste(logits[here], frames[here], H, W, behaviour=behaviour)
+                yield number, rows[part.start:part.stop], new
+            at += len(rows)
     net.train(was)
-    return [_merged(r, k, paste(l, f, *r.shape[-2:], behaviour=behaviour)) for (_, r, _, _), k, l, f in zip(items, kept, logits, frames)]
+
+def refine_many(
+    net: MaskRefineNet,
+    items: list[Item],       # one an image, each with a tensor of rough masks
+    behaviour: str = "fixed",
+    batch: int = 64,         # as `refined_parts`
+    precision: str = "fp32",
+) -> list[Tensor]:           # per image: (N, H, W) bool on the network's device
+    "Refine the masks of several images; an empty mask, before or after, leaves the rough one."
+    out = [rough.to(net.head.weight.device, copy=True) for _, rough, _, _ in items]
+    for number, rows, new in refined_parts(net, items, behaviour, batch, precision):
+        place, found = torch.tensor(rows, device=new.device), new.flatten(1).any(1)
+        out[number][place] = torch.where(found[:, None, None], new, out[number][place])
+    return out
+
+def refine_rles(
+    net: MaskRefineNet,
+    items: list[Item],       # one an image, each with COCO run lengths of rough masks
+    behaviour: str = "fixed",
+    batch: int = 64,         # as `refined_parts`
+    precision: str = "fp32",
+) -> list[list[dict]]:       # per image: N compressed run lengths
+    "Refine as `refine_many`, without ever holding all masks of an image as pixels."
+    out = [list(rough) for _, rough, _, _ in items]
+    for number, rows, new in refined_parts(net, items, behaviour, batch, precision):
+        for row, mask in zip(rows, new.cpu().numpy()):
+            if mask.any(): out[number][row] = encode(mask)
+    return out
 
 # %% ../nbs/40_refiner.ipynb #8fb02090
 def refine(

@@ -70,8 +70,8 @@ def test_refined_masks_keep_order_link_and_score(halves, monkeypatch):
 
     def invert(net, items, behaviour, batch, precision="fp32"):
         seen.append((sum(len(rough) for _, rough, _, _ in items), behaviour))
-        return [~rough for _, rough, _, _ in items]
-    monkeypatch.setattr(pseudo, "refine_many", invert)
+        return [[encode(~coco.decode(rle, 72, 72)) for rle in rough] for _, rough, _, _ in items]
+    monkeypatch.setattr(pseudo, "refine_rles", invert)
     found = refine_masks(MaskRefineNet(4, TINY), weak, masks, CPU, "published", batch=3)
     for a, b in zip(masks, found):
         assert (a.point_id, a.image_id, a.class_index, a.score) == (b.point_id, b.image_id, b.class_index, b.score)
@@ -87,7 +87,7 @@ def test_refiner_gets_the_click_of_the_mask(halves, monkeypatch):
     def note(net, items, *_):
         for image, _, xy, classes in items: got.update({tuple(p): (c, int(image.sum())) for p, c in zip(xy.tolist(), classes.tolist())})
         return [rough for _, rough, _, _ in items]
-    monkeypatch.setattr(pseudo, "refine_many", note)
+    monkeypatch.setattr(pseudo, "refine_rles", note)
     refine_masks(MaskRefineNet(4, TINY), weak, rough_masks(teacher(hidden), weak), CPU)
     def place(a): return tuple(torch.tensor(a["point"]).tolist())
     def seen(a): return weak.categories.index(a["category_id"]), int(weak.read_image(a["image_id"]).sum())
