@@ -4,25 +4,26 @@
 
 # %% ../nbs/06_coco.ipynb #a186f83a
 from __future__ import annotations
+import os, re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, TypedDict
 
 import msgspec
 import numpy as np
-from PIL import Image
 
 from .core import DataError, read_json, write_json
 from .masks import box_of, centroid, decode, encode, encode_many, mask_fields
+from .image_files import MOST_PIXELS, is_turned, read_picture
 from .store import cached, pick, total
 
 _all_ = ["box_of", "centroid", "decode", "encode", "encode_many", "mask_fields"]
 
 # %% auto #0
-__all__ = ['NEEDS', 'CategoryTable', 'CocoData', 'load', 'save', 'box_of', 'centroid', 'decode', 'encode', 'encode_many',
-           'mask_fields']
+__all__ = ['NEEDS', 'CategoryTable', 'CocoData', 'picture_path', 'load', 'save', 'box_of', 'centroid', 'decode', 'encode',
+           'encode_many', 'mask_fields']
 
 # %% ../nbs/06_coco.ipynb #3eb20dfd
 @dataclass(frozen=True)
@@ -72,18 +73,29 @@ class CocoData:
     def mask(self, annotation: dict) -> np.ndarray: return _read_mask(self, annotation)
 
 # %% ../nbs/06_coco.ipynb #ec9663b5
+@lru_cache(maxsize=4096)
+def _real(folder: str) -> str:
+    "A folder's path without links; few folders hold all pictures."
+    return os.path.realpath(folder)
+
+def picture_path(data: CocoData, record: dict) -> Path:
+    "Where an image record's picture lies; DataError when a symbolic link leads out of the image folder."
+    path, root = data.image_root/record["file_name"], os.path.join(_real(str(data.image_root)), "")
+    folder = _real(str(path.parent))
+    target = os.path.realpath(path) if path.is_symlink() else os.path.join(folder, path.name)
+    if target.startswith(root): return path
+    raise DataError(f"{path}: image {record['id']} of {data.path} is a link that leaves the image folder. Copy the picture into the folder.")
+
 def _read_image(data: CocoData, record: dict) -> np.ndarray:
-    "(H, W, 3) uint8 RGB, as stored; DataError when missing, unreadable or of another size than the JSON says."
-    path, size = data.image_root/record["file_name"], (record["width"], record["height"])
+    "(H, W, 3) uint8 RGB, upright; DataError when missing, unreadable or of another size than the JSON says."
+    path, size = picture_path(data, record), (record["width"], record["height"])
     where = f"{path}: image {record['id']} of {data.path}"
-    try:
-        with Image.open(path) as picture: pixels = np.asarray(picture.convert("RGB"))
-    except FileNotFoundError: raise DataError(f"{where} is missing. Check the data root or fetch the file.") from None
-    except (OSError, SyntaxError, ValueError) as e: raise DataError(f"{where} cannot be read: {e}. Fetch the file again.") from None
-    found = (pixels.shape[1], pixels.shape[0])
-    if found != size:
-        raise DataError(f"{where} is {found[0]} x {found[1]} pixels, the JSON says {size[0]} x {size[1]}. Mend the record or the file.")
-    return pixels
+    pixels = read_picture(path, where)
+    if (found := (pixels.shape[1], pixels.shape[0])) == size: return pixels
+    cure = "Mend the record or the file."
+    if found == size[::-1] and is_turned(path):
+        cure = "An EXIF note turned it: remove the note, or give the turned picture's size and masks."
+    raise DataError(f"{where} is {found[0]} x {found[1]} pixels, the JSON says {size[0]} x {size[1]}. {cure}")
 
 def _read_mask(data: CocoData, annotation: dict) -> np.ndarray:
     "(H, W) bool mask of one of the annotations; DataError that names the record when it has none or a broken one."
@@ -123,16 +135,27 @@ def _known(path: Path, annotations: list[dict], key: str, known: Iterable[int]) 
     culprit = next(a for a in annotations if a[key] in unknown)
     raise DataError(f"{path}: annotation {culprit['id']}: unknown {key} {culprit[key]}. Add the missing record or remove the annotation.")
 
+_LEAVES = re.compile(r"^$|^[/\\]|^[A-Za-z]:[/\\]|(?:^|[/\\])\.\.(?:[/\\]|$)|[\0\ud800-\udfff]")   # absolute, climbing, no name at all
+
+def _check_names(path: Path, names: list[str], ids: list[int]) -> None:
+    "Every file name stays under the image folder."
+    culprit = next(((name, i) for name, i in zip(names, ids) if _LEAVES.search(name)), None)
+    if not culprit: return
+    raise DataError(f"{path}: image {culprit[1]}: file name {culprit[0]!r} leaves the image folder. Write names relative to it, without '..'.")
+
 def _images(path: Path, content: Any) -> dict[int, dict]:
     "Image records by id, each with a name and a size."
     records = _records(path, content, "images")
     ids = _unique(path, "image id", _column(path, records, "image", "id", int))
-    _column(path, records, "image", "file_name", str)
+    _check_names(path, _column(path, records, "image", "file_name", str), ids)
     for key in ("width", "height"):
         size, culprit = min(zip(_column(path, records, "image", key, int), ids), default=(1, None))
         if size < 1: raise DataError(f"{path}: image {culprit}: '{key}' is {size}. Write the picture's real size.")
+    pixels, culprit = max(((r["width"] * r["height"], r["id"]) for r in records), default=(0, None))
+    if pixels > MOST_PIXELS: raise DataError(f"{path}: image {culprit} has more than the {MOST_PIXELS:,} pixels that are read. Cut it into tiles.")
     return dict(zip(ids, records))
 
+# %% ../nbs/06_coco.ipynb #165229ea
 def _categories(path: Path, content: Any) -> CategoryTable:
     "The class table, in the order of ids."
     records = _records(path, content, "categories")

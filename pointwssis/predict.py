@@ -20,6 +20,7 @@ from .dataset import inference_batch, normalise
 from .decode import Instances
 from .device import choose_precision, in_precision
 from .evaluate import to_results
+from .image_files import read_picture
 from .show import overlay
 from .solov2 import SOLOv2
 
@@ -81,12 +82,8 @@ def class_names(
 # %% ../nbs/42_predict.ipynb #4ab85f80
 def read_photo(path: str | Path) -> np.ndarray:   # (H, W, 3) uint8 RGB
     "A user's picture, upright."
-    from PIL import ImageOps
-    try:
-        with Image.open(path) as picture: return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
-    except FileNotFoundError: raise DataError(f"{path}: no such image. Check the path.") from None
-    except (OSError, SyntaxError, ValueError):
-        raise DataError(f"{path} cannot be read as an image. Is it complete, and a JPEG or PNG?") from None
+    if not Path(path).is_file(): raise DataError(f"{path}: no such image. Check the path.")
+    return read_picture(path)
 
 def predict_image(
     model: SOLOv2,

@@ -18,9 +18,11 @@ __all__ = ['check_images', 'split']
 
 # %% ../nbs/58_split_stage.ipynb #c24060f2
 def check_images(data: CocoData) -> None:
-    "Fail on the first picture that is not there."
-    missing = next((r for r in data.images.values() if not (data.image_root/r["file_name"]).is_file()), None)
-    if missing: raise DataError(f"{data.image_root/missing['file_name']}: image {missing['id']} of {data.path} is missing. Check the data root or fetch the file.")
+    "Fail on the first picture that is not there, or lies outside the image folder."
+    for record in data.images.values():
+        if (path := coco.picture_path(data, record)).is_file(): continue
+        cure = "Check the data root or fetch the file."
+        raise DataError(f"{path}: image {record['id']} of {data.path} is missing. {cure}")
 
 # %% ../nbs/58_split_stage.ipynb #1bfaf829
 def _halves(cfg: Config, truth: CocoData, out: Path) -> tuple[Path, Path]:

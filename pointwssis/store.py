@@ -122,7 +122,7 @@ def place_of(
     return folder/f"{key}.{source.name[:150]}.{kind}" if (folder := cache_folder()) else None
 
 # %% ../nbs/05_store.ipynb #7c2f10ab
-FORMAT = 1   # raise it when the layout changes, or what is let into a cache
+FORMAT = 2   # raise it when the layout changes, or what is let into a cache
 
 def stamp_of(source: Path) -> list:
     "What a cache of this file must be made from; another one after any change of the file."
