@@ -13,11 +13,12 @@ SUITES ?=
 # what the committed evidence is made with; for another data set: make evidence EVIDENCE="--dataset animals7 --data-root DIR --seeds 0,1"
 EVIDENCE ?= --dataset shapes --splits 10p,1p,2p,5p,20p,30p,40p,50p --seeds 0,1,2 --tables all
 
-.PHONY: help setup lock lock-check demo test lab bench evidence readme
+.PHONY: help setup lock lock-check demo test test-all lab bench evidence readme
 
 help:
 	@echo "make demo    the whole pipeline on the built-in data set, about ten minutes on two cores (SPLIT=10p SEED=0)"
 	@echo "make test    every test and every notebook's examples"
+	@echo "make test-all  the long versions of some tests, too"
 	@echo "make lab     JupyterLab on the notebooks"
 	@echo "make bench   how fast it is against plain versions: benchmarks/results.md (SUITES=\"nms targets\" for some)"
 	@echo "make evidence  the committed runs/ and figures/ again, for maintainers; many hours"
@@ -48,6 +49,9 @@ demo: $(READY)
 
 test: $(READY)
 	@$(BIN)/python -m pytest -q --numprocesses=auto --dist=worksteal --unchanged tests
+
+test-all: $(READY)
+	@$(BIN)/python -m pytest -q --numprocesses=auto --dist=worksteal --unchanged -m "not network" tests
 
 lab: $(READY)
 	@$(BIN)/jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/nbs/index.ipynb
