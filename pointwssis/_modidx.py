@@ -200,6 +200,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
                                    'pointwssis.decode._stretch': ('decode.html#_stretch', 'pointwssis/decode.py'),
                                    'pointwssis.decode.cell_strides': ('decode.html#cell_strides', 'pointwssis/decode.py'),
                                    'pointwssis.decode.flat': ('decode.html#flat', 'pointwssis/decode.py'),
+                                   'pointwssis.decode.in_fp32': ('decode.html#in_fp32', 'pointwssis/decode.py'),
                                    'pointwssis.decode.level_starts': ('decode.html#level_starts', 'pointwssis/decode.py'),
                                    'pointwssis.decode.mask_nms': ('decode.html#mask_nms', 'pointwssis/decode.py'),
                                    'pointwssis.decode.matrix_nms': ('decode.html#matrix_nms', 'pointwssis/decode.py'),

@@ -4,15 +4,19 @@
 
 # %% ../nbs/12_decode.ipynb #0846317d
 from __future__ import annotations
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['STRIDES', 'Outputs', 'Instances', 'Candidates', 'flat', 'level_starts', 'cell_strides', 'point_nms', 'soft_masks',
-           'measure', 'shared_pixels', 'pairwise_iou', 'matrix_nms', 'mask_nms', 'to_original', 'rank', 'to_instances']
+__all__ = ['STRIDES', 'DEVICES', 'Outputs', 'Instances', 'Candidates', 'flat', 'level_starts', 'cell_strides', 'in_fp32',
+           'point_nms', 'soft_masks', 'measure', 'shared_pixels', 'pairwise_iou', 'matrix_nms', 'mask_nms',
+           'to_original', 'rank', 'to_instances']
 
 # %% ../nbs/12_decode.ipynb #4d1a01a6
 @dataclass
@@ -68,6 +72,17 @@ def cell_strides(grids: tuple[int, ...], device: torch.device | str = "cpu") -> 
     "The stride of the level of each cell."
     return torch.tensor(STRIDES, device=device).repeat_interleave(torch.tensor([s * s for s in grids], device=device))
 
+# %% ../nbs/12_decode.ipynb #c41d7a02
+DEVICES = ("cuda", "mps", "cpu")
+
+def in_fp32(function: Callable) -> Callable:
+    "The function, computed without autocast also where its caller has switched it on."
+    @wraps(function)
+    def exact(*args: Any, **kwargs: Any) -> Any:
+        cuda, mps, cpu = (torch.autocast(kind, enabled=False) for kind in DEVICES)
+        with cuda, mps, cpu: return function(*args, **kwargs)
+    return exact
+
 # %% ../nbs/12_decode.ipynb #461cd75f
 def point_nms(scores: Tensor) -> Tensor:   # (B, C, S, S) -> the same, non-maxima set to 0
     "Keep the scores that are the maximum of the 2x2 window ending at them."
@@ -75,14 +90,17 @@ def point_nms(scores: Tensor) -> Tensor:   # (B, C, S, S) -> the same, non-maxim
     return scores * (peak == scores)
 
 # %% ../nbs/12_decode.ipynb #5cd5aca6
+@in_fp32
 def soft_masks(
     kernels: Tensor,   # (P, D)
     features: Tensor,  # (D, h, w)
 ) -> Tensor:           # (P, h, w) in 0..1
     "Mask probabilities: the 1x1 convolution of the features with each kernel."
+    kernels, features = kernels.float(), features.float()
     return (kernels @ features.flatten(1)).sigmoid_().view(len(kernels), *features.shape[1:])
 
 # %% ../nbs/12_decode.ipynb #faab0283
+@in_fp32
 def measure(
     kernels: Tensor,            # (P, D)
     features: Tensor,           # (D, h, w)
@@ -90,6 +108,7 @@ def measure(
     portion: int = 2**21,       # probabilities at once: bounds the memory
 ) -> tuple[Tensor, Tensor]:     # (P,) pixels, (P,) maskness
     "Areas of masks at stride 4 and the mean probability inside them; no mask is kept."
+    kernels, features = kernels.float(), features.float()
     areas, mass = kernels.new_zeros(2, len(kernels))
     for pixels in features.flatten(1).split(max(portion // max(len(kernels), 1), 1), 1):
         inside = F.threshold_((kernels @ pixels).sigmoid_(), threshold, 0)
@@ -98,6 +117,7 @@ def measure(
     return areas, mass / areas.clamp(min=1)
 
 # %% ../nbs/12_decode.ipynb #1dbdfec2
+@in_fp32
 def shared_pixels(
     masks: Tensor,              # (N, h, w) bool
     portion: int = 2**24,       # floats at once: bounds the memory
@@ -109,6 +129,7 @@ def shared_pixels(
     parts = (p.float() for p in m.split(max(portion // max(len(m), 1), 1), 1))
     return sum((p @ p.T for p in parts), torch.zeros(len(m), len(m), device=m.device))
 
+@in_fp32
 def pairwise_iou(masks: Tensor) -> Tensor:   # (N, h, w) bool -> (N, N)
     "Intersection over union of every pair of masks."
     inter = shared_pixels(masks)
@@ -120,6 +141,7 @@ def _rivals(masks: Tensor, classes: Tensor) -> Tensor:
     "(N, N): IoU of each mask (column) with each better one (row) of its class."
     return (pairwise_iou(masks) * (classes[:, None] == classes[None])).triu(1)
 
+@in_fp32
 def matrix_nms(
     masks: Tensor,        # (N, h, w) bool, best first
     scores: Tensor,       # (N,)
@@ -152,6 +174,7 @@ def _stretch(length: int, size: int, out_size: int, device: torch.device) -> Ten
     line = F.interpolate(torch.eye(length, device=device)[None], scale_factor=4, mode="linear", align_corners=False)[..., :size]
     return F.interpolate(line, size=out_size, mode="linear", align_corners=False)[0]
 
+@in_fp32
 def to_original(
     soft: Tensor,               # (N, h, w) probabilities at stride 4
     size: tuple[int, int],      # unpadded input height, width
@@ -172,6 +195,7 @@ def rank(cand: Candidates, top: int) -> Candidates:
     return cand.take(order[(cand.areas > cand.strides)[order]][:top])
 
 # %% ../nbs/12_decode.ipynb #4c1a3cf3
+@in_fp32
 def to_instances(
     cand: Candidates,                # measured cells
     features: Tensor,                # (D, h, w) mask features of the image

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .config import SOLOv2Config
 from .core import ConfigError, nearest
-from .decode import Candidates, Outputs, cell_strides, flat, level_starts, measure, point_nms
+from .decode import Candidates, Outputs, cell_strides, flat, in_fp32, level_starts, measure, point_nms
 from .points import Point, coarse
 from .targets import positive_cells
 
@@ -145,6 +145,7 @@ def point_with_size(outputs: Outputs, b: int, prompts: Prompts, padded: tuple[in
 # %% ../nbs/34_prompt.ipynb #c1400027
 PROMPTS = ("none", "category", "point", "point_with_size")
 
+@in_fp32
 def candidates(
     outputs: Outputs,
     b: int,
