@@ -190,12 +190,12 @@ def save_pictures(
 ) -> list[Path]:        # the files written
     "Save the pictures of a run."
     ids, about = spread(weak, count), {"dataset": cfg.dataset, "split": cfg.split, "seed": cfg.seed}
+    def save(name: str, figure: Figure, images: list[int]) -> list[Path]:
+        stem = figures / f"{cfg.dataset}_{cfg.split}_{name}"
+        return save_picture(figure, stem, photograph=True, shows=name, **about, images=images)
     written = []
     for name, data in (("points", weak), ("rough", rough), ("refined", refined)):
-        figure = show_grid([known(data, i) for i in ids], columns=count)
-        written += save_picture(figure, figures / f"{cfg.dataset}_{cfg.split}_{name}", shows=name, **about, images=ids)
-    figure, stem = show_predictions(student, val, cfg.data, count), figures / f"{cfg.dataset}_{cfg.split}_student"
-    written += save_picture(figure, stem, shows="student", **about, images=spread(val, count))
+        written += save(name, show_grid([known(data, i) for i in ids], columns=count), ids)
+    written += save("student", show_predictions(student, val, cfg.data, count), spread(val, count))
     if (story := story_image(refined)) is None: return written
-    figure, stem = show_story(story, weak, rough, refined, student, cfg.data), figures / f"{cfg.dataset}_{cfg.split}_story"
-    return written + save_picture(figure, stem, shows="story", **about, images=[story])
+    return written + save("story", show_story(story, weak, rough, refined, student, cfg.data), [story])

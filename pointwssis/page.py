@@ -60,7 +60,8 @@ def _plate(plate: Plate, figures: Path) -> str:
     photograph = bool(plate.split)
     kind = ' class="photograph"' * photograph
     picture = f'<img src="{path.name}"{kind} alt="{html.escape(plate.caption)}" width="{width}" height="{height}">'
-    links = f'<a href="{plate.stem}.pdf">PDF</a> · <a href="{plate.stem}.json">{"facts" if photograph else "numbers"}</a>'
+    links = f'<a href="{plate.stem}.json">{"facts" if photograph else "numbers"}</a>'
+    if path.with_suffix(".pdf").is_file(): links = f'<a href="{plate.stem}.pdf">PDF</a> · {links}'
     return (f'<figure id="{plate.stem}"><button type="button" class="enlarge" title="Enlarge">{picture}</button>\n'
             f"<figcaption><p>{inline(plate.caption)}</p>{links}</figcaption></figure>")
 
@@ -169,12 +170,16 @@ def _sections(runs: Path, figures: Path) -> list[Section]:
     return [Section(name, of(name, tables), of(name, pictures), evidence(runs, name, figures)) for name in names]
 
 # %% ../nbs/29_page.ipynb #99215d51
+def _plate_as_markdown(plate: Plate, figures: Path) -> str:
+    links = [f"[{s.upper()}]({plate.stem}.{s})" for s in ("pdf", "json") if (figures / f"{plate.stem}.{s}").is_file()]
+    return f"![{plate.stem}]({plate.stem}.png)\n\n{plate.caption} {', '.join(links)}"
+
 def _as_markdown(sections: list[Section], figures: Path) -> str:
     "The page for those who read in a repository."
     made = [f"# {TITLE}", INTRODUCTION]
     for part in sections:
         made += [f"## {part.name}", *(text for t in part.tables for text in (t.text, _links(figures, t.name)) if text)]
-        made += [f"![{p.stem}]({p.stem}.png)\n\n{p.caption} [PDF]({p.stem}.pdf), [JSON]({p.stem}.json)" for p in part.pictures]
+        made += [_plate_as_markdown(p, figures) for p in part.pictures]
         if part.evidence: made += [f"### {part.name}: executed notebooks", HOW, part.evidence]
     return "\n\n".join(made) + "\n"
 

@@ -4,27 +4,27 @@
 
 # %% ../nbs/48_pipeline.ipynb #1cfb517b
 from __future__ import annotations
-import ast, base64, io, logging, os, shutil, subprocess, sys, time
+import ast, logging, os, shutil, subprocess, sys, time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nbformat
-from PIL import Image
 
 import pointwssis
 from .config import Config
 from .core import CheckpointError, ConfigError, DataError, PointWSSISError, StageError, atomic_path, device_name, nearest
 from .core import pick_device, put_in_place, read_json, versions, write_json
+from .executed import command_of, drop_pictures, hashes_of, tidy
 from .graph import STAGES, Stage, check_inputs, config_of, expected, find_stage, is_done, ready_needs, run_folder, size_of, take_over
 from .graph import precision_of, twin_of
 from .process import claim, clear_remains, no_survivors
 from .results import RUNS, figures_beside
 
 # %% auto #0
-__all__ = ['PAPERMILL', 'NOTEBOOKS', 'RUN', 'declared_parameters', 'check_parameters', 'git_commit', 'tidy', 'Outcome',
-           'run_stage', 'reproduce', 'stage_times']
+__all__ = ['PAPERMILL', 'NOTEBOOKS', 'RUN', 'declared_parameters', 'check_parameters', 'git_commit', 'Outcome', 'run_stage',
+           'reproduce', 'stage_times']
 
 # %% ../nbs/48_pipeline.ipynb #5474e0f0
 def declared_parameters(
@@ -78,37 +78,14 @@ def git_commit() -> str:
     try: return subprocess.run(command, capture_output=True, text=True).stdout.strip()
     except OSError: return ""
 
-# %% ../nbs/48_pipeline.ipynb #75af48b6
-def _last_states(outputs: list) -> list:
-    "Outputs without what a terminal would have overwritten."
-    bars = [o for o in outputs if o.get("name") == "stderr"]
-    lines = "".join(o["text"] for o in bars).split("\n")
-    text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines)
-    last = [nbformat.v4.new_output("stream", name="stderr", text=text)] if text.strip() else []
-    return [*last, *(o for o in outputs if o not in bars)]
-
-def _fewer_colours(output: dict) -> None:
-    "Give a PNG a palette, where that makes it smaller."
-    if "image/png" not in output.get("data", {}): return
-    before, packed = base64.b64decode(output["data"]["image/png"]), io.BytesIO()
-    Image.open(io.BytesIO(before)).convert("RGB").quantize(256, Image.Quantize.MEDIANCUT).save(packed, "PNG", optimize=True)
-    if packed.tell() < len(before): output["data"]["image/png"] = base64.b64encode(packed.getvalue()).decode()
-
-def tidy(
-    nb: nbformat.NotebookNode,  # executed; changed in place
-) -> None:
-    "Keep of the outputs what a reader wants."
-    for cell in nb.cells:
-        if "outputs" in cell: cell.outputs = _last_states(cell.outputs)
-        for output in cell.get("outputs", []): _fewer_colours(output)
-
 # %% ../nbs/48_pipeline.ipynb #35d72b62
-def _retitle(notebook: Path, partial: Path, target: Path, error: str = "") -> None:
+def _retitle(notebook: Path, partial: Path, target: Path, manifest: dict[str, Any]) -> None:
     "Let the finished notebook name its final place, with the error, if there is one, on top."
     if not notebook.is_file(): return
     nb = nbformat.reads(notebook.read_text(encoding="utf-8").replace(partial.as_posix(), target.as_posix()), 4)
-    tidy(nb)
-    if error: nb.cells.insert(0, nbformat.v4.new_markdown_cell(f"**This stage failed.**\n\n```\n{error}\n```", id="failure"))
+    tidy(nb, command_of(manifest) if manifest["parameters"].get("overrides", {}).get("variant") else "")
+    if error := manifest.get("error", ""):
+        nb.cells.insert(0, nbformat.v4.new_markdown_cell(f"**This stage failed.**\n\n```\n{error}\n```", id="failure"))
     with atomic_path(notebook) as temporary: nbformat.write(nb, temporary)
 
 # %% ../nbs/48_pipeline.ipynb #d26ded0f
@@ -132,8 +109,9 @@ def _execute(notebook: Path, output: Path, params: dict[str, Any], failed: Path)
 # %% ../nbs/48_pipeline.ipynb #92d1a6cd
 def _finish(partial: Path, target: Path, manifest: dict[str, Any]) -> None:
     "Write the manifest and move the working folder to its place."
-    _retitle(partial / "notebook.ipynb", partial, target, manifest.get("error", ""))
-    write_json(partial / "params.json", {**manifest, "artifacts": size_of(partial / "artifacts")}, indent=1)
+    _retitle(partial / "notebook.ipynb", partial, target, manifest)
+    kept = {"files": hashes_of(partial), "artifacts": size_of(partial / "artifacts")}
+    write_json(partial / "params.json", {**manifest, **kept}, indent=1)
     target.parent.mkdir(parents=True, exist_ok=True)
     put_in_place(partial, target)
 
@@ -220,7 +198,10 @@ def run_stage(
     anew = force or stage.always
     if not anew:
         if is_done(target, wanted): clear_remains(target); return _outcome(target, "kept")
-        if twin := twin_of(target, wanted): take_over(twin, target); return _outcome(target, "shared")
+        if twin := twin_of(target, wanted):
+            take_over(twin, target)
+            if cfg.variant: drop_pictures(target)
+            return _outcome(target, "shared")
     device = pick_device(cfg.device)
     manifest = {"stage": name, "parameters": params, "fingerprint": wanted, "inputs": hashes, "version": pointwssis.__version__,
                 "git_commit": git_commit(), "device": device_name(device),

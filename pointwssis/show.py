@@ -4,6 +4,7 @@
 
 # %% ../nbs/13_show.ipynb #c987b166
 from __future__ import annotations
+import hashlib, io, json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import cycle
@@ -14,12 +15,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from PIL import Image, PngImagePlugin
 
 import pointwssis
 from .core import atomic_path, write_json
 
 # %% auto #0
-__all__ = ['COLOURS', 'KEYS', 'colours_of', 'style', 'overlay', 'show_grid', 'curves', 'thinned', 'save_picture']
+__all__ = ['COLOURS', 'KEYS', 'colours_of', 'style', 'overlay', 'show_grid', 'curves', 'thinned', 'digest_of', 'save_picture']
 
 # %% ../nbs/13_show.ipynb #a5889096
 COLOURS = tuple(tuple(round(v * 255) for v in to_rgb(c)) for c in (      # RGB, 0..255
@@ -118,17 +120,37 @@ def thinned(
     return {"step": [row["step"] for row in kept], "loss": [round(row["loss"], 4) for row in kept]}
 
 # %% ../nbs/13_show.ipynb #77081fe6
+def digest_of(
+    about: Mapping[str, Any],   # JSON values
+) -> str:                       # 64 hex digits
+    "SHA-256 of what a figure's JSON says; its picture files carry it."
+    plain = json.loads(json.dumps(about, default=lambda o: o.tolist()))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+def _as_photograph(png: io.BytesIO, path: Path, digest: str) -> None:
+    "Write a PNG again with a palette: a third of the bytes."
+    stamp = PngImagePlugin.PngInfo()
+    stamp.add_text("Source", digest)
+    Image.open(png).convert("RGB").quantize(256, Image.Quantize.MEDIANCUT).save(path, "PNG", optimize=True, pnginfo=stamp)
+
 def save_picture(
     figure: Figure,
-    stem: str | Path,   # path without suffix
-    dpi: int = 110,     # of the PNG, and of images inside the PDF
-    **about: Any,       # what it shows, as JSON values
-) -> list[Path]:        # the three files
+    stem: str | Path,           # path without suffix
+    dpi: int = 110,             # of the PNG, and of images inside the PDF
+    photograph: bool = False,   # a PNG with a palette and no PDF, which would hold the same pixels
+    **about: Any,               # what it shows, as JSON values
+) -> list[Path]:                # the files
     "Save a figure as .png and .pdf with a .json that says what it shows."
+    digest, stem = digest_of(about), Path(stem)
+    stamps = {".png": {"Software": None, "Source": digest}, ".pdf": {"CreationDate": None, "Subject": digest}}
+    files = [stem.with_name(stem.name + suffix) for suffix in (list(stamps)[:2 - photograph])]
     with style():
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
-        for suffix, stamp in ((".png", "Software"), (".pdf", "CreationDate")):
-            with atomic_path(Path(f"{stem}{suffix}")) as temporary: figure.savefig(temporary, dpi=dpi, metadata={stamp: None})
+        for file in files:
+            with atomic_path(file) as temporary:
+                png = io.BytesIO() if photograph else temporary
+                figure.savefig(png, dpi=dpi, metadata=stamps[file.suffix], format=file.suffix[1:])
+                if photograph: _as_photograph(png, temporary, digest)
     write_json(f"{stem}.json", about, indent=1)
-    return [Path(f"{stem}{suffix}") for suffix in (".png", ".pdf", ".json")]
+    return [*files, Path(f"{stem}.json")]

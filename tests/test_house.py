@@ -36,7 +36,7 @@ def sources() -> list[tuple[str, str]]:
 def prose_of(path: Path) -> str:
     "A file's text; of a notebook its cells and text outputs, without the base64 of pictures."
     text = path.read_text(encoding="utf-8")
-    return re.sub(r'"image/png": "[^"]*"', "", text) if path.suffix == ".ipynb" else text
+    return re.sub(r'"image/(png|jpeg)": "[^"]*"', "", text) if path.suffix == ".ipynb" else text
 
 
 def comments(source: str) -> list[str]:

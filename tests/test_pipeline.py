@@ -19,7 +19,7 @@ from PIL import Image
 
 import pointwssis
 from pointwssis import device, graph, pipeline
-from pointwssis.core import ConfigError, DataError, StageError
+from pointwssis.core import ConfigError, DataError, StageError, file_hash
 from pointwssis.graph import STAGES, config_of, fingerprint, is_done
 from pointwssis.pipeline import reproduce, run_stage
 
@@ -297,6 +297,23 @@ def test_an_executed_notebook_keeps_the_last_state_of_a_bar_and_small_pictures(s
     assert [o.text for o in outputs if o.get("name") == "stdout"] == ["done\n"]
     picture, = (o.data["image/png"] for o in outputs if "data" in o and "image/png" in o.data)
     assert Image.open(io.BytesIO(base64.b64decode(picture))).mode == "P"
+
+
+def test_a_manifest_names_the_hashes_of_what_lies_beside_it(stages):
+    folder = run(stages, "split").folder
+    assert manifest(folder)["files"] == {name: file_hash(folder / name) for name in ("notebook.ipynb", "metrics.json")}
+
+
+def test_a_variant_keeps_no_pictures_made_or_taken_over(stages):
+    notebook(stages / "split.ipynb", "import matplotlib.pyplot as plt\nplt.plot([1, 2]);", writes("split"))
+    drawn = run(stages, "split").folder
+    for how, more in (("shared", {}), ("ran", {"split": "20p"})):
+        found = run(stages, "split", more | {"overrides": {"variant": "level_0"}})
+        told = (found.folder / "notebook.ipynb").read_text()
+        assert found.how == how and "pointwssis run split" in told
+        assert "image/png" not in told
+        assert manifest(found.folder)["files"]["notebook.ipynb"] == file_hash(found.folder / "notebook.ipynb")
+    assert "image/png" in (drawn / "notebook.ipynb").read_text()
 
 
 def test_a_later_option_at_its_default_leaves_every_fingerprint_as_it_was(monkeypatch):

@@ -6,8 +6,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from pointwssis.show import COLOURS, colours_of, curves, overlay, show_grid, style, thinned
+from pointwssis.core import read_json
+from pointwssis.show import COLOURS, colours_of, curves, digest_of, overlay, save_picture, show_grid, style, thinned
 
 GREY = np.full((40, 60, 3), 100, np.uint8)
 
@@ -112,3 +114,23 @@ def test_long_histories_are_kept_thinned():
     kept = thinned(rows)
     assert len(kept["step"]) == len(kept["loss"]) <= 50 and kept["step"][-1] == 1001 and len(set(np.diff(kept["step"]))) == 1
     assert thinned(rows[:50])["step"] == list(range(1, 51)) and thinned(rows[:1]) == {"step": [1], "loss": [1.0]}
+
+
+def test_a_picture_carries_the_digest_of_what_its_json_says(tmp_path):
+    about = {"shows": "noise", "values": [{"ap": np.float64(.1), "step": (1, 2)}]}
+    figure = show_grid([{"image": np.random.default_rng(0).integers(0, 255, (90, 160, 3), np.uint8)}])
+    files = save_picture(figure, tmp_path / "plot", **about)
+    assert [path.suffix for path in files] == [".png", ".pdf", ".json"]
+    digest = digest_of(read_json(files[2]))
+    assert digest == digest_of(about) != digest_of(about | {"shows": "nothing"})
+    assert Image.open(files[0]).info["Source"] == digest and f"/Subject ({digest})".encode() in files[1].read_bytes()
+
+
+def test_a_photograph_has_a_palette_and_no_pdf(tmp_path):
+    figure = show_grid([{"image": np.random.default_rng(0).integers(0, 255, (90, 160, 3), np.uint8)}])
+    plain = save_picture(figure, tmp_path / "plot", shows="rough")[0]
+    files = save_picture(figure, tmp_path / "photograph", photograph=True, shows="rough")
+    assert [path.name for path in files] == ["photograph.png", "photograph.json"]
+    with Image.open(files[0]) as image, Image.open(plain) as full:
+        assert image.mode == "P" and image.size == full.size and image.info["Source"] == digest_of({"shows": "rough"})
+    assert files[0].stat().st_size < plain.stat().st_size / 2
