@@ -44,13 +44,13 @@ STAGES: dict[str, Stage] = {stage.name: stage for stage in (
     Stage("split", {}, (*TEACHER, *REFINER, *STUDENT, "behaviour", "prompt", "level", "pseudo_score")),
     Stage("teacher", {"split": ("*_s.json",)}, (*WEAK, *REFINER, *STUDENT, "behaviour"), resumes=True),
     Stage("refiner", {"split": ("*_s.json",), "teacher": WEIGHTS}, ("split", "prompt", "level", "pseudo_score", *STUDENT), resumes=True),
-    Stage("pseudo", {"split": ("*_s.json", "*_w.json"), "teacher": WEIGHTS, "refiner": WEIGHTS}, ("split", *STUDENT)),
+    Stage("pseudo", {"split": ("*_s.json", "*_w.json"), "teacher": WEIGHTS, "refiner": WEIGHTS}, ("split", *STUDENT), resumes=True),
     Stage("student", {"split": (), "teacher": LAST, "pseudo": ("*_sw.json",)}, (*WEAK, *TEACHER, *REFINER), "student", {"labels": "sw"}, True),
     Stage("student_refined", {"split": (), "teacher": LAST, "pseudo": ("*_sw_refined.json",)}, (*WEAK, *TEACHER, *REFINER), "student",
           {"labels": "sw_refined"}, True),
     Stage("supervised", {"split": ()}, (*WEAK, *TEACHER, *REFINER, "behaviour", "student_start", "unanswered"), resumes=True),
     Stage("evaluate", {"split": ("*.json",), "pseudo": ("*.json",),
-                       **dict.fromkeys(NETWORKS, WEIGHTS)}, optional=NETWORKS),
+                       **dict.fromkeys(NETWORKS, WEIGHTS)}, resumes=True, optional=NETWORKS),
     Stage("report", {"split": ("*.json",), "pseudo": ("*.json",), "student_refined": WEIGHTS, "evaluate": ()}, always=True),
 )}
 

@@ -21,6 +21,7 @@ from .decode import Instances
 from .device import choose_precision, in_precision
 from .evaluate import to_results
 from .image_files import read_picture
+from .journal import Journal, recall
 from .show import overlay
 from .solov2 import SOLOv2
 
@@ -61,13 +62,19 @@ def predictor(
             return model.predict(normalise(x.to(device), sizes, model.cfg), sizes, outs, points, prompt, nms, behaviour, level)
     return predict
 
-def predict_all(predict: Callable, data: CocoData, batch: int = 8) -> list[dict]:
+def predict_all(
+    predict: Callable,               # of `predictor`
+    data: CocoData,
+    batch: int = 8,                  # images at once
+    journal: Journal | None = None,  # of lists of results, by image; images in it are not computed again
+) -> list[dict]:
     "COCO results of every image."
-    results = []
-    for i in range(0, len(data.ids), batch):
-        ids = data.ids[i:i + batch]
-        for image_id, found in zip(ids, predict([data.read_image(j) for j in ids])): results += to_results(found, image_id, data.categories)
-    return results
+    journal = Journal() if journal is None else journal
+    def work(ids: list[int]) -> list[list[dict]]:
+        found = predict([data.read_image(i) for i in ids])
+        return [to_results(f, i, data.categories) for i, f in zip(ids, found)]
+    batches = [data.ids[i:i + batch] for i in range(0, len(data.ids), batch)]
+    return [r for ids in batches for results in recall(journal, ids, lambda: work(ids)) for r in results]
 
 # %% ../nbs/42_predict.ipynb #87416060
 def class_names(

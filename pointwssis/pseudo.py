@@ -18,6 +18,7 @@ from faster_coco_eval import mask as rle_api
 from .coco import CocoData, centroid, decode, encode_many, mask_fields, save
 from .core import DataError
 from .device import choose_precision
+from .journal import Journal, recall
 from .points import Point, points_of
 from .refinenet import MaskRefineNet
 from .refiner import Item, refine_rles
@@ -49,15 +50,16 @@ def rough_masks(
     weak: CocoData,        # points only
     batch: int = 8,        # images at once
     known: Callable[[list[Point]], Any] = list,  # what the prompt wants to know, from an image's points: they themselves
+    journal: Journal | None = None,              # of lists of PseudoMask, by image; images in it are not computed again
 ) -> list[PseudoMask]:     # grouped by image; empty masks are left out
     "One pass of the teacher over the weak images."
-    found = []
-    for start in range(0, len(weak.ids), batch):
-        ids = weak.ids[start:start + batch]
+    journal = Journal(kind=list[PseudoMask]) if journal is None else journal
+    def work(ids: list[int]) -> list[list[PseudoMask]]:
         points = [points_of(weak, i) for i in ids]
         instances = predict([weak.read_image(i) for i in ids], list(map(known, points)))
-        for image_id, clicked, answer in zip(ids, points, instances): found += _of_image(image_id, clicked, answer)
-    return found
+        return [_of_image(*answer) for answer in zip(ids, points, instances)]
+    batches = [weak.ids[start:start + batch] for start in range(0, len(weak.ids), batch)]
+    return [m for ids in batches for masks in recall(journal, ids, lambda: work(ids)) for m in masks]
 
 # %% ../nbs/41_pseudo.ipynb #fec2a28c
 def _chunks(masks: list[PseudoMask], batch: int) -> Iterator[list[list[PseudoMask]]]:
@@ -86,15 +88,16 @@ def refine_masks(
     behaviour: str = "fixed",  # or "published": see `refiner`
     batch: int = 64,           # crops at once, over images
     precision: str = "auto",    # of the network; see `device.choose_precision`
+    journal: Journal | None = None,  # of lists of RLE, by image; images in it are not computed again
 ) -> list[PseudoMask]:         # the same masks, refined, in the same order
     "The second look at every rough mask. Where no click is known, the rough mask's centre stands for it."
     xy = {a["id"]: a["point"] for annotations in weak.annotations.values() for a in annotations}
     chosen = choose_precision(precision, device, training=False)
-    net, refined = net.to(device).for_inference(), []
-    for chunk in _chunks(masks, batch):
-        items = [_item(weak, group, xy) for group in chunk]
-        for rles in refine_rles(net, items, behaviour, batch, chosen): refined += rles
-    return [replace(m, rle=rle) for m, rle in zip(masks, refined)]
+    net, journal = net.to(device).for_inference(), Journal(kind=list[dict]) if journal is None else journal
+    def work(chunk: list[list[PseudoMask]]) -> list[list[dict]]:
+        return list(refine_rles(net, [_item(weak, group, xy) for group in chunk], behaviour, batch, chosen))
+    found = [rles for c in _chunks(masks, batch) for rles in recall(journal, [g[0].image_id for g in c], lambda: work(c))]
+    return [replace(m, rle=rle) for m, rle in zip(masks, (rle for rles in found for rle in rles), strict=True)]
 
 # %% ../nbs/41_pseudo.ipynb #8723caaa
 def choose_weights(

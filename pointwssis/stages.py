@@ -6,7 +6,7 @@
 from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,19 @@ import torch
 from . import evaluate as judge, pseudo as pseudo_labels
 from .batches import loader, solov2_loss, training_batch
 from .coco import CocoData, box_of
-from .config import Config, SOLOv2Config, TrainConfig
-from .core import DataError, device_name, pick_device, rng, write_json
+from .config import Config, SOLOv2Config, TrainConfig, to_dict
+from .core import DataError, device_name, file_hash, pick_device, rng, write_json
 from .dataset import CocoDataset, tight_boxes
 from .device import describe
 from .engine import train
 from .gallery import open_left, open_truth, open_val
 from .graph import precision_of
+from .journal import UNFINISHED, Journal, recall
 from .points import Point, point_of
 from .predict import load_model, predict_all, predictor
 from .prompt import Prompts, as_prompts
-from .refiner import MaskRefineNet, PairDataset, pairs_of, refiner_loss
+from .pseudo import PseudoMask
+from .refiner import MaskRefineNet, Pair, PairDataset, pairs_of, refiner_loss
 from .show import thinned
 from .solov2 import SOLOv2
 from .split_stage import split
@@ -35,9 +37,9 @@ from .weights import load_into, load_weights
 _all_ = ["split"]
 
 # %% auto #0
-__all__ = ['POINTED', 'MODELS', 'arithmetic', 'fit_solov2', 'teacher', 'supervised', 'student', 'known_objects', 'lessons',
-           'refiner', 'load_refiner', 'told', 'rough_labels', 'refiner_weights', 'pseudo', 'with_truth',
-           'judged_labels', 'evaluate', 'split']
+__all__ = ['POINTED', 'MODELS', 'arithmetic', 'fit_solov2', 'teacher', 'supervised', 'student', 'known_objects', 'journal_of',
+           'lessons', 'refiner', 'load_refiner', 'told', 'rough_labels', 'refined_labels', 'refiner_weights', 'pseudo',
+           'with_truth', 'judged_labels', 'evaluate', 'split']
 
 # %% ../nbs/46_stages.ipynb #b5e4d0f2
 def arithmetic(
@@ -95,19 +97,37 @@ def known_objects(cfg: Config, data: CocoData, image_id: int) -> tuple[list[Poin
     return points, replace(as_prompts(points), boxes=boxes.double())
 
 # %% ../nbs/46_stages.ipynb #4c274fd1
-def lessons(cfg: Config, data: CocoData, weights: list[Path], device: torch.device, batch: int = 8) -> list:
+def journal_of(
+    out: Path,          # of a stage
+    name: str,
+    cfg: Config,
+    weights: Path,      # that the values are computed with
+    kind: Any = Any,    # type of a value
+) -> Journal:
+    "A journal among the stage's files; the runner removes it when the stage is finished."
+    return Journal(out/UNFINISHED/f"{name}.jsonl", [to_dict(cfg), file_hash(weights)], kind)
+
+# %% ../nbs/46_stages.ipynb #4c274fa2
+def lessons(
+    cfg: Config,
+    data: CocoData,            # strong images
+    weights: list[Path],       # of earlier teachers
+    device: torch.device,
+    batch: int = 8,            # images at once
+    out: Path | None = None,   # of the stage: pairs are kept there and not made again
+) -> list[Pair]:
     "Pairs of rough and true masks of the strong images, one set a teacher checkpoint."
-    model = load_model(cfg.teacher, weights[0]).to(device)
-    known = {i: known_objects(cfg, data, i) for i in data.ids}
-    pairs = []
+    model, known, pairs = load_model(cfg.teacher, weights[0]).to(device), cache(partial(known_objects, cfg, data)), []
+    batches = [data.ids[i:i + batch] for i in range(0, len(data.ids), batch)]
     for path in weights:
         load_into(model, load_weights(path), path)
         predict = predictor(model, cfg.data, device, "point_with_size", "mask", cfg.behaviour,
                             precision=cfg.teacher_train.precision)
-        for i in range(0, len(data.ids), batch):
-            ids = data.ids[i:i + batch]
-            found = predict([data.read_image(j) for j in ids], [known[j][1] for j in ids])
-            for j, f in zip(ids, found): pairs += pairs_of(data, j, f.masks, f.classes, known[j][0], None if cfg.behaviour == "published" else f.points)
+        def work(ids: list[int]) -> list[list[Pair]]:
+            found = zip(ids, predict([data.read_image(j) for j in ids], [known(j)[1] for j in ids]))
+            return [pairs_of(data, j, f.masks, f.classes, known(j)[0], None if cfg.behaviour == "published" else f.points) for j, f in found]
+        journal = journal_of(out, f"pairs_{path.stem}", cfg, path, list[Pair]) if out else Journal(kind=list[Pair])
+        pairs += [p for ids in batches for made in recall(journal, ids, lambda: work(ids)) for p in made]
     return pairs
 
 # %% ../nbs/46_stages.ipynb #af3cc6ad
@@ -116,7 +136,7 @@ def refiner(cfg: Config, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     device, schedule = pick_device(cfg.device), cfg.refiner_train
     data = open_left(cfg, inputs["split"], inputs["split"], "_s.json")
     earlier = [inputs["teacher"]/f"step_{n}.safetensors" for n in cfg.teacher_train.checkpoint_steps]
-    pairs = lessons(cfg, data, earlier, device)
+    pairs = lessons(cfg, data, earlier, device, out=out)
     torch.manual_seed(cfg.seed)
     net = MaskRefineNet(len(data.categories), cfg.refiner, cfg.behaviour)
     dataset = PairDataset(data, pairs, cfg.refiner, cfg.behaviour, augment=cfg.refiner.perturb, seed=cfg.seed, cache=cfg.data.cache_images)
@@ -146,28 +166,34 @@ def told(cfg: Config, inputs: dict[str, Path]) -> Callable:   # list of Point ->
         return replace(as_prompts(points), boxes=torch.tensor(boxes, dtype=torch.float64).view(-1, 4))
     return sized
 
-def rough_labels(cfg: Config, inputs: dict[str, Path], weak: CocoData, device: torch.device) -> list:
+def rough_labels(cfg: Config, inputs: dict[str, Path], weak: CocoData, device: torch.device, out: Path) -> list[PseudoMask]:
     "The teacher's mask for every click, or what it is sure of; published: without those clicks' that mask NMS drops."
     pointed = cfg.prompt in POINTED
     everything = {"nms_iou": 1.0, "max_per_image": 10**6, "max_before_nms": 10**6} if pointed and cfg.behaviour == "fixed" else {}
-    model = load_model(replace(cfg.teacher, **everything), inputs["teacher"]/"last.safetensors").to(device)
+    weights = inputs["teacher"]/"last.safetensors"
+    model = load_model(replace(cfg.teacher, **everything), weights).to(device)
     nms = "mask" if pointed else "matrix"
     predict = predictor(model, cfg.data, device, cfg.prompt, nms, cfg.behaviour, cfg.level,
                         cfg.teacher_train.precision)
-    masks = pseudo_labels.rough_masks(predict, weak, known=told(cfg, inputs))
+    journal = journal_of(out, "rough", cfg, weights, list[PseudoMask])
+    masks = pseudo_labels.rough_masks(predict, weak, known=told(cfg, inputs), journal=journal)
     return pseudo_labels.best_answers(masks) if pointed else [m for m in masks if m.score >= cfg.pseudo_score]
 
 # %% ../nbs/46_stages.ipynb #8157e2cf
-def refiner_weights(cfg: Config, inputs: dict[str, Path], weak: CocoData, rough: list, device: torch.device) -> Path:
+def refined_labels(cfg: Config, weak: CocoData, rough: list[PseudoMask], weights: Path, device: torch.device, out: Path, name: str) -> list[PseudoMask]:
+    "What the refiner with these weights makes of the teacher's masks."
+    net = load_refiner(cfg, len(weak.categories), weights)
+    journal = journal_of(out, f"{name}_{weights.stem}", cfg, weights, list[dict])
+    return pseudo_labels.refine_masks(net, weak, rough, device, cfg.behaviour,
+                                      precision=cfg.refiner_train.precision, journal=journal)
+
+def refiner_weights(cfg: Config, inputs: dict[str, Path], weak: CocoData, rough: list[PseudoMask], device: torch.device, out: Path) -> Path:
     "The refiner's last weights; published: those of its saved ones that do best on the truth of up to 1000 weak images."
     saved = sorted(inputs["refiner"].glob("step_*.safetensors"), key=lambda p: int(p.stem.removeprefix("step_")))
     def quality(path: Path) -> float:
         truth = open_truth(cfg, inputs["split"])
         trial = [i for i in weak.ids if i in truth.images][:1000]
-        net = load_refiner(cfg, len(weak.categories), path).to(device)
-        tried = [m for m in rough if m.image_id in set(trial)]
-        masks = pseudo_labels.refine_masks(net, weak, tried, device, cfg.behaviour,
-                                           precision=cfg.refiner_train.precision)
+        masks = refined_labels(cfg, weak, [m for m in rough if m.image_id in set(trial)], path, device, out, "trial")
         return judge.coco_ap(truth.select(trial), pseudo_labels.as_results(masks, weak))["ap_percent"] or 0.0
     return pseudo_labels.choose_weights([*saved, inputs["refiner"]/"last.safetensors"], quality, cfg.behaviour)
 
@@ -176,10 +202,8 @@ def pseudo(cfg: Config, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     "`sw` and `sw_refined`: strong masks and a pseudo mask for every point that got one."
     device, pointed = pick_device(cfg.device), cfg.prompt in POINTED
     strong, weak = (open_left(cfg, inputs["split"], inputs["split"], ending) for ending in ("_s.json", "_w.json"))
-    rough = rough_labels(cfg, inputs, weak, device)
-    net = load_refiner(cfg, len(weak.categories), refiner_weights(cfg, inputs, weak, rough, device)).to(device)
-    refined = pseudo_labels.refine_masks(net, weak, rough, device, cfg.behaviour,
-                                         precision=cfg.refiner_train.precision)
+    rough = rough_labels(cfg, inputs, weak, device, out)
+    refined = refined_labels(cfg, weak, rough, refiner_weights(cfg, inputs, weak, rough, device, out), device, out, "refined")
     once = (lambda masks: masks) if cfg.behaviour == "published" else partial(pseudo_labels.without_duplicates, iou=cfg.teacher.nms_iou)
     kept = {"sw": once(rough), "sw_refined": once(refined)}
     for name, masks in kept.items():
@@ -196,7 +220,7 @@ def _ap_of(cfg: Config, net: SOLOv2Config, weights: Path, val: CocoData, kept: P
     "COCO mask AP of one model on the validation images; its results are kept."
     device = pick_device(cfg.device)
     predict = predictor(load_model(net, weights).to(device), cfg.data, device, precision=precision)
-    results = predict_all(predict, val)
+    results = predict_all(predict, val, journal=journal_of(kept.parent, kept.stem, cfg, weights))
     write_json(kept, results)
     return judge.coco_ap(val, results)
 

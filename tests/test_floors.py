@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "pointwssis"
 FLOORS = [
     {"core", "decode", "parallel", "markup"},
-    {"executed", "options", "ablations", "masks", "store", "checkpoint", "results", "sampler", "weights", "process", "show", "page", "matches", "image_files"},
+    {"executed", "options", "ablations", "masks", "store", "checkpoint", "results", "sampler", "weights", "process", "journal", "show", "page", "matches", "image_files"},
     {"config", "coco", "device", "plan", "details", "bootstrap"},
     {"backbone", "submission", "shapes", "points", "targets", "engine", "evaluate", "crops", "plots", "evidence"},
     {"refinenet", "splits", "dataset", "prompt", "tables"},

@@ -273,10 +273,48 @@ def test_true_masks_as_pseudo_labels_score_full_marks(whole, places):
     assert found["pseudo_sw_miou_found_percent"] == 100 and found["pseudo_sw_miou_percent"] == pytest.approx(share)
 
 
-def test_only_published_behaviour_judges_refiners_by_the_truth(whole, blind):
+def test_only_published_behaviour_judges_refiners_by_the_truth(whole, blind, places):
     "`fixed` takes the last weights without looking; `published` judges the saved ones, and fails where the truth is gone."
     weak, saved = whole.half("w"), [whole.inputs["refiner"] / "last.safetensors"]
-    assert stages.refiner_weights(blind.cfg, blind.inputs, weak, [], torch.device("cpu")) == blind.inputs["refiner"] / "last.safetensors"
+    assert stages.refiner_weights(blind.cfg, blind.inputs, weak, [], torch.device("cpu"), places) == blind.inputs["refiner"] / "last.safetensors"
     published = replace(whole.cfg, behaviour="published")
-    assert stages.refiner_weights(published, whole.inputs, weak, [], torch.device("cpu")) in saved
-    with pytest.raises(DataError): stages.refiner_weights(replace(blind.cfg, behaviour="published"), blind.inputs, weak, [], torch.device("cpu"))
+    assert stages.refiner_weights(published, whole.inputs, weak, [], torch.device("cpu"), places) in saved
+    with pytest.raises(DataError): stages.refiner_weights(replace(blind.cfg, behaviour="published"), blind.inputs, weak, [], torch.device("cpu"), places)
+
+
+class Pulled(Exception): "Somebody pulled the plug."
+
+
+def asked(monkeypatch, until: int) -> list[int]:
+    "Sizes of the batches that a network was asked about; before the one of that number the plug is pulled."
+    seen, make = [], stages.predictor
+    def counting(*args, **kw):
+        predict = make(*args, **kw)
+        def one(images, *rest):
+            if len(seen) == until: raise Pulled
+            seen.append(len(images))
+            return predict(images, *rest)
+        return one
+    monkeypatch.setattr(stages, "predictor", counting)
+    return seen
+
+
+@pytest.mark.parametrize("stage, until", [("refiner", 1), ("pseudo", 1), ("evaluate", 2)])
+def test_a_stage_goes_on_image_by_image_and_ends_with_the_same_bytes(whole, places, stage, until):
+    "What was computed before the interruption is not computed again."
+    out = places / f"pulled_{stage}"
+    with pytest.MonkeyPatch.context() as patch:
+        before = asked(patch, until)
+        with pytest.raises(Pulled): getattr(stages, stage)(whole.cfg, whole.inputs, out)
+    with pytest.MonkeyPatch.context() as patch:
+        after = asked(patch, -1)
+        found = getattr(stages, stage)(whole.cfg, whole.inputs, out)
+    with pytest.MonkeyPatch.context() as patch:
+        again = asked(patch, 0)
+        if stage != "refiner": getattr(stages, stage)(whole.cfg, whole.inputs, out)
+        else: assert len(stages.lessons(whole.cfg, whole.half("s"), [whole.inputs["teacher"] / f"step_{n}.safetensors" for n in (2, 4)], torch.device("cpu"), out=out))
+    unbroken = {"refiner": 2, "pseudo": 2, "evaluate": 4}[stage]
+    assert len(before) == until and len(after) == unbroken - until and again == []
+    assert found == whole.metrics[stage]
+    same = {path.name for pattern in ("*.json", "last.safetensors") for path in whole.inputs[stage].glob(pattern)} - {"history.json"}
+    assert same and {name: file_hash(out / name) for name in same} == {name: file_hash(whole.inputs[stage] / name) for name in same}
