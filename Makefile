@@ -54,7 +54,7 @@ test-all: $(READY)
 	@$(BIN)/python -m pytest -q --numprocesses=auto --dist=worksteal --unchanged -m "not network" tests
 
 lab: $(READY)
-	@$(BIN)/jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/nbs/index.ipynb
+	@$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --notebook-dir=. --LabApp.default_url=/lab/tree/nbs/index.ipynb
 
 bench: $(READY)
 	@$(BIN)/python -m benchmarks $(SUITES)
