@@ -15,15 +15,15 @@ import msgspec
 import numpy as np
 
 from .core import DataError, read_json, write_json
-from .masks import box_of, centroid, decode, encode, encode_many, mask_fields
+from .masks import box_of, centroid, check_segmentation, decode, encode, encode_many, mask_fields
 from .image_files import MOST_PIXELS, is_turned, read_picture
 from .store import cached, pick, total
 
 _all_ = ["box_of", "centroid", "decode", "encode", "encode_many", "mask_fields"]
 
 # %% auto #0
-__all__ = ['NEEDS', 'CategoryTable', 'CocoData', 'picture_path', 'load', 'save', 'box_of', 'centroid', 'decode', 'encode',
-           'encode_many', 'mask_fields']
+__all__ = ['NEEDS', 'CategoryTable', 'CocoData', 'picture_path', 'check_masks', 'load', 'save', 'box_of', 'centroid', 'decode',
+           'encode', 'encode_many', 'mask_fields']
 
 # %% ../nbs/06_coco.ipynb #3eb20dfd
 @dataclass(frozen=True)
@@ -165,6 +165,14 @@ def _categories(path: Path, content: Any) -> CategoryTable:
     return CategoryTable(*zip(*sorted(zip(ids, names))))
 
 # %% ../nbs/06_coco.ipynb #15014924
+def check_masks(data: CocoData) -> None:
+    "Check how every mask is spelt, without decoding one; DataError that names the first that is broken."
+    for image_id, record in data.images.items():
+        for a in data.annotations[image_id]:
+            try: check_segmentation(a.get("segmentation"), record["height"], record["width"])
+            except DataError as e:
+                raise DataError(f"{data.path}: annotation {a['id']}: {e}. Mend or remove the annotation.") from None
+
 def _check_masks(path: Path, images: dict[int, dict], annotations: list[dict]) -> list[dict]:
     "Every annotation has something that can be a mask."
     for a in annotations:
@@ -180,7 +188,7 @@ def _point_from_truth(path: Path, image: dict, annotation: dict) -> list[float] 
         x, y, width, height = annotation["bbox"]
         return [x + width / 2, y + height / 2]
     except DataError as e: raise DataError(f"{where}: {e}. Remove the annotation.") from None
-    except (KeyError, TypeError, ValueError): raise DataError(f"{where} has no point. Add \"point\": [x, y] in pixels.") from None
+    except (KeyError, TypeError, ValueError, OverflowError): raise DataError(f"{where} has no point. Add \"point\": [x, y] in pixels.") from None
 
 def _is_inside(point: Any, image: dict) -> bool:
     "Whether this is an x, y pair within the image."
@@ -207,7 +215,9 @@ NEEDS: dict[str, Callable] = {"any": lambda path, images, annotations: annotatio
 
 def _let_in(path: Path, need: str, images: dict[int, dict], annotations: list[dict]) -> list[dict]:
     "What passes the door, of annotations whose ids are known to be good."
-    for a in annotations: a.setdefault("iscrowd", 0)
+    for a in annotations:
+        if a.setdefault("iscrowd", 0) not in (0, 1):
+            raise DataError(f"{path}: annotation {a['id']}: 'iscrowd' is {a['iscrowd']!r}. It must be 0 or 1.")
     return NEEDS[need](path, images, annotations)
 
 # %% ../nbs/06_coco.ipynb #c01b1044
@@ -215,7 +225,8 @@ def _checked(path: Path, content: Any) -> tuple[dict[int, dict], dict]:   # imag
     "What can be checked of ids, names and sizes without a look at masks and points."
     images, categories = _images(path, content), _categories(path, content)
     annotations = _records(path, content, "annotations")
-    _unique(path, "annotation id", _column(path, annotations, "annotation", "id", int))
+    lowest = min(_unique(path, "annotation id", _column(path, annotations, "annotation", "id", int)), default=0)
+    if lowest < 0: raise DataError(f"{path}: annotation id {lowest} is negative. Renumber the annotations from 0 or more.")
     _known(path, annotations, "image_id", images)
     _known(path, annotations, "category_id", categories.ids)
     info = {k: v for k, v in content.items() if k not in ("images", "annotations", "categories")}

@@ -128,7 +128,9 @@ def read_json(
     except json.JSONDecodeError as e:
         place = f"line {e.lineno}, column {e.colno}"
         raise DataError(f"{path}: broken JSON at {place}: {e.msg}. Mend that place or fetch the file again.") from None
-    except (UnicodeDecodeError, OSError) as e: raise DataError(f"{path}: cannot be read: {e}. Is it a UTF-8 JSON file?") from None
+    except RecursionError:
+        raise DataError(f"{path}: broken JSON: nested too deeply. Fetch the file again.") from None
+    except (ValueError, OSError) as e: raise DataError(f"{path}: cannot be read: {e}. Is it a UTF-8 JSON file?") from None
 
 # %% ../nbs/00_core.ipynb #c84c9783
 def write_json(

@@ -4,6 +4,7 @@
 
 # %% ../nbs/04_masks.ipynb #9c30a92f
 from __future__ import annotations
+from typing import Any
 
 import numpy as np
 from faster_coco_eval import mask as rle_api
@@ -11,26 +12,70 @@ from faster_coco_eval import mask as rle_api
 from .core import DataError
 
 # %% auto #0
-__all__ = ['decode', 'encode_many', 'encode', 'box_of', 'centroid', 'mask_fields']
+__all__ = ['MOST_PIXELS', 'check_segmentation', 'decode', 'encode_many', 'encode', 'box_of', 'centroid', 'mask_fields']
 
 # %% ../nbs/04_masks.ipynb #a0eee19d
+MOST_PIXELS = 178_956_970   # of a mask, as of a picture
+
 def _polygons(polygons: list, height: int, width: int) -> list[list[float]]:
     "The polygons that enclose something; DataError when they are no polygons or far outside the image."
-    try: corners = np.array([v for p in polygons for v in p], dtype=np.float64)
-    except (TypeError, ValueError): raise DataError("the segmentation is not a list of polygons [x, y, x, y, ...]") from None
+    wrong = DataError("the segmentation is not a list of polygons [x, y, x, y, ...]")
+    if set(map(type, polygons)) - {list} or {type(v) for p in polygons for v in p} - {int, float}: raise wrong
+    try: corners = [np.array(p, dtype=np.float64) for p in polygons]
+    except OverflowError: raise wrong from None
     if any(len(p) % 2 for p in polygons): raise DataError("a polygon has an odd count of coordinates")
-    if not (abs(corners) <= 4 * max(height, width)).all(): raise DataError("a corner of the polygon lies far outside the image")
+    if not all((abs(c) <= 4 * max(height, width)).all() for c in corners):
+        raise DataError("a corner of the polygon lies far outside the image")
+    edges = sum(abs(np.diff(c.reshape(-1, 2), axis=0)).sum() for c in corners)
+    if edges > height * width + 64 * (height + width): raise DataError("the polygon's outline is longer than the image has pixels")
     return [p for p in polygons if len(p) >= 6] or [[0.] * 6]
+
+# %% ../nbs/04_masks.ipynb #11231d30
+def _unpacked(counts: str) -> np.ndarray:   # (N,) int64
+    "Run lengths of a packed string; ValueError when it is none."
+    codes = np.frombuffer(counts.encode("ascii"), np.uint8).astype(np.int64) - 48
+    last = (codes & 32) == 0
+    if not codes.size or codes.min() < 0 or codes.max() > 63 or not last[-1]: raise ValueError
+    ends = np.flatnonzero(last)
+    starts = np.append(0, ends[:-1] + 1)
+    digits = ends - starts + 1
+    if digits.max() > 7: raise ValueError
+    shift = 5 * (np.arange(len(codes)) - np.repeat(starts, digits))
+    runs = np.add.reduceat((codes & 31) << shift, starts)
+    runs[(codes[ends] & 16) > 0] -= 1 << (5 * digits[(codes[ends] & 16) > 0])
+    for first in (1, 2): runs[first::2] = runs[first::2].cumsum()
+    return runs
+
+def _check_runs(counts: Any, height: int, width: int) -> None:
+    "DataError unless run lengths, plain or packed, cover exactly the image."
+    try:
+        if isinstance(counts, list) and set(map(type, counts)) - {int}: raise ValueError
+        runs = np.array(counts, np.int64) if isinstance(counts, list) else _unpacked(counts)
+        if runs.size and 0 <= runs.min() <= runs.max() <= height * width and runs.sum() == height * width: return
+    except (AttributeError, TypeError, ValueError, OverflowError): pass
+    raise DataError(f"the run lengths are broken or do not add up to {height} x {width} pixels")
+
+# %% ../nbs/04_masks.ipynb #c522d0fd
+def check_segmentation(segmentation: Any, height: int, width: int) -> None:
+    "DataError unless this is one of COCO's three spellings, made for an image of this size. Decodes nothing."
+    if height < 1 or width < 1 or height * width > MOST_PIXELS:
+        raise DataError(f"an image of {height} x {width} pixels cannot have masks; {MOST_PIXELS:,} pixels are the most")
+    if isinstance(segmentation, list): _polygons(segmentation, height, width)
+    elif not isinstance(segmentation, dict) or "counts" not in segmentation:
+        raise DataError("the segmentation is neither polygons nor run lengths")
+    elif (size := segmentation.get("size")) != [height, width]:
+        raise DataError(f"the mask is made for size {size}, the image has {[height, width]}")
+    else:
+        counts = segmentation["counts"]
+        _check_runs(counts.decode("ascii", "replace") if isinstance(counts, bytes) else counts, height, width)
 
 def _packed(segmentation: list | dict, height: int, width: int) -> dict:
     "Any of the three spellings as packed run lengths."
+    check_segmentation(segmentation, height, width)
     if isinstance(segmentation, list):
         return rle_api.merge(rle_api.frPyObjects(_polygons(segmentation, height, width), height, width))
-    if not isinstance(segmentation, dict) or "counts" not in segmentation:
-        raise DataError("the segmentation is neither polygons nor run lengths")
-    size, plain = segmentation.get("size"), isinstance(segmentation["counts"], list)
-    if size != [height, width]: raise DataError(f"the mask is made for size {size}, the image has {[height, width]}")
-    return rle_api.frPyObjects(segmentation, height, width) if plain else segmentation
+    rle = {"size": [height, width], "counts": segmentation["counts"]}
+    return rle_api.frPyObjects(rle, height, width) if isinstance(rle["counts"], list) else rle
 
 # %% ../nbs/04_masks.ipynb #990f92bc
 def decode(
@@ -39,9 +84,7 @@ def decode(
     width: int,
 ) -> np.ndarray:                # (H, W) bool
     "The mask of a COCO segmentation; DataError when it is malformed or made for another size."
-    try: return rle_api.decode(_packed(segmentation, height, width)).astype(bool)
-    except (RuntimeError, TypeError, ValueError):
-        raise DataError(f"the run lengths are broken or do not add up to {height} x {width} pixels") from None
+    return rle_api.decode(_packed(segmentation, height, width)).astype(bool)
 
 def encode_many(
     masks: np.ndarray,  # (N, H, W) bool

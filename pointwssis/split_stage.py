@@ -11,10 +11,10 @@ from . import coco, shapes, splits
 from .coco import CocoData
 from .config import Config
 from .core import ConfigError, DataError
-from .gallery import data_root, open_truth
+from .gallery import data_root, open_truth, open_val
 
 # %% auto #0
-__all__ = ['check_images', 'split']
+__all__ = ['check_images', 'check_val', 'split']
 
 # %% ../nbs/58_split_stage.ipynb #c24060f2
 def check_images(data: CocoData) -> None:
@@ -23,6 +23,14 @@ def check_images(data: CocoData) -> None:
         if (path := coco.picture_path(data, record)).is_file(): continue
         cure = "Check the data root or fetch the file."
         raise DataError(f"{path}: image {record['id']} of {data.path} is missing. {cure}")
+
+def check_val(val: CocoData) -> None:
+    "Fail on validation images that cannot be evaluated on."
+    check_images(val)
+    coco.check_masks(val)
+    if all(a["iscrowd"] for i in val.ids for a in val.annotations[i]):
+        raise DataError(f"{val.path}: its {len(val.ids)} images show no object, so nothing can be evaluated. "
+                        "Add annotations, or give another file as data.val_json.")
 
 # %% ../nbs/58_split_stage.ipynb #1bfaf829
 def _halves(cfg: Config, truth: CocoData, out: Path) -> tuple[Path, Path]:
@@ -37,8 +45,11 @@ def split(cfg: Config, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     if cfg.dataset == "shapes" and not cfg.data.root: shapes.write(data_root(cfg, out))
     truth = open_truth(cfg, out)
     check_images(truth)
+    check_val(open_val(cfg, out))
     strong, weak = _halves(cfg, truth, out)
     if cfg.data.weak_json: splits.add_weak(weak, data_root(cfg, out)/cfg.data.weak_json)
     splits.audit(weak)
     s, w = coco.load(strong, truth.image_root), coco.load(weak, truth.image_root, need="points")
+    splits.check_split(s, w)
+    check_images(w)
     return {"strong_images": len(s.ids), "weak_images": len(w.ids), "strong_masks": s.num_annotations, "points": w.num_annotations}

@@ -5,16 +5,18 @@
 # %% ../nbs/11_splits.ipynb #8fba0c2a
 from __future__ import annotations
 from collections.abc import Iterable
+from itertools import count, groupby
 from pathlib import Path
 
 import numpy as np
 
-from .coco import CategoryTable, CocoData, centroid, load, save
+from .coco import CategoryTable, CocoData, centroid, check_masks, load, save
 from .core import ConfigError, DataError, read_json, rng, write_json
 from .points import weak_annotation
 
 # %% auto #0
-__all__ = ['STEM', 'ALLOWED', 'percentage', 'split_name', 'choose', 'write_split', 'take_split', 'add_weak', 'audit']
+__all__ = ['STEM', 'ALLOWED', 'percentage', 'split_name', 'choose', 'write_split', 'take_split', 'add_weak', 'check_split',
+           'audit']
 
 # %% ../nbs/11_splits.ipynb #0e7d218a
 def percentage(
@@ -93,23 +95,33 @@ def _half(folder: Path, name: str, letter: str, images: Path, need: str) -> Coco
     if len(found) == 1: return load(found[0], images, need)
     raise DataError(f"{folder}: {len(found)} files are called *_{name}_{letter}.json, one is needed. Put the split's pair there, or leave out data.split_dir.")
 
-def _nearest_object(weak: CocoData, click: dict, truth: CocoData) -> int:
-    "The id of the object that a click is meant for."
-    alike = [a for a in truth.annotations[click["image_id"]] if a["category_id"] == click["category_id"] and not a["iscrowd"]]
+def _matched(weak: CocoData, clicks: list[dict], truth: CocoData) -> dict[int, int]:   # of one image and class
+    "The object that each click is meant for, by their ids: nearest pairs first, no object twice."
+    image_id, category = clicks[0]["image_id"], clicks[0]["category_id"]
+    alike = [a for a in truth.annotations[image_id] if a["category_id"] == category and not a["iscrowd"]]
     centres = {a["id"]: centroid(mask) for a in alike if (mask := truth.mask(a)).any()}
-    if centres: return min(centres, key=lambda i: np.hypot(*np.subtract(centres[i], click["point"])))
-    raise DataError(f"{weak.path}: annotation {click['id']}: {truth.path} has no object of its class in image {click['image_id']}. "
-                    "Give the annotation file that the split was made from as data.train_json.")
+    if len(centres) < len(clicks):
+        place = f"{truth.path} has no object of its class in image {image_id} that no other click means"
+        raise DataError(f"{weak.path}: annotation {clicks[-1]['id']}: {place}. "
+                        "Give the annotation file that the split was made from as data.train_json.")
+    far = {(c["id"], i): np.hypot(*np.subtract(at, c["point"])) for c in clicks for i, at in centres.items()}
+    found: dict[int, int] = {}
+    for click, thing in sorted(far, key=lambda pair: (far[pair], pair)):
+        if click not in found and thing not in found.values(): found[click] = thing
+    return found
 
 def _under_true_ids(weak: CocoData, truth: CocoData) -> list[dict]:
-    "The clicks, each under the id of its object in `truth`; those in images that `truth` does not have keep theirs."
+    "The clicks, each under the id of its object in `truth`; those in other images keep theirs while it is free."
     place = lambda a: (a["id"], a["image_id"], a["category_id"])
     known = {place(a) for records in truth.annotations.values() for a in records}
     clicks = [a for i in weak.ids for a in weak.annotations[i]]
-    judged = [a for a in clicks if a["image_id"] in truth.images]
+    judged = sorted((a for a in clicks if a["image_id"] in truth.images), key=lambda a: place(a)[1:])
     if all(place(a) in known for a in judged): return clicks
-    new = {a["id"]: _nearest_object(weak, a, truth) for a in judged}
-    return [a | {"id": new.get(a["id"], a["id"])} for a in clicks]
+    new: dict[int, int] = {}
+    for _, group in groupby(judged, key=lambda a: place(a)[1:]): new |= _matched(weak, list(group), truth)
+    taken, spare = set(new.values()), count(max([*new.values(), *(a["id"] for a in clicks)]) + 1)
+    def own(a: dict) -> int: return a["id"] if a["id"] not in taken else next(spare)
+    return [a | {"id": new[a["id"]] if a["id"] in new else own(a)} for a in clicks]
 
 # %% ../nbs/11_splits.ipynb #7e8d8c61
 def take_split(
@@ -145,6 +157,21 @@ def add_weak(weak: Path, more: Path) -> None:
             have["annotations"].append({"id": point_id, "image_id": image_id + n, "category_id": category, "point": a["point"], "iscrowd": 0})
             point_id += 1
     write_json(weak, have)
+
+# %% ../nbs/11_splits.ipynb #bfa754a8
+def check_split(
+    strong: CocoData,   # the two files of a split, with masks
+    weak: CocoData,     # and with points
+) -> None:
+    "Fail when one half of a split has nothing to learn from."
+    check_masks(strong)
+    if not weak.ids:
+        raise DataError(f"{weak.path}: all {len(strong.ids)} images are strong, none is left for points. Choose a smaller split.")
+    if not weak.num_annotations:
+        raise DataError(f"{weak.path}: its {len(weak.ids)} images have no point. Choose another split or seed.")
+    objects = (a for i in strong.ids for a in strong.annotations[i] if not a["iscrowd"])
+    if not any(strong.mask(a).any() for a in objects):
+        raise DataError(f"{strong.path}: its {len(strong.ids)} images show no object. Choose a larger split or another seed.")
 
 # %% ../nbs/11_splits.ipynb #a798312c
 ALLOWED = {"annotations": {"id", "image_id", "category_id", "point", "iscrowd"}, "images": {"id", "file_name", "width", "height"},

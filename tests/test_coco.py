@@ -128,14 +128,6 @@ def test_save_and_load_again(folder, tmp_path):
     assert again.info == {"dropped_points": [3]} and (again.read_image(5) == 5).all()
 
 
-def test_pictures_are_not_turned_by_their_exif_header(folder):
-    data = folder()
-    exif = Image.Exif()
-    exif[0x0112] = 6   # "turn by 90 degrees"
-    Image.fromarray(np.zeros((8, 9, 3), np.uint8)).save(data.image_root / "5.png", exif=exif)
-    assert data.read_image(5).shape == (8, 9, 3)
-
-
 def test_grey_and_palette_pictures_become_rgb(folder):
     data = folder()
     Image.fromarray(np.full((8, 9), 7, np.uint8)).save(data.image_root / "5.png")

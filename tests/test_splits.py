@@ -6,6 +6,8 @@ import pytest
 
 from pointwssis import coco, shapes
 from pointwssis.core import ConfigError, DataError
+from pointwssis.graph import config_of
+from pointwssis.split_stage import split
 from pointwssis.splits import audit, choose, percentage, split_name, take_split, write_split
 from real import PHOTOGRAPHS, needs_photographs
 
@@ -162,3 +164,68 @@ def test_real_data(name, tmp_path):
     for i in weak.ids[:40]:
         masks = {a["id"]: truth.mask(a) for a in truth.annotations[i]}
         assert all(masks[a["id"]][int(a["point"][1]), int(a["point"][0])] for a in weak.annotations[i])
+
+
+# --- halves that nothing can be learned from
+
+def test_an_object_annotated_twice_keeps_two_ids_in_a_renumbered_split(tmp_path):
+    shapes.write(tmp_path / "d", train=4, val=1, size=72)
+    truth = coco.load(tmp_path / "d/annotations/instances_train.json", need="masks")
+    image = truth.ids[3]
+    first = truth.annotations[image][0]
+    truth.annotations[image].append(first | {"id": 9000})             # the same object once more
+    folder = publish(truth, tmp_path / "old", shift=20_000)
+    weak = coco.load(take_split(folder, "5p", truth, tmp_path / "new")[1], need="points")
+    assert sorted(a["id"] for a in weak.annotations[image]) == sorted(a["id"] for a in truth.annotations[image])
+    truth.annotations[image].pop()
+    with pytest.raises(DataError, match="has no object of its class in image .* that no other click means"):
+        take_split(folder, "5p", truth, tmp_path / "new")
+
+
+def test_clicks_in_images_beyond_the_truth_never_share_an_id_with_others(truth, tmp_path):
+    folder, inside = publish(truth, tmp_path / "old", shift=1), truth.ids[3:]
+    weak = coco.load(take_split(folder, "5p", truth.select(inside), tmp_path / "new")[1], need="points")
+    ids = [a["id"] for i in weak.ids for a in weak.annotations[i]]
+    assert len(set(ids)) == len(ids) == sum(len(truth.annotations[i]) for i in truth.ids[2:])
+    for i in inside: assert [a["id"] for a in weak.annotations[i]] == [a["id"] for a in truth.annotations[i]]
+
+
+def spoiled(folder, name, change):
+    path = folder / f"annotations/instances_{name}.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+NOTHING = {   # percent, file, change, message
+    "no weak image": ("99p", "train", lambda c: None, "all 4 images are strong, none is left for points. Choose a smaller split"),
+    "no point": ("50p", "train", lambda c: c.update(annotations=c["annotations"][:1]), "have no point|show no object"),
+    "no object in validation": ("50p", "val", lambda c: c.update(annotations=[]),
+                                "instances_val.json: its 2 images show no object, so nothing can be evaluated"),
+    "crowds only in validation": ("50p", "val", lambda c: [a.update(iscrowd=1) for a in c["annotations"]], "show no object"),
+    "no mask that has pixels": ("50p", "train", lambda c: [a.update(segmentation=[[1, 1, 1, 1, 1, 1]]) for a in c["annotations"]],
+                                "show no object|have no point"),
+    "a broken mask in validation": ("50p", "val", lambda c: c["annotations"][0]["segmentation"].update(counts="~"),
+                                    r"instances_val.json: annotation \d+: the run lengths are broken"),
+    "a picture of validation missing": ("50p", "val", lambda c: c["images"][0].update(file_name="none.png"),
+                                        r"none.png: image \d+ of .*instances_val.json is missing"),
+}
+
+
+@pytest.mark.parametrize("percent, name, change, words", NOTHING.values(), ids=NOTHING)
+def test_a_data_set_that_fails_after_training_is_refused_before_it(tmp_path, percent, name, change, words):
+    shapes.write(tmp_path / "d", train=4, val=2, size=72)
+    spoiled(tmp_path / "d", name, change)
+    cfg = config_of(split=percent, data_root=str(tmp_path / "d"))
+    with pytest.raises(DataError, match=words): split(cfg, {}, tmp_path / "out")
+
+
+def test_a_published_half_without_objects_is_refused(truth, tmp_path):
+    root = tmp_path / "d"
+    shapes.write(root, train=4, val=1, size=72)
+    data = coco.load(root / "annotations/instances_train.json", need="masks")
+    (root / "halves").mkdir()
+    for letter, ids, records in (("s", data.ids[:2], []), ("w", data.ids[2:], [a for i in data.ids[2:] for a in data.annotations[i]])):
+        coco.save(root / f"halves/x_5p_{letter}.json", [data.images[i] for i in ids], records, data.categories)
+    cfg = config_of(split="5p", data_root=str(root), overrides={"data.split_dir": "halves"})
+    with pytest.raises(DataError, match="_s.json: its 2 images show no object. Choose a larger split"): split(cfg, {}, tmp_path / "out")
