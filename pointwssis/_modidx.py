@@ -139,6 +139,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
                                  'pointwssis.core.ConfigError': ('core.html#configerror', 'pointwssis/core.py'),
                                  'pointwssis.core.DataError': ('core.html#dataerror', 'pointwssis/core.py'),
                                  'pointwssis.core.PointWSSISError': ('core.html#pointwssiserror', 'pointwssis/core.py'),
+                                 'pointwssis.core.PointWSSISError.__str__': ('core.html#pointwssiserror.__str__', 'pointwssis/core.py'),
                                  'pointwssis.core.StageError': ('core.html#stageerror', 'pointwssis/core.py'),
                                  'pointwssis.core._remove': ('core.html#_remove', 'pointwssis/core.py'),
                                  'pointwssis.core._seed': ('core.html#_seed', 'pointwssis/core.py'),

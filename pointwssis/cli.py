@@ -33,7 +33,7 @@ def setting(
     key, equals, value = text.partition("=")
     if not (key and equals): raise argparse.ArgumentTypeError(f"'{text}' is not key=value")
     try: return key, json.loads(value)
-    except json.JSONDecodeError: return key, value
+    except (ValueError, RecursionError): return key, value   # plain text, then
 
 # %% ../nbs/55_cli.ipynb #1c76944d
 def add_run_options(

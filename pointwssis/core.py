@@ -24,6 +24,7 @@ __all__ = ['UNKNOWN_TO_DISK', 'NO_ROOM', 'TEMPORARY', 'LIBRARIES', 'PointWSSISEr
 # %% ../nbs/00_core.ipynb #4f1d8bfc
 class PointWSSISError(Exception):
     "Something about the input that its owner can mend: one line that names the place and the cure."
+    def __str__(self) -> str: return " ".join(super().__str__().splitlines())   # a name may hold a line's end
 
 class ConfigError(PointWSSISError): "An option, preset or parameter that does not exist or has a wrong value."
 class DataError(PointWSSISError): "A file, image or annotation that is missing, broken or contradictory."

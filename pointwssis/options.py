@@ -4,7 +4,7 @@
 
 # %% ../nbs/01_options.ipynb #f92a7c0d
 from __future__ import annotations
-import re
+import re, sys
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -159,7 +159,9 @@ def _fits(value: Any, hint: Any) -> bool:
         if not isinstance(value, (list, tuple)): return False
         if inner[-1] is Ellipsis: return all(_fits(v, inner[0]) for v in value)
         return len(value) == len(inner) and all(map(_fits, value, inner))
-    if hint is float: return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is float:   # finite, and no whole number too large for one
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return number and abs(value) <= sys.float_info.max
     return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
 
 def _words(hint: Any) -> str: return getattr(hint, "__name__", str(hint)) if get_origin(hint) is None else str(hint)
@@ -203,6 +205,6 @@ def override(
     if rest: return replace(cfg, **{head: override(part, rest, value, f"{above}{head}.")})
     hint = get_type_hints(type(cfg))[head]
     if is_dataclass(part): raise ConfigError(f"option '{above}{head}' is a group. Set one of its parts, such as '{head}.{fields(part)[0].name}'.")
-    if not _fits(value, hint): raise ConfigError(f"option '{above}{key}' wants {_words(hint)}, got {value!r} ({type(value).__name__}).")
+    if not _fits(value, hint): raise ConfigError(f"option '{above}{key}' wants {_words(hint)}, got {value!r:.80} ({type(value).__name__}).")
     _check_value(above + key, value)
     return replace(cfg, **{head: _freeze(float(value) if hint is float else value)})
