@@ -1,5 +1,6 @@
 "The network, its decoding and its prompts: invariants."
 from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from pointwssis.decode import mask_nms, matrix_nms, pairwise_iou
 from pointwssis.device import computes_in_bf16
 from pointwssis.points import Point
 from pointwssis.prompt import Prompts
-from pointwssis.solov2 import SOLOv2
+from pointwssis.solov2 import MaskHead, SOLOv2, conv_gn, to_levels, with_coordinates
 from tiny import CFG, tiny_model
 
 MODEL = tiny_model()
@@ -167,3 +168,52 @@ def test_frozen_parts_do_not_train():
     frozen = [n for n, p in net.named_parameters() if not p.requires_grad]
     assert any("layer1" in n for n in frozen) and not any("layer2" in n or "fpn" in n for n in frozen)
     assert not any("bn" in n for n, _ in net.named_parameters())
+
+
+# --- parts of the network
+
+def test_the_heads_start_small_and_the_classes_at_their_prior():
+    net = SOLOv2(replace(CFG, instance_channels=64, mask_channels=64, num_kernels=48))
+    heads = dict([*net.instance_head.named_modules(), *net.mask_head.named_modules()])
+    convs = [m for m in heads.values() if isinstance(m, torch.nn.Conv2d)]
+    assert torch.allclose(net.instance_head.category.bias.sigmoid(), torch.tensor(.01))
+    assert not net.instance_head.kernel.bias.any()
+    assert len(convs) > 8 and all(.008 < m.weight.std() < .012 and abs(m.weight.mean()) < .002 for m in convs)
+
+
+def test_five_levels_come_from_the_five_maps():
+    torch.manual_seed(0)
+    pyramid = [torch.randn(1, 2, 64 // 2 ** i, 96 // 2 ** i) for i in range(5)]
+    levels = to_levels(pyramid)
+    assert [tuple(x.shape[2:]) for x in levels] == [(32, 48), (32, 48), (16, 24), (8, 12), (8, 12)]
+    assert torch.allclose(levels[0], torch.nn.functional.avg_pool2d(pyramid[0], 2), atol=1e-6)     # bilinear halving
+    assert all(torch.equal(a, b) for a, b in zip(levels[1:4], pyramid[1:4]))
+    enlarged = torch.nn.functional.interpolate(pyramid[4], size=(8, 12), mode="bilinear", align_corners=False)
+    assert torch.equal(levels[4], enlarged) and not torch.allclose(levels[4], pyramid[3])
+
+
+def test_the_last_map_of_the_pyramid_is_every_second_pixel_of_the_one_before():
+    with torch.no_grad(): pyramid = MODEL.backbone(IMAGES[:1])
+    assert [x.shape[-1] for x in pyramid] == [24, 12, 6, 3, 2]
+    assert torch.equal(pyramid[4], pyramid[3][..., ::2, ::2])
+
+
+def test_coordinates_run_from_minus_one_to_one():
+    x = with_coordinates(torch.zeros(2, 3, 5, 9))
+    assert x.shape == (2, 5, 5, 9) and not x[:, :3].any()
+    assert torch.allclose(x[0, 3, 4], torch.arange(9) / 4. - 1) and torch.allclose(x[1, 4, :, 8], torch.arange(5) / 2. - 1)
+
+
+def test_the_mask_head_has_a_branch_of_each_depth():
+    cfg = replace(CFG, fpn_channels=12, mask_channels=20, num_kernels=24)
+    head = MaskHead(cfg)
+    widths = [[(m.in_channels, m.out_channels) for m in b.modules() if isinstance(m, torch.nn.Conv2d)] for b in head.branches]
+    assert widths == [[(12, 20)], [(12, 20)], [(12, 20), (20, 20)], [(14, 20), (20, 20), (20, 20)]]
+    assert (head.merge[0].in_channels, head.merge[0].out_channels, head.merge[0].kernel_size) == (20, 24, (1, 1))
+    assert head([torch.randn(1, 12, 32 // 2 ** i, 48 // 2 ** i) for i in range(5)]).shape == (1, 24, 32, 48)
+
+
+@pytest.mark.parametrize("outputs, groups, wanted", [(64, 32, 32), (48, 32, 16), (20, 32, 4), (64, 8, 8)])
+def test_norms_have_as_many_groups_as_divide_the_channels(outputs, groups, wanted):
+    conv, norm, last = conv_gn(3, outputs, groups)
+    assert norm.num_groups == wanted and conv.bias is None and isinstance(last, torch.nn.ReLU)
