@@ -27,10 +27,11 @@ class Prompts:
     classes: Tensor              # (N,) long, 0-based
     boxes: Tensor | None = None  # (N, 4) x0 y0 x1 y1: only for oracles that know an object's size
 
-    def to_input(self, size: tuple[int, int], out_size: tuple[int, int], device: torch.device) -> Prompts:
+    def to_input(self, size: tuple[int, int], out_size: tuple[int, int],
+                 device: torch.device | str) -> Prompts:
         "In pixel indices of the resized input: the centre of the first pixel is 0, as targets count."
         scale = torch.tensor((size[1] / out_size[1], size[0] / out_size[0]), dtype=torch.float64)
-        exact = torch.float32 if device.type == "mps" else torch.float64   # mps has no float64
+        exact = torch.float32 if torch.device(device).type == "mps" else torch.float64   # mps has no float64
         xy, boxes = self.xy.cpu() * scale - .5, self.boxes
         if boxes is not None: boxes = (boxes.cpu() * scale.repeat(2)).to(device, exact)
         return Prompts(xy.to(device, exact), self.classes.to(device), boxes)
