@@ -149,15 +149,17 @@ def command_predict(args: argparse.Namespace) -> None:
 def command_submit(args: argparse.Namespace) -> None:
     "Predict a list of images for an evaluation server."
     from pointwssis.coco import load
-    from pointwssis.predict import load_model, predict_all, predictor
+    from pointwssis.predict import classes_of_run, load_model, predict_all, predictor
     from pointwssis.submission import check, write_submission
     data, weights = load(args.images, args.image_folder or None, need="images"), Path(args.weights)
     check([], args.form, data)
     cfg, network = config_for(weights, args)
     device, model = pick_device(cfg.device), load_model(network, weights)
-    if model.cfg.num_classes != len(data.categories):
-        raise DataError(f"{args.images}: has {len(data.categories)} categories, {weights} knows {model.cfg.num_classes}. Use weights for these classes.")
-    results = predict_all(predictor(model.to(device), cfg.data, device), data)
+    trained, classes = classes_of_run(weights, model.cfg.num_classes), len(data.categories)
+    if not trained and model.cfg.num_classes != classes:
+        raise DataError(f"{args.images}: has {classes} classes, {weights} has {model.cfg.num_classes}. "
+                        f"Use weights for these classes: {', '.join(data.categories.names[:12])}.")
+    results = predict_all(predictor(model.to(device), cfg.data, device), data, trained=trained)
     for path in write_submission(results, data, args.out, args.form): print(path)
 
 # %% ../nbs/54_commands.ipynb #eda0b64b

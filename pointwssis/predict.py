@@ -19,14 +19,15 @@ from .core import DataError, atomic_path, write_json
 from .dataset import inference_batch, normalise
 from .decode import Instances
 from .device import choose_precision, in_precision
-from .evaluate import to_results
+from .evaluate import ids_by_name, to_results, under_ids
 from .image_files import read_picture
 from .journal import Journal, recall
 from .show import overlay
 from .solov2 import SOLOv2
 
 # %% auto #0
-__all__ = ['HEAD', 'load_model', 'predictor', 'predict_all', 'class_names', 'read_photo', 'predict_image', 'predict_files']
+__all__ = ['HEAD', 'load_model', 'predictor', 'predict_all', 'classes_of_run', 'class_names', 'read_photo', 'predict_image',
+           'predict_files']
 
 # %% ../nbs/42_predict.ipynb #cac2dc36
 HEAD = "instance_head.category.bias"
@@ -67,23 +68,34 @@ def predict_all(
     data: CocoData,
     batch: int = 8,                  # images at once
     journal: Journal | None = None,  # of lists of results, by image; images in it are not computed again
-) -> list[dict]:
-    "COCO results of every image."
+    trained: CategoryTable | None = None,   # the network's classes; None: those of `data`
+) -> list[dict]:                     # COCO results under the category ids of `data`
+    "Predict every image; DataError if `data` has a class that was not trained."
+    table = trained or data.categories
+    known = ids_by_name(table, data.categories, data.path)
     journal = Journal() if journal is None else journal
     def work(ids: list[int]) -> list[list[dict]]:
         found = predict([data.read_image(i) for i in ids])
-        return [to_results(f, i, data.categories) for i, f in zip(ids, found)]
+        return [to_results(f, i, table) for i, f in zip(ids, found)]
     batches = [data.ids[i:i + batch] for i in range(0, len(data.ids), batch)]
-    return [r for ids in batches for results in recall(journal, ids, lambda: work(ids)) for r in results]
+    made = (results for ids in batches for results in recall(journal, ids, lambda: work(ids)))
+    return [r for results in made for r in under_ids(results, known)]
 
 # %% ../nbs/42_predict.ipynb #87416060
+def classes_of_run(
+    weights: str | Path,
+    count: int,          # of the model's classes
+) -> CategoryTable | None:
+    "The classes that weights of a run were trained on; None for other weights."
+    strong = sorted(Path(weights).absolute().parent.parent.parent.glob("split/artifacts/*_s.json"))
+    return table if strong and len(table := load(strong[0]).categories) == count else None
+
 def class_names(
     weights: str | Path,
     count: int,          # of the model's classes
 ) -> CategoryTable:
     "The classes that weights of a run can tell apart; numbered ones for other weights."
-    strong = sorted(Path(weights).absolute().parent.parent.parent.glob("split/artifacts/*_s.json"))
-    if strong and len(table := load(strong[0]).categories) == count: return table
+    if table := classes_of_run(weights, count): return table
     return CategoryTable(tuple(range(1, count + 1)), tuple(f"class {i}" for i in range(1, count + 1)))
 
 # %% ../nbs/42_predict.ipynb #4ab85f80

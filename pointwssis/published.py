@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint import load_official
-from .coco import CocoData, load
+from .coco import CategoryTable, CocoData, load
 from .config import Config
 from .core import DataError, device_name, file_hash, pick_device, read_json, write_json
-from .evaluate import coco_ap, link_by_overlap, pseudo_quality
+from .evaluate import coco_ap, link_by_overlap, pseudo_quality, under_classes
 from .graph import Stage, config_of, fingerprint
 from .predict import load_model, predict_all, predictor
 from .pseudo import refine_masks, rough_masks, write_pseudo
@@ -61,6 +61,14 @@ def set_bench(
     return Bench(release, cfg, *(_standing(name, root, folder) for name in (cfg.data.val_json, cfg.data.train_json)), out)
 
 # %% ../nbs/51_published.ipynb #c073bab3
+def _trained(bench: Bench, model: SOLOv2, val: CocoData) -> CategoryTable:
+    "The classes of a published network: those of the release's labels, else of the data set."
+    labels = next((path for name in ("s", "w", "train") if (path := bench.has(name))), None)
+    table = load(labels).categories if labels else val.categories
+    if len(table) == model.cfg.num_classes: return table
+    raise DataError(f"{labels or val.path}: has {len(table)} classes, the network {model.cfg.num_classes}. "
+                    f"Use the files of one release. Classes of the file: {', '.join(table.names[:12])}.")
+
 def _val(bench: Bench, need: str = "masks") -> CocoData:
     return load(bench.val, bench.images(bench.val, bench.cfg.data.val_images), need)
 
@@ -72,7 +80,9 @@ def _solov2(bench: Bench, part: str) -> SOLOv2:
 def judge_network(bench: Bench, part: str) -> dict[str, Any]:
     "COCO mask AP on the validation images."
     val, cfg = _val(bench), bench.cfg
-    results = predict_all(predictor(_solov2(bench, part), cfg.data, pick_device(cfg.device)), val)
+    model = _solov2(bench, part)
+    predict = predictor(model, cfg.data, pick_device(cfg.device))
+    results = predict_all(predict, val, trained=_trained(bench, model, val))
     write_json(bench.out / f"results_{part}.json", results)
     ap = coco_ap(val, results)
     return {f"{part}_ap_percent": ap["ap_percent"], "detail": ap}
@@ -80,8 +90,10 @@ def judge_network(bench: Bench, part: str) -> dict[str, Any]:
 # %% ../nbs/51_published.ipynb #6d1c1040
 def judge_refiner(bench: Bench, part: str) -> dict[str, Any]:
     "Mean IoU of masks made from clicks on the validation objects, before and after the refiner."
-    val, weak, device = _val(bench), _val(bench, "points"), pick_device(bench.cfg.device)
-    predict = predictor(_solov2(bench, "teacher"), bench.cfg.data, device, "point", "mask", bench.cfg.behaviour)
+    model, device = _solov2(bench, "teacher"), pick_device(bench.cfg.device)
+    trained = _trained(bench, model, _val(bench))
+    val, weak = (under_classes(_val(bench, need), trained) for need in ("masks", "points"))
+    predict = predictor(model, bench.cfg.data, device, "point", "mask", bench.cfg.behaviour)
     rough = rough_masks(predict, weak)
     refined = refine_masks(open_refiner(bench.has(part), bench.cfg.refiner), weak, rough, device, bench.cfg.behaviour)
     found = {}
@@ -106,7 +118,8 @@ def judge_labels(bench: Bench, part: str) -> dict[str, Any]:
     "How well published pseudo masks fit the objects of the weak images."
     truth = _hidden(bench.has("w"), bench.train)
     if truth is None: return {}
-    linked = link_by_overlap(load(bench.has(part), need="masks"), truth)
+    made = under_classes(load(bench.has(part), need="masks"), truth.categories)
+    linked = link_by_overlap(made, truth)
     quality = pseudo_quality(linked, truth)
     found = {f"pseudo_{part}_{key}": quality[key] for key in ("miou_percent", "ap_percent", "points", "points_without_mask")}
     return found | {f"pseudo_{part}_masks_without_object": linked.info["masks_without_object"]}

@@ -11,6 +11,7 @@ from . import coco, shapes, splits
 from .coco import CocoData
 from .config import Config
 from .core import ConfigError, DataError
+from .evaluate import ids_by_name
 from .gallery import data_root, open_truth, open_val
 
 # %% auto #0
@@ -45,7 +46,8 @@ def split(cfg: Config, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     if cfg.dataset == "shapes" and not cfg.data.root: shapes.write(data_root(cfg, out))
     truth = open_truth(cfg, out)
     check_images(truth)
-    check_val(open_val(cfg, out))
+    check_val(val := open_val(cfg, out))
+    ids_by_name(truth.categories, val.categories, val.path)
     strong, weak = _halves(cfg, truth, out)
     if cfg.data.weak_json: splits.add_weak(weak, data_root(cfg, out)/cfg.data.weak_json)
     splits.audit(weak)

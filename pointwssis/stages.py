@@ -15,7 +15,7 @@ import torch
 
 from . import evaluate as judge, pseudo as pseudo_labels
 from .batches import loader, solov2_loss, training_batch
-from .coco import CocoData, box_of
+from .coco import CategoryTable, CocoData, box_of
 from .config import Config, SOLOv2Config, TrainConfig, to_dict
 from .core import DataError, device_name, file_hash, pick_device, rng, write_json
 from .dataset import CocoDataset, tight_boxes
@@ -215,12 +215,13 @@ def pseudo(cfg: Config, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
 MODELS = {"teacher": ("teacher", "teacher"), "student_sw": ("student", "student"),
           "student_sw_refined": ("student_refined", "student"), "supervised": ("supervised", "student")}  # metric: (stage, network)
 
-def _ap_of(cfg: Config, net: SOLOv2Config, weights: Path, val: CocoData, kept: Path,
-           precision: str) -> dict[str, Any]:
+def _ap_of(cfg: Config, net: SOLOv2Config, weights: Path, val: CocoData, trained: CategoryTable,
+           kept: Path, precision: str) -> dict[str, Any]:
     "COCO mask AP of one model on the validation images; its results are kept."
     device = pick_device(cfg.device)
     predict = predictor(load_model(net, weights).to(device), cfg.data, device, precision=precision)
-    results = predict_all(predict, val, journal=journal_of(kept.parent, kept.stem, cfg, weights))
+    journal = journal_of(kept.parent, kept.stem, cfg, weights)
+    results = predict_all(predict, val, journal=journal, trained=trained)
     write_json(kept, results)
     return judge.coco_ap(val, results)
 
@@ -243,7 +244,7 @@ def evaluate(cfg: Config, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     "AP of every model that was trained, quality of the pseudo labels."
     val, truth = open_val(cfg, inputs["split"]), open_truth(cfg, inputs["split"])
     detail = {name: _ap_of(cfg, getattr(cfg, net), inputs[stage]/"last.safetensors", val,
-                           out/f"results_{name}.json", getattr(cfg, f"{net}_train").precision)
+                           truth.categories, out/f"results_{name}.json", getattr(cfg, f"{net}_train").precision)
               for name, (stage, net) in MODELS.items() if stage in inputs}
     metrics: dict[str, Any] = {f"{name}_ap_percent": d["ap_percent"] for name, d in detail.items()} | {"models": detail}
     for name in ("sw", "sw_refined"):

@@ -149,7 +149,7 @@ def test_submit_writes_what_a_server_takes(unseen, capsys, form, names):
 
 @pytest.mark.parametrize("argv, says", [
     (("data/annotations/nowhere.json",), "nowhere.json: no such file"), (("data/annotations/instances_val.json", "--form", "cocoa"), "Did you mean 'coco'?"),
-    (("data/annotations/instances_val.json", "--image-folder", "elsewhere"), "elsewhere"), (("few.json",), "has 1 categories, w.safetensors knows 5"),
+    (("data/annotations/instances_val.json", "--image-folder", "elsewhere"), "elsewhere"), (("few.json",), "has 1 classes, w.safetensors has 5"),
 ])
 def test_submit_refuses_in_one_line(unseen, capsys, argv, says):
     few = json.loads(Path(unseen).read_text())

@@ -151,6 +151,27 @@ def test_the_teacher_predicts_what_it_predicted_before_it_was_published(made, tm
     assert found == json.loads(json.dumps(expected)) and len(found) > 10
 
 
+def renamed(path, change) -> None:
+    "The same file with its categories, and the annotations' references to them, changed."
+    content = json.loads(path.read_text())
+    ids = {c["id"]: 100 - c["id"] for c in content["categories"]}
+    content["categories"] = [change(c | {"id": ids[c["id"]]}) for c in reversed(content["categories"])]
+    content["annotations"] = [a | {"category_id": ids[a["category_id"]]} for a in content["annotations"]]
+    path.write_text(json.dumps(content))
+
+
+def test_networks_are_judged_by_the_names_of_their_classes(copy, tmp_path):
+    _, (first,) = judge(copy, tmp_path / "a", overrides=EAGER)
+    val = copy / "coco/annotations/instances_val2017.json"
+    renamed(val, lambda c: c)
+    _, (second,) = judge(copy, tmp_path / "b", overrides=EAGER)
+    assert {k: v for k, v in first.items() if k != "links"} == {k: v for k, v in second.items() if k != "links"}
+    found, other = (read_json(tmp_path / run / "coco/5p/published/artifacts/results_teacher.json") for run in "ab")
+    assert other == [r | {"category_id": 100 - r["category_id"]} for r in found] and found
+    renamed(val, lambda c: c | {"name": f"another {c['name']}"})
+    with pytest.raises(DataError, match="instances_val2017.json: class 'another .*Trained on: disk"): judge(copy, tmp_path / "c")
+
+
 def test_true_masks_are_perfect_and_the_weak_file_is_truth_enough(copy, tmp_path):
     names = {kind: copy / f"coco/annotations/instances_train2017_5p_{kind}.json" for kind in ("s", "w", "sw")}
     sw = json.loads(names["sw"].read_text())
@@ -206,7 +227,7 @@ def test_one_command_fills_the_column(made, tmp_path, monkeypatch, capsys):
     assert main(["reproduce", "--from-published", str(made), "--dataset", "coco", *options]) == 0
     said = capsys.readouterr().out
     assert "coco 5p teacher: done in" in said and "published checkpoint, evaluated here" in said and "bdd100k" not in said
-    assert "| 5% | student sw_refined, AP | 33.7 | 0.0 | —² | —² | —² |" in (tmp_path / "figures/results_coco.md").read_text()
+    assert "| 5% | student sw_refined, AP | 33.7 | 0.0 | —² | —² | —² |" in (tmp_path / "outputs/figures/results_coco.md").read_text()
     assert main(["reproduce", "--from-published", str(made), "--split", "1p"]) == 2
     assert "nothing of 1p in it" in capsys.readouterr().err
 
