@@ -108,7 +108,12 @@ def make_parser() -> Parser:
     plan.add_argument("--seconds-per-point", type=float, metavar="S", help="to click on it and choose its class (assumed: 7, as long as a box)")
     for one in (report, plan): one.add_argument("--runs", default=RUNS, metavar="DIR", help=f"the folder of all runs (default {RUNS})")
     for one in (report, plan): one.add_argument("--figures", default="", metavar="DIR", help="where tables and figures lie (default: figures beside the runs)")
-    command("doctor", command_doctor)
+    doctor = command("doctor", command_doctor)
+    doctor.add_argument("--data", default="", metavar="DIR", help="check this data set instead: all its faults at once")
+    doctor.add_argument("--dataset", default="", help="whose layout of files it has (default custom)")
+    doctor.add_argument("--set", type=setting, action="append", default=[], dest="overrides", metavar="KEY=VALUE", help="override an option, such as data.val_json=val.json")
+    doctor.add_argument("--quick", action="store_true", help="read the headers of pictures only")
+    doctor.add_argument("--few", type=int, default=5, metavar="N", help="name this many records of each kind of fault (default 5)")
     return parser
 
 # %% ../nbs/55_cli.ipynb #379b72d6

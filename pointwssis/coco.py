@@ -22,8 +22,8 @@ from .store import cached, pick, total
 _all_ = ["box_of", "centroid", "decode", "encode", "encode_many", "mask_fields"]
 
 # %% auto #0
-__all__ = ['NEEDS', 'CategoryTable', 'CocoData', 'picture_path', 'check_masks', 'load', 'save', 'box_of', 'centroid', 'decode',
-           'encode', 'encode_many', 'mask_fields']
+__all__ = ['NEEDS', 'CategoryTable', 'CocoData', 'picture_path', 'check_masks', 'check_records', 'load', 'save', 'box_of',
+           'centroid', 'decode', 'encode', 'encode_many', 'mask_fields']
 
 # %% ../nbs/06_coco.ipynb #3eb20dfd
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ def _let_in(path: Path, need: str, images: dict[int, dict], annotations: list[di
     return NEEDS[need](path, images, annotations)
 
 # %% ../nbs/06_coco.ipynb #c01b1044
-def _checked(path: Path, content: Any) -> tuple[dict[int, dict], dict]:   # image records by id; classes and other entries
+def check_records(path: Path, content: Any) -> tuple[dict[int, dict], dict]:   # image records by id; classes and other entries
     "What can be checked of ids, names and sizes without a look at masks and points."
     images, categories = _images(path, content), _categories(path, content)
     annotations = _records(path, content, "annotations")
@@ -236,7 +236,7 @@ def _parsed(path: Path, need: str) -> tuple[dict[int, dict], dict[int, list[dict
     "A file in memory: image records, annotations by image, and the rest."
     content = read_json(path)
     if need == "images" and isinstance(content, dict): content.setdefault("annotations", [])
-    images, rest = _checked(path, content)
+    images, rest = check_records(path, content)
     by_image: dict[int, list[dict]] = {i: [] for i in images}
     for a in _let_in(path, need, images, content["annotations"]): by_image[a["image_id"]].append(a)
     return images, by_image, rest
@@ -249,7 +249,7 @@ def _skimmed(path: Path, need: str) -> tuple[Iterator[tuple[int, dict, list[dict
     parts = msgspec.json.decode(path.read_bytes(), type=dict[str, msgspec.Raw])
     listed = parts.pop("annotations", b"[]" if need == "images" else b"null")
     ids, raw = (msgspec.json.decode(listed, type=list[kind]) for kind in (_Ids, msgspec.Raw))
-    images, rest = _checked(path, {k: msgspec.json.decode(v) for k, v in parts.items()} | {"annotations": ids})
+    images, rest = check_records(path, {k: msgspec.json.decode(v) for k, v in parts.items()} | {"annotations": ids})
     by_image: dict[int, list[msgspec.Raw]] = {i: [] for i in images}
     for a, record in zip(ids, raw): by_image[a["image_id"]].append(record)
     return ((i, images[i], _let_in(path, need, images, [*map(msgspec.json.decode, of)])) for i, of in by_image.items()), rest

@@ -164,9 +164,19 @@ def command_submit(args: argparse.Namespace) -> None:
 
 # %% ../nbs/54_commands.ipynb #eda0b64b
 def command_doctor(args: argparse.Namespace) -> int:
-    "Check that everything is there."
+    "Check that everything is there; with --data, everything in a data set."
+    if args.data: return _doctor_of_data(args)
     from pointwssis.doctor import checks
     rows = checks()
     print(f"pointwssis {__version__}")
     for good, text in rows: print(f"{'ok  ' if good else 'MISS'} {text}")
     return 0 if all(good for good, _ in rows) else 1
+
+def _doctor_of_data(args: argparse.Namespace) -> int:
+    "List all faults of a data set; 1 if one of them would stop a run."
+    from pointwssis.graph import config_of
+    from pointwssis.survey import surveys, told
+    cfg = config_of(args.dataset or "custom", data_root=args.data, overrides=dict(args.overrides))
+    found = surveys(cfg, args.quick)
+    for one in found: print(*told(one, args.few), sep="\n", flush=True)
+    return int(any(one.stops for one in found))

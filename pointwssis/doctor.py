@@ -4,26 +4,46 @@
 
 # %% ../nbs/53_doctor.ipynb #4060d979
 from __future__ import annotations
-import shutil, sys
-from importlib.metadata import PackageNotFoundError, version
+import shutil, subprocess, sys
+from importlib.metadata import PackageNotFoundError, requires, version
+
+from packaging.requirements import Requirement
 
 from .core import device_name, pick_device
 
 # %% auto #0
-__all__ = ['PACKAGES', 'checks']
+__all__ = ['requirements', 'checks']
 
 # %% ../nbs/53_doctor.ipynb #399ab316
-PACKAGES = ("torch", "torchvision", "timm", "safetensors", "numpy", "pillow", "opencv-python-headless", "pycocotools", "faster-coco-eval",
-            "matplotlib", "papermill", "nbclient", "ipykernel", "tqdm", "tensorboard")
+def requirements() -> list[Requirement]:
+    "What the installed suite requires, without its extras."
+    found = map(Requirement, requires("pointwssis") or [])
+    return [need for need in found if need.marker is None or need.marker.evaluate({"extra": ""})]
+
+def _package(need: Requirement) -> tuple[bool, str]:
+    "Whether a required package is there in a version that will do."
+    try: found = version(need.name)
+    except PackageNotFoundError: return False, f"{need.name} is not installed: pip install '{need}'"
+    if need.specifier.contains(found, prereleases=True): return True, f"{need.name} {found}"
+    return False, f"{need.name} {found} does not fit: pip install '{need}'"
+
+def _packages() -> list[tuple[bool, str]]:
+    "A row for each required package."
+    try: return [_package(need) for need in requirements()]
+    except PackageNotFoundError: return [(False, "pointwssis is not installed, only imported: pip install -e .")]
+
+# %% ../nbs/53_doctor.ipynb #c2c28983
+def _git() -> tuple[bool, str]:
+    "Whether git is there, to name a run's commit."
+    if not shutil.which("git"): return False, "git is not installed: runs work, and cannot name the commit of their sources"
+    said = subprocess.run(["git", "--version"], capture_output=True, text=True).stdout.split()
+    return True, f"git {said[2] if len(said) > 2 else ''}".strip()
 
 def checks() -> list[tuple[bool, str]]:
     "What the suite needs from a machine: whether it is there, and what was found."
     from pointwssis.graph import STAGES
     from pointwssis.pipeline import NOTEBOOKS
-    rows = [(sys.version_info >= (3, 11), f"Python {sys.version.split()[0]} (3.11 or newer)")]
-    for name in PACKAGES:
-        try: rows.append((True, f"{name} {version(name)}"))
-        except PackageNotFoundError: rows.append((False, f"{name} is not installed: pip install {name}"))
+    rows = [(sys.version_info >= (3, 11), f"Python {sys.version.split()[0]} (3.11 or newer)"), *_packages(), _git()]
     missing = [s.name for s in STAGES.values() if not (NOTEBOOKS / f"{s.notebook or s.name}.ipynb").is_file()]
     rows.append((not missing, f"stage notebooks missing: {', '.join(missing)}" if missing else f"{len(STAGES)} stages with notebooks"))
     rows.append((True, f"device: {device_name(pick_device())}"))

@@ -12,7 +12,7 @@ from faster_coco_eval import mask as rle_api
 from .core import DataError
 
 # %% auto #0
-__all__ = ['MOST_PIXELS', 'check_segmentation', 'decode', 'encode_many', 'encode', 'box_of', 'centroid', 'mask_fields']
+__all__ = ['MOST_PIXELS', 'check_segmentation', 'decode', 'encode_many', 'encode', 'area', 'box_of', 'centroid', 'mask_fields']
 
 # %% ../nbs/04_masks.ipynb #a0eee19d
 MOST_PIXELS = 178_956_970   # of a mask, as of a picture
@@ -58,7 +58,8 @@ def _check_runs(counts: Any, height: int, width: int) -> None:
 # %% ../nbs/04_masks.ipynb #c522d0fd
 def check_segmentation(segmentation: Any, height: int, width: int) -> None:
     "DataError unless this is one of COCO's three spellings, made for an image of this size. Decodes nothing."
-    if height < 1 or width < 1 or height * width > MOST_PIXELS:
+    whole = all(isinstance(side, (int, np.integer)) and side > 0 for side in (height, width))
+    if not whole or height * width > MOST_PIXELS:
         raise DataError(f"an image of {height} x {width} pixels cannot have masks; {MOST_PIXELS:,} pixels are the most")
     if isinstance(segmentation, list): _polygons(segmentation, height, width)
     elif not isinstance(segmentation, dict) or "counts" not in segmentation:
@@ -97,6 +98,11 @@ def encode_many(
 def encode(mask: np.ndarray) -> dict:
     "Compressed run lengths of one (H, W) mask."
     return encode_many(np.asarray(mask)[None])[0]
+
+# %% ../nbs/04_masks.ipynb #ac1482a4
+def area(segmentation: list | dict, height: int, width: int) -> int:
+    "How many pixels a COCO segmentation covers, without decoding it; DataError as `decode`."
+    return int(rle_api.area(_packed(segmentation, height, width)))
 
 # %% ../nbs/04_masks.ipynb #bb29de81
 def box_of(

@@ -49,11 +49,15 @@ def near(draw, text: str, alphabet: str) -> str:
 
 
 SIZES = st.one_of(st.just([20, 30]), st.lists(st.one_of(st.integers(0, 40), HUGE), max_size=3), ANYTHING)
-COUNTS = st.one_of(near(GOOD, PACKED + "~ \u00e9"), st.text(alphabet=PACKED, max_size=40),
+WHOLE = st.lists(st.integers(0, 600), max_size=6).map(sorted).map(
+    lambda ends: [b - a for a, b in zip([0, *ends], [*ends, 600])])    # runs that add up
+COUNTS = st.one_of(st.just(GOOD), WHOLE, near(GOOD, PACKED + "~ \u00e9"), st.text(alphabet=PACKED, max_size=40),
                    st.lists(NUMBERS, max_size=8), st.lists(st.integers(0, 600), max_size=6), ANYTHING)
+EDGES = st.lists(st.tuples(st.integers(-20, 60), st.floats(-30, 50)), max_size=6).map(
+    lambda corners: [v for corner in corners for v in corner])
 CORNERS = st.lists(st.one_of(st.integers(-10, 90), st.floats(-100, 100), NUMBERS), max_size=12)
 POLYGONS = st.lists(st.one_of(CORNERS, CORNERS, ANYTHING), max_size=3)
-SEGMENTATIONS = st.one_of(POLYGONS, st.fixed_dictionaries({"size": SIZES, "counts": COUNTS}),
+SEGMENTATIONS = st.one_of(st.lists(EDGES, max_size=3), POLYGONS, st.fixed_dictionaries({"size": SIZES, "counts": COUNTS}),
                           st.fixed_dictionaries({"size": st.just([20, 30]), "counts": COUNTS}), ANYTHING)
 
 
@@ -133,7 +137,7 @@ def read_override(key: str, value: str) -> None:
 
 KINDS: dict[str, tuple[Callable, tuple[st.SearchStrategy, ...]]] = {
     "masks": (read_rle, (SEGMENTATIONS,)),
-    "sizes": (read_sizes, (st.one_of(st.integers(-2, 50), HUGE), st.one_of(st.integers(-2, 50), HUGE), COUNTS)),
+    "sizes": (read_sizes, (st.one_of(st.just(20), st.integers(-2, 50), HUGE), st.one_of(st.just(30), st.integers(-2, 50), HUGE), COUNTS)),
     "files": (read_file, (JSON, st.sampled_from(sorted(coco.NEEDS)), st.booleans())),
     "points": (read_point, (st.one_of(POINTS, st.just(...)), st.one_of(POINTS, st.just(...)))),
     "overrides": (read_override, (st.one_of(st.sampled_from(OPTIONS), near("student_train.lr", "abc._=\0")),

@@ -1,5 +1,6 @@
 """The command line as a user meets it: bad input is one line on stderr and exit code 2, with nothing half-written."""
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -165,9 +166,12 @@ def test_an_error_that_is_not_the_users_keeps_its_traceback(monkeypatch):
 def test_doctor_says_what_is_missing(monkeypatch, capsys):
     assert main(["doctor"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == len(checks()) + 1
-    monkeypatch.setattr("pointwssis.doctor.PACKAGES", ("numpy", "no-such-package"))
+    monkeypatch.setattr("pointwssis.doctor.requires", lambda name: ["numpy>=999", "no-such-package", "other; extra == 'dev'"])
+    monkeypatch.setattr("pointwssis.doctor.shutil.which", lambda name: None)
     assert main(["doctor"]) == 1
-    assert "MISS no-such-package is not installed" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "MISS no-such-package is not installed" in said and "MISS git is not installed" in said
+    assert re.search(r"MISS numpy \S+ does not fit: pip install 'numpy>=999'", said) and "other" not in said
 
 
 def test_the_command_is_installed():

@@ -13,7 +13,7 @@ FLOORS = [
     {"config", "coco", "device", "plan", "details", "bootstrap"},
     {"backbone", "submission", "shapes", "points", "targets", "engine", "evaluate", "crops", "plots", "evidence"},
     {"refinenet", "splits", "dataset", "prompt", "tables"},
-    {"refiner", "solov2", "graph", "batches", "comparisons"},
+    {"refiner", "solov2", "graph", "survey", "batches", "comparisons"},
     {"pseudo", "predict", "release", "report"},
     {"gallery", "verify"},
     {"split_stage"},
