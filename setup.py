@@ -25,6 +25,8 @@ setup(
         f"Development Status :: {STATUS[cfg['status']]}",
         f"Intended Audience :: {cfg['audience']}",
         f"Natural Language :: {cfg['language']}",
+        "Operating System :: POSIX :: Linux",
+        "Operating System :: MacOS",
         "Topic :: Scientific/Engineering :: Image Recognition",
         *(f"Programming Language :: Python :: {version}" for version in PYTHONS),
     ],

@@ -12,8 +12,9 @@ BY_XDIST = "PYTEST_XDIST_WORKER" in os.environ      # this process is one of sev
 if not BY_XDIST:
     user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     os.environ.setdefault("MPLCONFIGDIR", str(user_cache / "matplotlib"))   # its list of fonts takes seconds to make
+    own = tempfile.mkdtemp(prefix="pointwssis-tests-")
     os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPLBACKEND": "agg",
-                   "XDG_CACHE_HOME": tempfile.mkdtemp(prefix="pointwssis-tests-")}
+                   "XDG_CACHE_HOME": own, "IPYTHONDIR": f"{own}/ipython"}
 
 
 def pytest_addoption(parser):
