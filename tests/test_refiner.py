@@ -9,10 +9,10 @@ from hypothesis import given, settings, strategies as st
 from pointwssis import coco, shapes
 from pointwssis.config import RefinerConfig
 from pointwssis.core import DataError, rng
-from pointwssis.crops import crop_inputs, paste, perturb, sample
+from pointwssis.crops import crop_inputs, normalise, paste, perturb, sample
 from pointwssis.points import Point
 from pointwssis.refinenet import Encoder, MaskRefineNet, PromptStem
-from pointwssis.refiner import PairDataset, class_channel, dice_loss, pairs_of, refine, refine_many, refiner_loss, training_frame, windows
+from pointwssis.refiner import PairDataset, class_channel, dice_loss, pairs_of, point_maps, refine, refine_many, refiner_loss, training_frame, windows
 
 SMALL = RefinerConfig(backbone="torchvision:resnet18", weights="", aspp_channels=16, decoder_channels=(16, 8), crop_size=32)
 
@@ -83,6 +83,43 @@ def test_damage_depends_on_the_draw_alone():
     assert all(m.any() and m.shape == mask.shape and m.dtype == mask.dtype and m.max() == 1 for m in worse)
     iou = [float((m & mask).sum() / (m | mask).sum()) for m in worse]
     assert .4 < np.mean(iou) < .95 and len(set(iou)) > 10
+
+
+def test_damage_is_pinned():
+    "Areas and centres of twelve damaged masks; a processor may round a pixel of the border otherwise."
+    mask = torch.zeros(1, 32, 32, dtype=torch.uint8)
+    mask[:, 8:24, 10:22] = 1
+    worse = [perturb(mask, rng(0, i))[0].float() for i in range(12)]
+    areas = torch.stack([m.sum() for m in worse])
+    columns = torch.stack([(torch.arange(32) * m.sum(0)).sum() for m in worse]) / areas
+    assert (areas - torch.tensor([165, 130, 209, 158, 247, 229, 157, 229, 277, 210, 326, 174])).abs().max() <= 3
+    wanted = torch.tensor([17.6, 19.8, 17.53, 14.62, 14.38, 14.35, 15.77, 13.25, 14.16, 16.51, 16.89, 18.16])
+    assert (columns - wanted).abs().max() < .15
+
+
+def test_nothing_left_of_a_mask_leaves_the_mask():
+    speck = torch.zeros(1, 64, 64, dtype=torch.uint8)
+    speck[0, 5, 60] = 1
+    assert all(perturb(speck, rng(1, i)).any() for i in range(20))
+
+
+def test_crops_are_bytes_at_half_and_clicks_in_crop_pixels():
+    image = torch.arange(3 * 8 * 8, dtype=torch.uint8).view(3, 8, 8)
+    masks = torch.zeros(1, 2, 8, 8, dtype=torch.bool)
+    masks[0, 0, :, 4:] = True
+    frame = torch.tensor([[2., 0, 6, 8]])                                # 4 x 8 pixels into 4 x 4: two rows are one
+    pixels, inside, at = crop_inputs(image, masks, torch.tensor([[3., 6.]]), frame, 4)
+    rows = image[:, :, 2:6].float().view(3, 4, 2, 4).mean(2)
+    assert torch.equal(pixels[0], rows.round().to(torch.uint8)) and at.tolist() == [[1, 3]]
+    assert inside[0, 0].tolist() == [[0, 0, 1, 1]] * 4 and not inside[0, 1].any()
+    half = masks[:, :1].clone()
+    half[..., 1::2, :] = False                                           # every second row: exactly one half
+    assert crop_inputs(image, half, torch.zeros(1, 2), frame, 4)[1][0, 0].tolist() == [[0, 0, 1, 1]] * 4
+
+
+def test_pixels_are_normalised_by_the_statistics_of_imagenet():
+    pixels = torch.tensor([123.675, 116.28, 103.53]).view(1, 3, 1, 1) + torch.tensor([58.395, 57.12, 57.375]).view(1, 3, 1, 1) * 2
+    assert torch.allclose(normalise(pixels), torch.tensor(2.), atol=1e-5)
 
 
 # --- the network
@@ -267,6 +304,36 @@ def test_dice_is_over_the_batch():
     sure = torch.stack([1. - target, 1. * target], 1) * 60
     assert dice_loss(sure, target) < 1e-4 and dice_loss(-sure, target) > .999
     assert torch.isclose(dice_loss(torch.zeros(2, 2, 10, 10), target), torch.tensor(1 - (50 / 150 + 150 / 250) / 2), atol=1e-4)
+
+
+def test_the_loss_is_dice_and_half_a_cross_entropy(data, monkeypatch):
+    torch.manual_seed(0)
+    dataset = PairDataset(data, lessons(data), SMALL)
+    batch = torch.utils.data.default_collate([dataset[j, 0, j] for j in range(3)])
+    net, logits, seen = MaskRefineNet(4, SMALL), torch.randn(3, 2, 32, 32), []
+    monkeypatch.setattr(net, "forward", lambda *inputs: seen.append(inputs) or logits)
+    found = refiner_loss(net, batch)
+    p = logits.softmax(1).gather(1, batch["target"].long()[:, None])
+    assert torch.allclose(found["loss_pixel"], -p.log().mean() / 2) and torch.equal(found["loss_dice"], dice_loss(logits, batch["target"]))
+    pixels, maps, channel, rough = seen[0]
+    assert torch.equal(channel, batch["class"]) and torch.equal(rough, batch["rough"].float())
+    assert torch.equal(pixels, normalise(batch["image"])) and torch.equal(maps, point_maps(batch["point"], 32, SMALL.sigma, "fixed"))
+
+
+def test_published_training_crops_are_half_open():
+    mask = torch.zeros(1, 40, 50, dtype=torch.bool)
+    mask[0, 10:21, 20:31] = True                                         # indices 10..20 and 20..30
+    frame, clicks = windows(mask, torch.tensor([[25., 15.]]), 1.5, "published")[0].tolist(), torch.tensor([[25.5, 15.5]])
+    assert frame == [17, 7, 33, 23]
+    dataset = object.__new__(PairDataset)
+    dataset.behaviour = "published"
+    assert dataset._window(mask, clicks, 1.5) == [17, 7, 32, 22]
+    dataset.behaviour = "fixed"
+    assert dataset._window(mask, clicks, 1.5) == [17, 7, 34, 24]
+    dot = torch.zeros(1, 40, 50, dtype=torch.bool)
+    dot[0, 3, 4] = True
+    dataset.behaviour = "published"
+    assert dataset._window(dot, torch.tensor([[4.5, 3.5]]), 2.) == [4, 3, 5, 4]     # one pixel is left
 
 
 def test_it_learns(data):

@@ -1,6 +1,7 @@
 "The network, its decoding and its prompts: invariants."
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,10 +12,10 @@ from pointwssis.config import SOLOv2Config
 from pointwssis.core import CheckpointError, ConfigError
 from pointwssis.backbone import FPNBackbone, build_body, load_body
 from pointwssis.dataset import inference_batch, normalise
-from pointwssis.decode import mask_nms, matrix_nms, pairwise_iou
+from pointwssis.decode import Candidates, Outputs, mask_nms, matrix_nms, measure, pairwise_iou, point_nms, rank, to_original
 from pointwssis.device import computes_in_bf16
 from pointwssis.points import Point
-from pointwssis.prompt import Prompts
+from pointwssis.prompt import Prompts, candidates
 from pointwssis.solov2 import MaskHead, SOLOv2, conv_gn, to_levels, with_coordinates
 from tiny import CFG, tiny_model
 
@@ -217,3 +218,64 @@ def test_the_mask_head_has_a_branch_of_each_depth():
 def test_norms_have_as_many_groups_as_divide_the_channels(outputs, groups, wanted):
     conv, norm, last = conv_gn(3, outputs, groups)
     assert norm.num_groups == wanted and conv.bias is None and isinstance(last, torch.nn.ReLU)
+
+
+# --- decoding
+
+def test_areas_and_maskness_follow_their_definition():
+    g = torch.Generator().manual_seed(0)
+    kernels, features = torch.randn(5, 4, generator=g), torch.randn(4, 6, 7, generator=g)
+    soft = (kernels @ features.flatten(1)).sigmoid()
+    for threshold in (.5, .7):
+        inside = soft > threshold
+        found = measure(kernels, features) if threshold == .5 else measure(kernels, features, threshold)
+        assert torch.equal(found[0], inside.sum(1).float())
+        assert torch.allclose(found[1], (soft * inside).sum(1) / inside.sum(1).clamp(min=1))
+        assert all(torch.allclose(a, b) for a, b in zip(measure(kernels, features, threshold, portion=11), found))
+    assert [x.tolist() for x in measure(-100 * torch.ones(1, 1), torch.ones(1, 2, 2))] == [[0], [0]]
+
+
+def test_masks_are_enlarged_cropped_and_resized():
+    soft = torch.rand(3, 8, 10, generator=torch.Generator().manual_seed(0))
+    resize = partial(torch.nn.functional.interpolate, mode="bilinear", align_corners=False)
+    for size, out_size in (((30, 37), (61, 75)), ((32, 40), (16, 20))):
+        wanted = resize(resize(soft[None], scale_factor=4)[..., :size[0], :size[1]], size=out_size)[0]
+        sure = (wanted - .5).abs() > 1e-4
+        assert torch.equal(to_original(soft, size, out_size)[sure], (wanted > .5)[sure])
+        assert torch.equal(to_original(soft, size, out_size, .5, chunk=2), to_original(soft, size, out_size))
+
+
+def candidates_of(scores, areas, strides):
+    n = len(scores)
+    return Candidates(torch.arange(n)[:, None].float(), torch.tensor(scores), torch.arange(n), torch.tensor(areas), torch.tensor(strides), torch.arange(n))
+
+
+def test_rank_drops_small_masks_and_keeps_the_best():
+    found = rank(candidates_of([.2, .9, .5, .9], [9., 8., 30., 17.], [8, 8, 16, 16]), 10)
+    assert found.classes.tolist() == [3, 2, 0]                           # 8 pixels are not more than stride 8
+    assert rank(candidates_of([.2, .9, .5, .9], [9., 9., 30., 17.], [8, 8, 16, 16]), 3).classes.tolist() == [1, 3, 2]
+
+
+def test_the_defaults_of_decoding():
+    masks = torch.zeros(2, 1, 12, dtype=torch.bool)
+    masks[0, 0, :9], masks[1, 0, 3:] = True, True                        # IoU 6 / 12
+    assert mask_nms(masks, torch.zeros(2)).tolist() == [True, True] and mask_nms(masks, torch.zeros(2), .49).tolist() == [True, False]
+    masks[1, 0, 2] = True                                                # 7 / 12
+    assert mask_nms(masks, torch.zeros(2)).tolist() == [True, False]
+
+
+def test_a_peak_is_the_maximum_of_the_window_that_ends_at_it():
+    scores = torch.tensor([[1., 2, 3], [4., 4, 1], [0., 5, 2]])[None, None]
+    assert point_nms(scores)[0, 0].tolist() == [[1, 2, 3], [4, 4, 0], [0, 5, 0]]
+
+
+def test_candidates_are_above_the_threshold_and_linked():
+    cfg = replace(CFG, num_classes=2, num_grids=(2, 1, 1, 1, 1), score_threshold=.25)
+    logits = [torch.full((1, 2, s, s), -9.) for s in cfg.num_grids]
+    logits[0][0, 1, 1, 0], logits[3][0, 0] = torch.tensor(.25).logit(), 2.
+    kernels = [torch.full((1, 1, s, s), 1. + i) for i, s in enumerate(cfg.num_grids)]
+    out = Outputs(logits, kernels, torch.ones(1, 1, 4, 4), [])
+    found = candidates(out, 0, "none", None, (16, 16), cfg)
+    assert found.classes.tolist() == [0] and found.points.tolist() == [-1] and found.strides.tolist() == [32]
+    assert found.areas.tolist() == [16] and found.kernels.tolist() == [[4]]
+    assert found.scores.item() == pytest.approx(torch.tensor(2.).sigmoid().item() * torch.tensor(4.).sigmoid().item())
