@@ -260,6 +260,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
                                    'pointwssis.engine._Log.row': ('engine.html#_log.row', 'pointwssis/engine.py'),
                                    'pointwssis.engine._advance': ('engine.html#_advance', 'pointwssis/engine.py'),
                                    'pointwssis.engine._broken': ('engine.html#_broken', 'pointwssis/engine.py'),
+                                   'pointwssis.engine._dead_worker': ('engine.html#_dead_worker', 'pointwssis/engine.py'),
                                    'pointwssis.engine._groups': ('engine.html#_groups', 'pointwssis/engine.py'),
                                    'pointwssis.engine._loop': ('engine.html#_loop', 'pointwssis/engine.py'),
                                    'pointwssis.engine._named': ('engine.html#_named', 'pointwssis/engine.py'),

@@ -4,7 +4,7 @@
 
 # %% ../nbs/17_engine.ipynb #0ac5c6f5
 from __future__ import annotations
-import math, os, sys, time, zlib
+import math, os, re, sys, time, zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -29,8 +29,9 @@ from .weights import load_into, load_weights, read_checkpoint, save_state, save_
 _all_ = ["StepSampler", "load_into", "load_weights", "save_weights"]
 
 # %% auto #0
-__all__ = ['SCHEDULES', 'BACKBONE', 'OPTIMIZERS', 'STATES', 'BAR', 'learning_rate', 'make_optimizer', 'update_average', 'Meter',
-           'Run', 'read_state', 'newest_state', 'train', 'StepSampler', 'load_into', 'load_weights', 'save_weights']
+__all__ = ['SCHEDULES', 'BACKBONE', 'OPTIMIZERS', 'STATES', 'DEAD_WORKER', 'BAR', 'learning_rate', 'make_optimizer',
+           'update_average', 'Meter', 'Run', 'read_state', 'newest_state', 'train', 'StepSampler', 'load_into',
+           'load_weights', 'save_weights']
 
 # %% ../nbs/17_engine.ipynb #e50b8129
 SCHEDULES = {
@@ -186,10 +187,22 @@ def _start(model: nn.Module, cfg: TrainConfig, seed: int, length: int, out: Path
     return run
 
 # %% ../nbs/17_engine.ipynb #028780ef
+DEAD_WORKER = re.compile(r"DataLoader worker .*?(?:killed by signal: (\w+)|exited)")
+
+def _dead_worker(e: BaseException) -> StageError | None:
+    "The error of a worker that has died, as far as the exception is about one."
+    chain = [e, e.__cause__ or e.__context__ or e]
+    found = [dead for part in chain if (dead := DEAD_WORKER.search(str(part)))]
+    if not found and not isinstance(e, (ConnectionError, EOFError)): return None
+    how = next((f"was killed by signal {dead[1]}" for dead in found if dead[1]), "ended unexpectedly")
+    advice = "Most often memory, or shared memory in a container, has run out: set workers lower, or to 0."
+    return StageError(f"a worker process that reads pictures {how}. {advice}")
+
 def _next(batches: Iterator) -> Any:
-    "The next batch; what a worker could not read is said in its own words."
+    "The next batch; what a worker could not read is said in its own words, and that one died is said too."
     try: return next(batches)
     except PointWSSISError as e: raise type(e)(str(e).rpartition(f"{type(e).__name__}: ")[2].strip()) from None
+    except (RuntimeError, ConnectionError, EOFError) as e: raise _dead_worker(e) or e from None
 
 # %% ../nbs/17_engine.ipynb #bdf89f21
 def _advance(run: Run, loss_fn: Callable, batches: Iterator, cfg: TrainConfig, meter: Meter) -> None:

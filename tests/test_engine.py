@@ -391,3 +391,12 @@ def test_two_processes_equal_one(tmp_path):
         for key, value in one.state_dict().items(): assert torch.allclose(value, two[key], atol=1e-6)
         history = torch.load(tmp_path / f"two/{part}/state.pt", weights_only=True)["history"]
         assert [r["loss"] for r in history] == pytest.approx([r["loss"] for r in rows], abs=1e-5)
+
+
+@pytest.mark.parametrize("how, words", [(lambda: os.kill(os.getpid(), signal.SIGKILL), "(was killed by signal Killed|ended unexpectedly)"), (lambda: os._exit(3), "ended unexpectedly")])
+def test_a_worker_that_dies_is_one_line(tmp_path, how, words):
+    "The system ended it, for want of memory as a rule, or a library did."
+    class Dying(Items):
+        def __getitem__(self, item): return how() if item[1] == 2 else super().__getitem__(item)
+    def workers(sampler): return DataLoader(Dying(), batch_sampler=sampler, num_workers=1)
+    with pytest.raises(StageError, match=rf"a worker process that reads pictures {words}\. .*set workers lower, or to 0"): run(tmp_path, loader_fn=workers)
