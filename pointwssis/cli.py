@@ -6,12 +6,13 @@
 from __future__ import annotations
 import argparse, json, sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__
 from .ablations import ABLATIONS
 from .commands import command_doctor, command_plan, command_predict, command_report, command_reproduce, command_run, command_split, command_submit
-from .core import PointWSSISError
+from .core import NO_ROOM, PointWSSISError, unwritable
 from .results import RUNS
 
 # %% auto #0
@@ -119,10 +120,17 @@ def make_parser() -> Parser:
 # %% ../nbs/55_cli.ipynb #379b72d6
 def main(
     argv: Sequence[str] | None = None,  # None: the process's own
-) -> int:                               # exit code: 0 fine, 1 the doctor found something missing, 2 bad input
+) -> int:                               # exit code: 0 fine, 1 the doctor found something missing, 2 bad input, 130 stopped by Ctrl-C
     "The command `pointwssis`."
     args = make_parser().parse_args(argv)
+    def say(text: object) -> None: print(" ".join(str(text).split()), file=sys.stderr)
     try: return args.function(args) or 0
     except PointWSSISError as e:
-        for said in e.args: print(f"error: {' '.join(str(said).split())}", file=sys.stderr)
-        return 2
+        for said in e.args: say(f"error: {said}")
+    except OSError as e:
+        if e.errno not in NO_ROOM: raise
+        say(f"error: {unwritable(Path(e.filename or '.'), e)}")
+    except KeyboardInterrupt:
+        say("stopped. The same command goes on from here.")
+        return 130
+    return 2

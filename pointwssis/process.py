@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
-from .core import StageError, remove_litter, unwritable
+from .core import NO_ROOM, StageError, remove_litter, unwritable
 
 # %% auto #0
 __all__ = ['MARK', 'KERNEL', 'ENDING', 'WITHOUT_LOCKS', 'LOCKS', 'mark_of', 'end_orphans', 'end_marked', 'environment',
@@ -143,7 +143,7 @@ def _in_use(target: Path, file: Path) -> str:
 def claim(
     target: Path,      # the final place
 ) -> Iterator[Path]:   # a hidden sibling
-    "A working folder beside the final place, locked against a second process, without remains of a killed one."
+    "A working folder beside the final place, locked against a second process, without remains of a killed one; a full disk is said."
     partial = target.with_name(f".{target.name}.partial")
     try: target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise StageError(f"{target.parent}: cannot be made: {e.strerror}. Pass another folder as --runs DIR.") from None
@@ -153,6 +153,9 @@ def claim(
         remove_litter([*target.parent.glob(f".{target.name}.*"), *partial.rglob(".*")], every=True)
         partial.mkdir(exist_ok=True)
         yield partial
+    except OSError as e:
+        if e.errno in NO_ROOM: raise unwritable(target, e) from None
+        raise
     finally:
         with suppress(OSError): partial.rmdir()          # empty: nothing was begun
         with suppress(OSError): Path(lock.lock_file).unlink()

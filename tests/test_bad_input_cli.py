@@ -1,4 +1,5 @@
 "Bad input, from the command line to the last stage: exit code 2, one line with file, record and cure, nothing half-written."
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -255,3 +256,27 @@ def test_a_picture_that_is_none(here, capsys, trained):
     assert "note.jpg cannot be read as an image. Is it complete" in fails(capsys, "predict", "note.jpg", "--weights", weights, *ask)
     assert "data: no such image" in fails(capsys, "predict", "data", "--weights", weights, *ask)
     assert not Path("predictions").exists()
+
+
+@pytest.mark.parametrize("folder", [".", "..", "deep/..", "../beside"])
+def test_results_can_go_anywhere(here, monkeypatch, folder):
+    (here / "work/deep").mkdir(parents=True)
+    monkeypatch.chdir(here / "work")
+    chosen = [part.replace("data", "../data") if part == "data" else part for part in options()]
+    assert main(["run", "split", *chosen, "--runs", folder]) == 0
+    assert (Path(folder) / "shapes/50p/s0/split/params.json").is_file()
+
+
+def test_a_disk_that_is_full_is_one_line(here, capsys, monkeypatch):
+    def full(*_, **__): raise OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(papermill, "execute_notebook", full)
+    assert main(["run", "split", *options()]) == 2
+    assert capsys.readouterr().err == "error: outputs/runs/shapes/50p/s0/split: cannot be written: No space left on device. " \
+                                      "Free space there, or choose another folder.\n"
+
+
+def test_ctrl_c_is_one_line(here, capsys, monkeypatch):
+    def stop(*_, **__): raise KeyboardInterrupt
+    monkeypatch.setattr(papermill, "execute_notebook", stop)
+    assert main(["run", "split", *options()]) == 130
+    assert capsys.readouterr().err == "stopped. The same command goes on from here.\n"

@@ -149,3 +149,10 @@ def test_in_a_thread_signals_are_left_alone():
 def test_without_git(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert pipeline.git_commit() == ""
+
+
+def test_a_disk_that_is_full_in_the_middle_of_the_work_is_one_line(tmp_path):
+    "A library that writes does not name the file; the place is named all the same."
+    with pytest.raises(StageError, match="teacher: cannot be written: No space left on device"), claim(tmp_path / "teacher"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(FileNotFoundError), claim(tmp_path / "teacher"): (tmp_path / "none").read_text()
