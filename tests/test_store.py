@@ -104,7 +104,7 @@ def test_a_change_of_the_file_is_noticed(path, makes):
     with pytest.raises(DataError, match="no such file"): coco.load(path)
 
 
-@pytest.mark.parametrize("name, value", [("FORMAT", 2), ("__version__", "9.9")])
+@pytest.mark.parametrize("name, value", [("FORMAT", 99), ("__version__", "9.9")])
 def test_another_version_makes_it_anew(path, makes, monkeypatch, name, value):
     coco.load(path)
     monkeypatch.setattr(store, name, value)
