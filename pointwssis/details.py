@@ -105,10 +105,10 @@ def gains_figure(
         for y, g in zip(places, shown):
             text = f"{round(g['gain'], 1) + 0:+.1f}" + (f" ± {g['sd']:.1f}" if g["sd"] is not None else "")
             ax.annotate(text, (max(g["teacher"], g["student"]), y), (6, 0), textcoords="offset points", va="center", fontsize=6.5)
-        ax.set_yticks(places, [g["name"] for g in shown])
+        ax.set_yticks(places, [g["name"][:40] for g in shown], parse_math=False)
         high = max(max(g["teacher"], g["student"]) for g in shown)
         ax.set(xlabel="mask AP (%)", xlim=(0, 1.42 * high or 1), ylim=(min(places) - .6, .6))
-        fig.suptitle(_title(rows))
+        fig.suptitle(_title(rows), parse_math=False)
         fig.legend(loc="outside lower center", ncols=2)
     half, many = most // 2, len(classes) > most
     left_out = f" Shown are the {half} classes of {len(classes)} that gained most and the {half} that gained least." if many else ""
@@ -147,7 +147,7 @@ def curves_figure(
             drawn.add(stage)
         for ax, name in zip(axes, ("SOLOv2's loss", "refiner's loss")): ax.set(ylabel=name, ylim=(0, None))
         axes[-1].set_xlabel("step")
-        fig.suptitle(_title(rows))
+        fig.suptitle(_title(rows), parse_math=False)
         fig.legend(loc="outside lower center", ncols=2)
     seeds = len({seed for _, seed in found})
     caption = f"Training losses, {f'one line for each of {seeds} seeds' if seeds > 1 else 'one seed'}."
@@ -209,7 +209,7 @@ def proposals_figure(
     with style():
         fig = Figure(figsize=(3.3, 1.35 + .26 * len(found)), layout="constrained")
         _draw_shares(fig.add_subplot(), found)
-        fig.suptitle(f"{rows[0]['dataset']}, by what the teacher was told")
+        fig.suptitle(f"{rows[0]['dataset']}, by what the teacher was told", parse_math=False)
         fig.legend(loc="outside lower center", ncols=2)
     at = f"at {share_of(found[0]['split']):g}% of the images with masks and before the refiner"
     kinds = f"Objects that a mask covers well (IoU at least {GOOD:g}), badly (at least {BAD:g}) or not; masks that belong to no object."

@@ -150,7 +150,8 @@ def hours_figure(
         ax.xaxis.set_major_formatter("{x:g}")
         ax.xaxis.set_minor_formatter(NullFormatter())
         top, bars = max(m.ap + (m.sd or 0) for m in found), any(m.sd for m in found)
-        ax.set(xlabel="annotation time (hours of one person)", ylabel="mask AP (%)", ylim=(0, 1.08 * top or 1), title=title)
+        ax.set(xlabel="annotation time (hours of one person)", ylabel="mask AP (%)", ylim=(0, 1.08 * top or 1))
+        ax.set_title(title, parse_math=False)
         fig.legend(loc="outside lower center", ncols=2, title=ERROR_BARS if bars else None)
     return fig
 

@@ -67,7 +67,8 @@ def ap_figure(
         if len(splits) > 1: _draw_lines(ax, made, {s: published[s] for s in splits if s in published})
         else: _draw_bars(ax, made)
         other = "" if rows[0]["dataset"] in CAPTIONS else " (other data than the paper's)"
-        ax.set(ylabel="mask AP (%)", title=rows[0]["dataset"] + other)
+        ax.set(ylabel="mask AP (%)")
+        ax.set_title(rows[0]["dataset"] + other, parse_math=False)
     return fig
 
 # %% ../nbs/26_plots.ipynb #bd31a60a
@@ -124,7 +125,7 @@ def ablation_figure(
             _draw_panel(ax, names, values, keys)
             ax.set_xlabel(label if len(panels) > 1 else label.replace("\n", " "))
         axes[0].set_yticks(range(len(names)), names)
-        fig.suptitle(f"{rows[0]['dataset']}, by {ablation.varied}")
+        fig.suptitle(f"{rows[0]['dataset']}, by {ablation.varied}", parse_math=False)
         title = ERROR_BARS if any(v["sd"] for v in values) else None
         fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, title=title)
     first = next(iter(runs.values()))

@@ -71,7 +71,8 @@ def _draw(ax: plt.Axes, image: np.ndarray, masks: Any = (), classes: Any = None,
     ax.imshow(overlay(image, masks, classes), extent=(0, width, height, 0), interpolation="nearest" if width < 200 else "antialiased")
     xy = np.array([(p.x, p.y) if hasattr(p, "x") else tuple(p) for p in points], dtype=float).reshape(-1, 2)
     ax.scatter(*xy.T, s=22, c="white", edgecolors="black", linewidths=1, zorder=3)
-    ax.set(xlim=(0, width), ylim=(height, 0), title=title)
+    ax.set(xlim=(0, width), ylim=(height, 0))
+    ax.set_title(title, parse_math=False)   # a class may be called $x$
 
 def show_grid(
     items: Sequence[Mapping[str, Any]],  # each: image, and any of masks, classes, points, title

@@ -15,7 +15,7 @@ from pointwssis.core import write_json
 from pointwssis.details import compared, curves_figure, gains, gains_figure, of_main_split, over_seeds, proposals, proposals_figure, seeds_said
 from pointwssis.matches import Detections, Matches, Overlaps, Record
 from pointwssis.plots import SERIES, ablation_figure, ap_figure, drawings, write_figures
-from pointwssis.show import style
+from pointwssis.show import show_grid, style
 
 ROUGH, REFINED = "pseudo_sw_miou_percent", "pseudo_sw_refined_miou_percent"
 
@@ -305,3 +305,15 @@ def test_published_checkpoints_alone_make_no_figure(tmp_path):
 def test_drawing_needs_no_torch():
     code = "import sys, pointwssis.plots; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent).returncode == 0
+
+
+def test_names_from_data_are_text_in_figures():
+    "A class or data set may be called as a formula that matplotlib cannot read, or by a whole page."
+    names = {"$\\frac{x$": 20.0, "<script>": 10.0, "a" * 3000: 5.0}
+    rows = [judged(0, model(10) | {"per_class": names}, model(20) | {"per_class": names})]
+    rows[0]["dataset"] = "$\\sqrt{$"
+    figure = gains_figure(rows).figure
+    figure.draw_without_rendering()
+    shown = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert "$\\frac{x$" in shown and max(map(len, shown)) <= 40
+    show_grid([{"image": np.zeros((8, 9, 3), np.uint8), "title": "$\\frac{x$"}]).draw_without_rendering()

@@ -1,5 +1,6 @@
 "The workflow for a cluster: its jobs are the package's stages, and what runs share is made once."
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -64,3 +65,25 @@ def test_variants_wait_for_the_run_that_they_take_over_from(tmp_path):
 def test_a_typing_error_stops_it(tmp_path, setting, message):
     done = plan(tmp_path, setting)
     assert done.returncode != 0 and message in done.stdout + done.stderr
+
+
+ODD = "my runs; touch hacked 'one' \"two\" $HOME & `id`"
+
+
+@needs_snakemake
+def test_every_path_and_value_is_quoted(tmp_path):
+    root = tmp_path / ODD
+    done = plan(tmp_path, f"runs={ODD}/deep", f"data_root={root}", "dataset=custom", "--printshellcmds")
+    assert done.returncode == 0, done.stdout + done.stderr
+    commands = [shlex.split(line) for line in re.findall(r"^.*?(pointwssis (?:run|report) -?.*)$", done.stdout + done.stderr, re.M)]
+    assert len(commands) == len(STAGES) + 1
+    for words in commands:
+        assert words[:2] in (["pointwssis", "run"], ["pointwssis", "report"])
+        plain = [word.partition("=")[2] or word for word in words]
+        assert f"{ODD}/deep" in plain and (words[1] == "report" or str(root) in plain)
+
+
+@needs_snakemake
+def test_a_folder_that_snakemake_would_take_as_a_pattern_is_refused(tmp_path):
+    done = plan(tmp_path, "runs=a{b}")
+    assert done.returncode != 0 and "Snakemake takes braces and stars as patterns" in done.stdout + done.stderr
