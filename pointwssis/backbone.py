@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from .checkpoint import LANDMARKS, load_official
 from .core import CheckpointError, ConfigError, nearest
 from .weights import load_weights
 
 # %% auto #0
-__all__ = ['MSRA', 'STRIDES', 'build_body', 'Trunk', 'load_body', 'freeze_norm', 'freeze_stages', 'FPNBackbone']
+__all__ = ['MSRA', 'STRIDES', 'INSIDE', 'build_body', 'Trunk', 'load_body', 'freeze_norm', 'freeze_stages', 'FPNBackbone']
 
 # %% ../nbs/08_backbone.ipynb #d91d5399
 def _msra(depth: str, pretrained: bool) -> nn.Module:
@@ -100,14 +101,23 @@ class Trunk(nn.Module):
         return [y for block, y in self._each(x) if block in self.taps]
 
 # %% ../nbs/08_backbone.ipynb #15556ba8
+INSIDE = "backbone.trunk.body."   # where a whole SOLOv2 has its backbone
+
+def _under_own_names(state: dict[str, Tensor], wanted: list[str]) -> dict[str, Tensor]:
+    "Weights of a backbone under the library's names, translated from published forms."
+    if any(k in state for k in wanted) or not any(k in state for k in LANDMARKS): return state
+    state = load_official(state)
+    return {k.removeprefix(INSIDE): v for k, v in state.items() if k.startswith(INSIDE)} or state
+
 def load_body(
     body: nn.Module,          # from `build_body`
-    source: str | Path | dict[str, Tensor],  # a .safetensors/.pth file in the library's own layout, or its content
+    source: str | Path | dict[str, Tensor],  # a .safetensors, .pth or .pkl file, or its content
 ) -> None:
     "ImageNet weights into a body, strictly: only a classifier may be left over."
     state = source if isinstance(source, dict) else load_weights(source)
     own, label = body.state_dict(), "the given weights" if isinstance(source, dict) else source
     wanted = [k for k in own if not k.endswith("num_batches_tracked")]
+    state = _under_own_names(state, wanted)
     bad = [k for k in wanted if k not in state or state[k].shape != own[k].shape]
     if bad: raise CheckpointError(f"{label}: {len(bad)} of {len(wanted)} weights are missing or have another shape, first '{bad[0]}'. "
                                   "The file belongs to another architecture: set 'backbone' to match.")

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import numpy as np
 import torch
@@ -20,8 +21,8 @@ from torch import Tensor, nn
 from .core import CheckpointError, atomic_path
 
 # %% auto #0
-__all__ = ['Names', 'RESNET', 'SOLOV2', 'REFINER', 'FAMILIES', 'HARMLESS', 'BROKEN', 'Family', 'ArrayUnpickler', 'read_weights',
-           'tensors_of', 'check', 'load_official', 'to_official']
+__all__ = ['Names', 'RESNET', 'SOLOV2', 'REFINER', 'FAMILIES', 'HARMLESS', 'BROKEN', 'LANDMARKS', 'Family', 'ArrayUnpickler',
+           'read_checkpoint', 'read_weights', 'tensors_of', 'check', 'load_official', 'to_official']
 
 # %% ../nbs/37_checkpoint.ipynb #80317ebd
 Names = tuple[tuple[str, str], ...]     # (theirs, ours)
@@ -84,7 +85,7 @@ class ArrayUnpickler(pickle.Unpickler):
 def _content(path: Path) -> Any:
     "What a .pkl, .pth, .pt or .safetensors file holds, without running any of it."
     if path.suffix == ".safetensors": return load_file(path)
-    if path.suffix == ".pkl":
+    if path.suffix == ".pkl" and not is_zipfile(path):
         with path.open("rb") as f: return ArrayUnpickler(f, encoding="latin1").load()
     arrays = [(value, name) for name, value in _NUMPY.items()]
     with torch.serialization.safe_globals([*arrays, np.ndarray, np.dtype, *_DTYPES, defaultdict]):
@@ -92,18 +93,23 @@ def _content(path: Path) -> Any:
 
 BROKEN = (pickle.UnpicklingError, SafetensorError, RuntimeError, ValueError, TypeError, EOFError, OSError, LookupError, AttributeError)
 
-def read_weights(
+def read_checkpoint(
     path: str | Path,          # .pkl, .pth, .pt or .safetensors
-) -> dict[str, Tensor]:        # names as in the file
-    "The weights in a file, whatever it wraps them in; CheckpointError when it is corrupt or asks to run code."
+) -> Any:                      # on the CPU
+    "Everything in a file; CheckpointError when it is missing, corrupt or asks to run code."
     path = Path(path)
     if not path.is_file(): raise CheckpointError(f"{path}: no such weights file. Check the path.")
-    try: content = _content(path)
+    try: return _content(path)
     except BROKEN as e:
         asked = re.search(r"(?:asks for|GLOBAL) (\S+)", str(e))
         reason = f"it asks for {asked[1]}, which could run code" if asked else f"it is corrupt or no checkpoint ({type(e).__name__})"
         raise CheckpointError(f"{path}: refused: {reason}. Fetch it again from its publisher.") from None
-    return tensors_of(content, str(path))
+
+def read_weights(
+    path: str | Path,          # .pkl, .pth, .pt or .safetensors
+) -> dict[str, Tensor]:        # names as in the file, on the CPU
+    "The weights in a file, whatever it wraps them in; CheckpointError as `read_checkpoint`."
+    return tensors_of(read_checkpoint(path), str(path))
 
 # %% ../nbs/37_checkpoint.ipynb #a1352024
 def tensors_of(
@@ -172,6 +178,8 @@ def check(
     if faults: raise CheckpointError(f"{source}: does not fit: {'; '.join(faults)}. Likely {_cause(state, own)}.")
 
 # %% ../nbs/37_checkpoint.ipynb #178a4c25
+LANDMARKS = (*(family.landmark for family in FAMILIES), "conv1_w")   # a published file has one of them
+
 def _family(keys: Iterable[str], source: str) -> Family:
     "The published network whose landmark is among the keys, in their spelling."
     keys = list(keys)

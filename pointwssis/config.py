@@ -16,9 +16,9 @@ _all_ = ["BEHAVIOURS", "CAFFE_MEAN", "CAFFE_STD", "IMAGENET_MEAN", "IMAGENET_STD
 
 # %% auto #0
 __all__ = ['COCO_SCHEDULES', 'COCO', 'BDD100K', 'SHAPES', 'ANIMALS7', 'CUSTOM', 'PRESETS', 'PUBLISHED_SCHEDULE', 'preset',
-           'to_dict', 'BEHAVIOURS', 'CAFFE_MEAN', 'CAFFE_STD', 'IMAGENET_MEAN', 'IMAGENET_STD', 'STUDENT_GRIDS',
-           'STUDENT_RANGES', 'TEACHER_GRIDS', 'TEACHER_RANGES', 'Config', 'DataConfig', 'RefinerConfig', 'SOLOv2Config',
-           'TrainConfig', 'override']
+           'to_dict', 'check_start', 'BEHAVIOURS', 'CAFFE_MEAN', 'CAFFE_STD', 'IMAGENET_MEAN', 'IMAGENET_STD',
+           'STUDENT_GRIDS', 'STUDENT_RANGES', 'TEACHER_GRIDS', 'TEACHER_RANGES', 'Config', 'DataConfig',
+           'RefinerConfig', 'SOLOv2Config', 'TrainConfig', 'override']
 
 # %% ../nbs/02_config.ipynb #deb768c0
 def _with(cfg: Config, changes: dict[str, Any]) -> Config:
@@ -137,3 +137,22 @@ def to_dict(
     "A configuration as plain JSON values, without later options that have their default."
     values = {f.name: getattr(cfg, f.name) for f in fields(cfg) if not (f.metadata.get("later") and getattr(cfg, f.name) == f.default)}
     return {name: to_dict(value) if is_dataclass(value) else value for name, value in values.items()}
+
+# %% ../nbs/02_config.ipynb #02c7a4b2
+def _frozen(net: SOLOv2Config) -> str:
+    "The options that freeze layers of a backbone without weights; nothing if there are none."
+    options = [f"frozen_stages={net.frozen_stages}"] * (net.frozen_stages > 0)
+    options += ["frozen_norm=true"] * net.frozen_norm
+    return "" if net.weights else ", ".join(options)
+
+def check_start(
+    net: SOLOv2Config,
+    part: str,          # "teacher" or "student", for the message
+) -> None:
+    "Refuse a network whose frozen layers would stay as they were drawn at random."
+    if not (frozen := _frozen(net)): return
+    depth = net.backbone.removeprefix("msra_resnet")
+    file = f"MSRA's R-{depth}.pkl" if depth != net.backbone else "imagenet or a file"
+    raise ConfigError(f"{part}: {frozen} but no weights, so frozen layers would stay random. "
+                      f"Set {part}.weights to {file} for {net.backbone}, or to train all layers "
+                      f"{part}.frozen_stages=0 and {part}.frozen_norm=false.")

@@ -19,12 +19,13 @@ from torch.nn.utils import clip_grad_norm_
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from .checkpoint import read_checkpoint
 from .config import TrainConfig
 from .core import CheckpointError, ConfigError, PointWSSISError, StageError, nearest, put_in_place
 from .device import choose_precision, in_precision, place, to_device
 from .parallel import agree, average_gradients, gather, processes
 from .sampler import StepSampler, step_seed
-from .weights import load_into, load_weights, read_checkpoint, save_state, save_weights
+from .weights import load_into, load_weights, save_state, save_weights
 
 _all_ = ["StepSampler", "load_into", "load_weights", "save_weights"]
 

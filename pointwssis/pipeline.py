@@ -13,7 +13,7 @@ from typing import Any
 import nbformat
 
 import pointwssis
-from .config import Config
+from .config import Config, check_start
 from .core import CheckpointError, ConfigError, DataError, PointWSSISError, StageError, atomic_path, device_name, nearest
 from .core import pick_device, put_in_place, read_json, versions, write_json
 from .executed import command_of, drop_pictures, hashes_of, tidy
@@ -162,7 +162,8 @@ def _injected(params: dict[str, Any], stage: Stage, needs: Iterable[str], folder
     return {**figures, **params, **stage.fixed, "inputs": inputs, "out": (partial / "artifacts").as_posix()}
 
 def _check_weights(cfg: Config) -> None:
-    "Refuse a weights file that is not there before anything is trained with it."
+    "Refuse frozen layers without weights, and a file that is not there, before anything is trained."
+    for part in ("teacher", "student"): check_start(getattr(cfg, part), part)
     for part in ("teacher", "student", "refiner"):
         name = getattr(cfg, part).weights
         if name not in ("", "imagenet") and not Path(name).is_file():
@@ -178,8 +179,9 @@ def _checked(stage: Stage, params: dict[str, Any], notebook: Path) -> tuple[dict
     "The parameters and configuration of a run, or the reason why it cannot start."
     check_parameters(notebook, {**params, **stage.fixed, "inputs": {}, "out": ""})
     cfg = config_of(**{key: params[key] for key in RUN if key in params})
+    params = _with_root(params)
     _check_weights(cfg)
-    return _with_root(params), cfg
+    return params, cfg
 
 # %% ../nbs/48_pipeline.ipynb #fe9ec5a5
 def run_stage(

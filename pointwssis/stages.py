@@ -16,7 +16,7 @@ import torch
 from . import evaluate as judge, pseudo as pseudo_labels
 from .batches import loader, solov2_loss, training_batch
 from .coco import CategoryTable, CocoData, box_of
-from .config import Config, SOLOv2Config, TrainConfig, to_dict
+from .config import Config, SOLOv2Config, TrainConfig, check_start, to_dict
 from .core import DataError, device_name, file_hash, pick_device, rng, write_json
 from .dataset import CocoDataset, tight_boxes
 from .device import describe
@@ -60,6 +60,7 @@ def fit_solov2(
     start: Path | None = None,  # weights of the same network to begin with
 ) -> dict[str, Any]:
     "Train one SOLOv2 on one data set."
+    if not start: check_start(net, "teacher" if net is cfg.teacher else "student")
     device = pick_device(cfg.device)
     torch.manual_seed(cfg.seed)
     model = SOLOv2(replace(net, num_classes=len(data.categories)))

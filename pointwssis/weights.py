@@ -4,19 +4,20 @@
 
 # %% ../nbs/07_weights.ipynb #a4a9fd1e
 from __future__ import annotations
-import os, pickle, re
+import os, re
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .checkpoint import read_weights
 from .core import CheckpointError, atomic_path
 
 # %% auto #0
-__all__ = ['UNREADABLE', 'save_weights', 'save_state', 'read_checkpoint', 'load_weights', 'load_into']
+__all__ = ['save_weights', 'save_state', 'load_weights', 'load_into']
 
 # %% ../nbs/07_weights.ipynb #6e42122a
 def save_weights(
@@ -45,25 +46,11 @@ def _cause(e: Exception) -> Exception:
     return OSError(int(number[1]), os.strerror(int(number[1]))) if number else e
 
 # %% ../nbs/07_weights.ipynb #29abe43c
-UNREADABLE = (SafetensorError, RuntimeError, ValueError, EOFError, OSError, LookupError, AttributeError, pickle.UnpicklingError)
-
-def read_checkpoint(
-    path: Path,  # .safetensors, .pth or .pt
-) -> Any:        # what is in it, on the CPU
-    "Open a checkpoint without running code from it; CheckpointError when it is missing or corrupt."
-    if not path.is_file(): raise CheckpointError(f"{path}: no such weights file. Check the path.")
-    try: return load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as e: fault = type(e).__name__
-    raise CheckpointError(f"{path}: not readable as weights ({fault}). It is corrupt or no checkpoint; fetch it again.")
-
 def load_weights(
-    path: str | Path,        # .safetensors, .pth or .pt
-) -> dict[str, Tensor]:      # on the CPU
+    path: str | Path,        # .safetensors, .pth, .pt or .pkl
+) -> dict[str, Tensor]:      # on the CPU, under the names of the file
     "Read a state dict; CheckpointError when the file is missing, corrupt or something else."
-    state = read_checkpoint(Path(path))
-    for key in ("model", "state_dict"): state = state.get(key, state) if isinstance(state, dict) else {}
-    if state and all(isinstance(v, Tensor) for v in state.values()): return state
-    raise CheckpointError(f"{path}: holds no state dict of tensors. Point to a weights file.")
+    return read_weights(path)
 
 # %% ../nbs/07_weights.ipynb #df72bf21
 def _faults(own: dict[str, tuple], other: dict[str, tuple]) -> list[str]:
