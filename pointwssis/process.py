@@ -16,7 +16,7 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from .core import NO_ROOM, StageError, remove_litter, unwritable
 
 # %% auto #0
-__all__ = ['MARK', 'KERNEL', 'ENDING', 'WITHOUT_LOCKS', 'LOCKS', 'mark_of', 'end_orphans', 'end_marked', 'environment',
+__all__ = ['MARK', 'KERNEL', 'ENDING', 'WITHOUT_LOCKS', 'LOCKS', 'mark_of', 'end_orphans', 'marked', 'end_marked', 'environment',
            'orderly_end', 'undisturbed', 'no_survivors', 'claim', 'clear_remains']
 
 # %% ../nbs/44_process.ipynb #0e5aa037
@@ -58,6 +58,10 @@ def end_orphans() -> list[int]:   # numbers of the processes that were ended
         with suppress(psutil.Error):
             if _is_orphan(process, mark): process.kill(); ended.append(process.pid)
     return ended
+
+def marked(mark: str) -> list[int]:
+    "Numbers of the processes but this one that carry the mark."
+    return [process.pid for process, other in _marked() if other == mark]
 
 def end_marked(mark: str) -> None:
     "End every process but this one that carries the mark; twice, as one being born does not show it yet."

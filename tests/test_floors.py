@@ -16,7 +16,7 @@ FLOORS = [
     {"refiner", "solov2", "graph", "survey", "batches", "comparisons"},
     {"pseudo", "predict", "release", "report"},
     {"gallery", "verify"},
-    {"split_stage"},
+    {"split_stage", "kernels", "jobs"},
     {"stages"},
     {"pipeline", "published", "records"},
     {"experiments", "doctor"},
