@@ -86,6 +86,8 @@ def make_parser() -> Parser:
     again.add_argument("--splits", type=names, default=[], metavar="P,P,...", help="several splits, such as 1p,2p,5p; ablations use the first")
     again.add_argument("--seeds", type=numbers, default=[], metavar="N,N,...", help="several seeds, such as 0,1,2")
     again.add_argument("--tables", default="", metavar="NAME,...", help=f"ablations too: all, or some of {', '.join(ABLATIONS)}")
+    again.add_argument("--jobs", type=int, default=0, metavar="N",
+                       help="stages side by side (default 2 on a CPU with two or more cores, else 1)")
     again.add_argument("--labels-only", action="store_true", help="ablations judge the pseudo labels and train no student")
     again.add_argument("--from-published", default="", metavar="DIR", help="train nothing; judge the published checkpoints and labels in this folder")
     predict = command("predict", command_predict, add_run_options)

@@ -49,7 +49,7 @@ def command_reproduce(args: argparse.Namespace) -> None:
     from pointwssis.pipeline import reproduce
     from pointwssis.tables import markdown, percent
     one = run_params(args)
-    folder = reproduce(one, args.runs, args.force, tell=tell)[-1].folder.parent
+    folder = reproduce(one, args.runs, args.force, tell=tell, jobs=args.jobs)[-1].folder.parent
     figures = figures_beside(args.runs)
     table = read_json(figures / f"results_{folder.parents[1].name}.json")
     own = [row for row in table["rows"] if row[0] == percent(one["split"])]
@@ -65,7 +65,7 @@ def command_experiments(args: argparse.Namespace) -> None:
                          one["overrides"], args.labels_only)
     count = iter(range(1, len(wanted) + 1))
     def begin(experiment: Any) -> None: print(f"\n[{next(count)}/{len(wanted)}] {experiment}", flush=True)
-    try: reproduce_all(wanted, args.runs, args.force, begin, tell)
+    try: reproduce_all(wanted, args.runs, args.force, begin, tell, jobs=args.jobs)
     finally:
         figures = figures_beside(args.runs)
         if any(Path(args.runs).glob("*/*/s*/evaluate/metrics.json")): write_report(Path(args.runs), figures)

@@ -8,7 +8,6 @@ import base64, io, json, shlex
 from pathlib import Path
 from typing import Any
 
-import nbformat
 from PIL import Image
 
 from .core import atomic_path, file_hash, read_json, write_json
@@ -19,10 +18,11 @@ __all__ = ['QUALITY', 'LEFT_OUT', 'TIMES', 'KEPT', 'smallest', 'command_of', 'ti
 # %% ../nbs/59_executed.ipynb #9b27ed29
 def _last_states(outputs: list) -> list:
     "Outputs without what a terminal would have overwritten."
+    from nbformat.v4 import new_output
     bars = [o for o in outputs if o.get("name") == "stderr"]
     lines = "".join(o["text"] for o in bars).split("\n")
     text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines)
-    last = [nbformat.v4.new_output("stream", name="stderr", text=text)] if text.strip() else []
+    last = [new_output("stream", name="stderr", text=text)] if text.strip() else []
     return [*last, *(o for o in outputs if o not in bars)]
 
 # %% ../nbs/59_executed.ipynb #5102ce8f
@@ -57,15 +57,16 @@ TIMES = ("execution", "papermill")   # of each cell; those of the notebook stay
 
 def _shrink(output: dict, instead: str) -> None:
     "Make an output's picture small, or put a line in its place."
+    from nbformat import from_dict
     data = output.get("data", {})
     if not {"image/png", "image/jpeg"} & set(data): return
-    if instead: output["data"] = nbformat.from_dict({"text/plain": instead})
+    if instead: output["data"] = from_dict({"text/plain": instead})
     elif "image/png" in data:
         kind, picture = smallest(base64.b64decode(data.pop("image/png")))
         data[kind] = base64.b64encode(picture).decode()
 
 def tidy(
-    nb: nbformat.NotebookNode,  # executed; changed in place
+    nb: Any,                    # a notebook of nbformat, executed; changed in place
     command: str = "",          # that draws the pictures, which are left out; "" keeps them
 ) -> None:
     "Keep of the outputs what a reader wants."
@@ -88,6 +89,7 @@ def drop_pictures(
     folder: Path,   # of one stage
 ) -> None:
     "Leave the pictures out of a stage's notebook; the manifest gets the new hash."
+    import nbformat
     manifest, path = read_json(folder / "params.json"), folder / "notebook.ipynb"
     nb = nbformat.read(path, 4)
     tidy(nb, command_of(manifest))

@@ -13,6 +13,7 @@ from .ablations import choose_tables, settings_of
 from .config import Config
 from .core import ConfigError, PointWSSISError
 from .graph import STAGES, config_of, run_folder
+from .kernels import kernels
 from .pipeline import Outcome, reproduce
 from .results import RUNS
 from .splits import split_name
@@ -66,11 +67,15 @@ def reproduce_all(
     begin: Callable[[Experiment], None] = lambda experiment: None,   # called before each run
     tell: Callable[[str, Outcome | None], None] = lambda name, outcome: None,  # as `pipeline.reproduce`
     run: Callable[..., Any] = reproduce,
+    jobs: int = 0,                     # as `pipeline.reproduce`
 ) -> None:
     "Run what is missing of every experiment; an error is raised after the others have had their turn."
     broken: list[PointWSSISError] = []
-    for experiment in wanted:
-        begin(experiment)
-        try: run(experiment.params, runs, force, stages=experiment.stages, tell=tell)
-        except PointWSSISError as e: broken.append(type(e)(f"{experiment}: {e}"))
+    with kernels() as pool:
+        for experiment in wanted:
+            begin(experiment)
+            try: run(experiment.params, runs, force, stages=experiment.stages, tell=tell, jobs=jobs, pool=pool)
+            except PointWSSISError as e:
+                broken.append(type(e)(f"{experiment}: {e}"))
+                pool.clear()
     if broken: raise broken[0]

@@ -18,8 +18,8 @@ from .core import PointWSSISError, StageError
 from .process import KERNEL, MARK, end_marked, mark_of, marked, orderly_end, undisturbed
 
 # %% auto #0
-__all__ = ['GRAMMAR', 'ARGUMENTS', 'MOST_MEMORY', 'REMEMBER', 'CLEAN', 'import_papermill', 'make_fresh', 'share_threads', 'died',
-           'Kernel', 'ask', 'fresh', 'Kernels', 'kernels']
+__all__ = ['GRAMMAR', 'REMEMBER', 'CLEAN', 'ARGUMENTS', 'MOST_MEMORY', 'import_papermill', 'make_fresh', 'share_threads',
+           'Stopped', 'Kernel', 'ask', 'fresh', 'Kernels', 'kernels']
 
 # %% ../nbs/63_kernels.ipynb #6b63a007
 GRAMMAR = "rfc3987_syntax"   # the package that builds it
@@ -65,6 +65,8 @@ def share_threads(
     return torch.get_num_threads()
 
 # %% ../nbs/63_kernels.ipynb #6b63a00f
+REMEMBER = "bool(__import__('pointwssis.kernels'))"   # the module remembers what it finds when it is imported
+CLEAN = "__import__('pointwssis.kernels').kernels.make_fresh()"
 ARGUMENTS = ["--IPKernelApp.log_level=50", "--HistoryManager.hist_file=:memory:"]
 MOST_MEMORY = 1 / 8   # of the machine's; a kernel that keeps more after a stage is ended
 
@@ -77,9 +79,7 @@ def _new_manager(clients: list[Any]) -> Any:
             return clients[-1]
     return Manager(kernel_name="python3")
 
-def died() -> StageError:
-    "The error of a kernel that is gone."
-    return StageError("the stage's process died, most likely for want of memory. Use a smaller batch_size.")
+class Stopped(Exception): "Raised in a stage's thread when the run has been stopped."
 
 # %% ../nbs/63_kernels.ipynb #6b63a010
 class Kernel:
@@ -89,13 +89,26 @@ class Kernel:
     def manager(self) -> Any:
         "The kernel manager of the running process."
         if self._manager is None: self._start()
+        if self.stopped: raise Stopped
         return self._manager
 
-    def _start(self) -> None:
+    def death(self) -> Exception:
+        "The error for a process that is gone."
+        if self.stopped: return Stopped()
+        return StageError("the stage's process died, most likely for want of memory. Use a smaller batch_size.")
+
+    def _start(self, attempts: int = 3) -> None:
+        "Start a process, and another one where the first ended because a port of it was taken meanwhile."
         from jupyter_core.utils import run_sync
         self.mark, self._manager = mark_of(f"kernel {token_hex(8)}"), _new_manager(self._clients)
         environment = {**os.environ, **KERNEL, MARK: self.mark}
         run_sync(self._manager.start_kernel)(extra_arguments=ARGUMENTS, env=environment)
+        try: _exchange(self, "", REMEMBER)
+        except StageError:
+            self.end()
+            if attempts == 1: raise
+            self._start(attempts - 1)
+        except BaseException: self.end(); raise
 
     def is_alive(self) -> bool:
         "Whether the process is running."
@@ -123,7 +136,7 @@ def _reply(kernel: Kernel, client: Any, request: str) -> dict[str, Any]:
     while True:
         try: reply = client.get_shell_msg(timeout=1)
         except Empty:
-            if not kernel.is_alive(): raise died() from None
+            if not kernel.is_alive(): raise kernel.death() from None
             continue
         if reply["parent_header"].get("msg_id") == request: return reply["content"]
 
@@ -141,7 +154,12 @@ def ask(
     answer: str = "None",   # an expression
 ) -> Any:                   # its value
     "Run code in a kernel, start the kernel if need be, and return the value of an expression."
-    client = kernel.manager().blocking_client()
+    kernel.manager()
+    return _exchange(kernel, code, answer)
+
+def _exchange(kernel: Kernel, code: str, answer: str) -> Any:
+    "The same with a process that has been started."
+    client = kernel._manager.blocking_client()
     client.start_channels(shell=True, iopub=False, stdin=False, hb=False, control=False)
     try:
         wanted = {"answer": answer}
@@ -151,12 +169,10 @@ def ask(
     return ast.literal_eval(_checked(reply["user_expressions"]["answer"])["data"]["text/plain"])
 
 # %% ../nbs/63_kernels.ipynb #6b63a018
-REMEMBER, CLEAN = ("__import__('pointwssis.kernels').kernels" + call for call in ("", ".make_fresh()"))
-
 def _keeps_little(kernel: Kernel) -> bool:
     "Whether a kernel is small after a stage, and the only process that is left of it."
     number = kernel.manager().provisioner.pid
-    ask(kernel, CLEAN)
+    ask(kernel, "", CLEAN)
     small = psutil.Process(number).memory_info().rss < MOST_MEMORY * psutil.virtual_memory().total
     return small and marked(kernel.mark) == [number]
 
@@ -166,7 +182,6 @@ def fresh(
 ) -> Iterator[Any]:   # its manager
     "A kernel as a stage wants to find it; afterwards it is so again, or it is ended."
     reusable = False
-    ask(kernel, REMEMBER)   # the module remembers what it finds when it is imported
     try:
         yield kernel.manager()
         reusable = _keeps_little(kernel)
@@ -177,7 +192,7 @@ def fresh(
 # %% ../nbs/63_kernels.ipynb #6b63a01d
 class Kernels:
     "As many kernels as are asked for."
-    def __init__(self): self._all: list[Kernel] = []
+    def __init__(self): self._all, self.jobs = [], 0   # jobs: how many stages share the machine; 0: not known yet
 
     def __getitem__(self, index: int) -> Kernel:
         while len(self._all) <= index: self._all.append(Kernel())
@@ -187,11 +202,14 @@ class Kernels:
         "Stop all of them from the main thread."
         for kernel in self._all: kernel.stop()
 
+    def clear(self) -> None:
+        "End all of them; new ones take their places."
+        while self._all: self._all.pop().end()
+
 @contextmanager
 def kernels() -> Iterator[Kernels]:
     "Kernels for as long as the block runs."
     pool = Kernels()
     with orderly_end():
         try: yield pool
-        finally:
-            for kernel in pool._all: kernel.end()
+        finally: pool.clear()

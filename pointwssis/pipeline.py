@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nbformat
 
 import pointwssis
 from .config import Config, check_start
@@ -20,22 +19,24 @@ from .executed import command_of, drop_pictures, hashes_of, tidy
 from .graph import STAGES, Stage, check_inputs, config_of, expected, find_stage, is_done, ready_needs, run_folder, size_of, take_over
 from .graph import precision_of, twin_of
 from .journal import UNFINISHED
-from .process import claim, clear_remains, no_survivors
+from .jobs import Named, beside, check_jobs, cores, side_by_side
+from .kernels import Kernel, Kernels, ask, fresh, import_papermill, kernels, share_threads
+from .process import claim, clear_remains
 from .results import RUNS, figures_beside
 
 # %% auto #0
-__all__ = ['PAPERMILL', 'NOTEBOOKS', 'RUN', 'declared_parameters', 'check_parameters', 'git_commit', 'Outcome', 'run_stage',
-           'reproduce', 'stage_times']
+__all__ = ['PAPERMILL', 'NOTEBOOKS', 'RUN', 'declared_parameters', 'check_parameters', 'git_commit', 'Outcome', 'machine_of',
+           'run_stage', 'default_jobs', 'reproduce', 'stage_times']
 
 # %% ../nbs/48_pipeline.ipynb #5474e0f0
 def declared_parameters(
     notebook: str | Path,  # a stage notebook
 ) -> dict[str, Any]:       # name -> default
     "The assignments in the cell tagged `parameters`, which must exist and hold plain values only."
-    cells = [c for c in nbformat.read(notebook, 4).cells if "parameters" in c.metadata.get("tags", [])]
+    cells = [c for c in read_json(notebook)["cells"] if "parameters" in c["metadata"].get("tags", [])]
     if len(cells) != 1:
         raise StageError(f"{notebook}: {len(cells)} cells are tagged 'parameters', one is needed. Tag it in JupyterLab's property panel.")
-    found = [(node.targets[0] if isinstance(node, ast.Assign) else node.target, node.value) for node in ast.parse(cells[0].source).body]
+    found = [(node.targets[0] if isinstance(node, ast.Assign) else node.target, node.value) for node in ast.parse("".join(cells[0]["source"])).body]
     return {target.id: ast.literal_eval(value) for target, value in found}
 
 # %% ../nbs/48_pipeline.ipynb #5eca510a
@@ -83,6 +84,7 @@ def git_commit() -> str:
 def _retitle(notebook: Path, partial: Path, target: Path, manifest: dict[str, Any]) -> None:
     "Let the finished notebook name its final place, with the error, if there is one, on top."
     if not notebook.is_file(): return
+    import nbformat
     nb = nbformat.reads(notebook.read_text(encoding="utf-8").replace(partial.as_posix(), target.as_posix()), 4)
     tidy(nb, command_of(manifest) if manifest["parameters"].get("overrides", {}).get("variant") else "")
     if error := manifest.get("error", ""):
@@ -90,22 +92,22 @@ def _retitle(notebook: Path, partial: Path, target: Path, manifest: dict[str, An
     with atomic_path(notebook) as temporary: nbformat.write(nb, temporary)
 
 # %% ../nbs/48_pipeline.ipynb #d26ded0f
-PAPERMILL = {"kernel_name": "python3", "language": "python", "progress_bar": False, "extra_arguments": ["--IPKernelApp.log_level=50"]}
+PAPERMILL = {"kernel_name": "python3", "language": "python", "progress_bar": False}
 
-def _execute(notebook: Path, output: Path, params: dict[str, Any], failed: Path) -> None:
+def _execute(notebook: Path, output: Path, params: dict[str, Any], failed: Path, kernel: Kernel, bars: Any) -> None:
     "Run a notebook with papermill; what goes wrong becomes one line."
-    import papermill
+    papermill = import_papermill()
     logging.getLogger("papermill").addHandler(logging.NullHandler())
     from nbclient.exceptions import DeadKernelError
     ours = {cls.__name__ for cls in (PointWSSISError, *PointWSSISError.__subclasses__())}
     try:
-        papermill.execute_notebook(os.path.relpath(notebook), output, params, **PAPERMILL, stderr_file=sys.stderr)
+        with fresh(kernel) as manager:
+            papermill.execute_notebook(os.path.relpath(notebook), output, params, **PAPERMILL, km=manager, stderr_file=bars)
     except papermill.PapermillExecutionError as e:
         line = e.evalue.strip().split("\n")[0]
         if e.ename not in ours: line = f"stage stopped with {e.ename}: {line} The traceback is in {failed / 'notebook.ipynb'}"
         raise StageError(line) from None
-    except DeadKernelError:
-        raise StageError("the stage's process died, most likely for want of memory. Use a smaller batch_size.") from None
+    except DeadKernelError: raise kernel.death() from None
 
 # %% ../nbs/48_pipeline.ipynb #92d1a6cd
 def _finish(partial: Path, target: Path, manifest: dict[str, Any]) -> None:
@@ -117,11 +119,11 @@ def _finish(partial: Path, target: Path, manifest: dict[str, Any]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     put_in_place(partial, target)
 
-def _make(notebook: Path, partial: Path, target: Path, params: dict[str, Any], manifest: dict[str, Any]) -> None:
+def _make(notebook: Path, partial: Path, target: Path, params: dict[str, Any], manifest: dict[str, Any], *how: Any) -> None:
     "Run the stage in its working folder and keep what came out, good or bad."
     failed, start = target.parent / "failed" / target.name, time.perf_counter()
     try:
-        with no_survivors(str(target.resolve())): _execute(notebook, partial / "notebook.ipynb", params, failed)
+        _execute(notebook, partial / "notebook.ipynb", params, failed, *how)
         read_json(partial / "metrics.json")
     except PointWSSISError as e:
         wall = round(time.perf_counter() - start, 1)
@@ -169,11 +171,20 @@ def _check_weights(cfg: Config) -> None:
         if name not in ("", "imagenet") and not Path(name).is_file():
             raise CheckpointError(f"{name}: no such weights file. Set {part}.weights to a file that exists, or to imagenet.")
 
-def _precision(stage: str, cfg: Config, device: Any) -> str:
-    "The precision that a stage computes in: bf16, fp32, or nothing where there is no network."
-    if not (wanted := precision_of(stage, cfg)): return ""
+def machine_of(name: str, params: dict[str, Any], among: int = 1) -> dict[str, str]:
+    "Device and precision of a stage in this process, which takes its part of the threads; a stage without a network loads no torch."
+    cfg = config_of(**params)
+    if not (wanted := precision_of(name, cfg)): return {"device": "CPU", "precision": ""}
     from pointwssis.device import choose_precision
-    return choose_precision(wanted[0], device, wanted[1])
+    share_threads(among)
+    device = pick_device(cfg.device)
+    return {"device": device_name(device), "precision": choose_precision(wanted[0], device, wanted[1])}
+
+def _machine(name: str, params: dict[str, Any], cfg: Config, kernel: Kernel, among: int) -> dict[str, str]:
+    "The same in the stage's kernel."
+    own = {key: params[key] for key in RUN if key in params}
+    if not precision_of(name, cfg): return machine_of(name, own)
+    return ask(kernel, "", f"__import__('pointwssis.pipeline').pipeline.machine_of({name!r}, {own!r}, {among})")
 
 def _checked(stage: Stage, params: dict[str, Any], notebook: Path) -> tuple[dict[str, Any], Config]:
     "The parameters and configuration of a run, or the reason why it cannot start."
@@ -190,8 +201,12 @@ def run_stage(
     runs: str | Path = RUNS,   # the folder of all runs
     force: bool = False,         # run it even if a valid result is there
     notebooks: Path = NOTEBOOKS,
+    kernel: Kernel | None = None,  # to run it in; None: one of its own
+    among: int = 1,              # stages that may run at the same time and share the threads
 ) -> Outcome:
     "Run one stage, unless its result is there already."
+    if kernel is None:
+        with kernels() as pool: return run_stage(name, params, runs, force, notebooks, pool[0], among)
     stage, runs = find_stage(name), Path(os.path.relpath(runs))
     notebook = notebooks / f"{stage.notebook or name}.ipynb"
     params, cfg = _checked(stage, params, notebook)
@@ -206,17 +221,26 @@ def run_stage(
             take_over(twin, target)
             if cfg.variant: drop_pictures(target)
             return _outcome(target, "shared")
-    device = pick_device(cfg.device)
     manifest = {"stage": name, "parameters": params, "fingerprint": wanted, "inputs": hashes, "version": pointwssis.__version__,
-                "git_commit": git_commit(), "device": device_name(device),
-                "precision": _precision(name, cfg, device), "versions": versions()}
+                "git_commit": git_commit(), **_machine(name, params, cfg, kernel, among), "versions": versions()}
     with claim(target) as partial:
         if not anew and is_done(partial, wanted): put_in_place(partial, target)
         if not anew and is_done(target, wanted): return _outcome(target, "kept")
         _prepare(partial, folder / "failed" / name, wanted, stage.resumes and not force)
         write_json(partial / "params.json", {**manifest, "status": "running"}, indent=1)
-        _make(notebook, partial, target, _injected(params, stage, ready_needs(stage, cfg, folder), folder, partial), manifest)
+        bars = sys.stderr if among == 1 else Named(name, sys.stderr)
+        _make(notebook, partial, target, _injected(params, stage, ready_needs(stage, cfg, folder), folder, partial), manifest, kernel, bars)
     return _outcome(target, "ran")
+
+# %% ../nbs/48_pipeline.ipynb #48a0c001
+def default_jobs(
+    kernel: Kernel,   # to look for a GPU in
+    cfg: Config,
+) -> int:
+    "Two on a CPU with two or more cores, else one."
+    if cores() < 2: return 1
+    kind = ask(kernel, "", f"__import__('pointwssis.core').core.pick_device({cfg.device!r}).type")
+    return 2 if kind == "cpu" else 1
 
 # %% ../nbs/48_pipeline.ipynb #9def0054
 def reproduce(
@@ -226,15 +250,21 @@ def reproduce(
     notebooks: Path = NOTEBOOKS,
     stages: Iterable[str] = tuple(STAGES),  # which, in the order of the graph
     tell: Callable[[str, Outcome | None], None] = lambda name, outcome: None,  # called before (None) and after each stage
-) -> list[Outcome]:
-    "Run every stage of the pipeline that is not up to date."
-    outcomes = []
-    config_of(**{key: params[key] for key in RUN if key in params})
-    for name in stages:
-        tell(name, None)
-        outcomes.append(run_stage(name, params, runs, force, notebooks))
-        tell(name, outcomes[-1])
-    return outcomes
+    jobs: int = 0,               # stages at the same time; 0: see `default_jobs`
+    pool: Kernels | None = None, # of several such calls
+) -> list[Outcome]:              # in the order of `stages`
+    "Run every stage of the pipeline that is not up to date, independent ones side by side."
+    if pool is None:
+        with kernels() as pool: return reproduce(params, runs, force, notebooks, stages, tell, jobs, pool)
+    cfg, wanted, stages = config_of(**{key: params[key] for key in RUN if key in params}), check_jobs(jobs), tuple(stages)
+    graph = {name: [need for need in find_stage(name).needs if need in stages] for name in stages}
+    def places() -> int:
+        pool.jobs = pool.jobs or wanted or default_jobs(pool[0], cfg)
+        return pool.jobs
+    def work(name: str, place: int) -> Outcome:
+        among = places() if beside(graph, name) else 1
+        return run_stage(name, params, runs, force, notebooks, pool[place], among)
+    return list(side_by_side(graph, work, places, pool.stop, tell).values())
 
 # %% ../nbs/48_pipeline.ipynb #c682321c
 def stage_times(

@@ -91,7 +91,7 @@ def test_runs_of_variants_stay_out_of_the_tables_by_split(tmp_path):
 
 
 def test_the_command_runs_all_of_them_and_makes_the_tables(tmp_path, monkeypatch, capsys):
-    def pretend(wanted, runs, force, begin, tell):
+    def pretend(wanted, runs, force, begin, tell, jobs):
         for n, experiment in enumerate(wanted):
             begin(experiment)
             (place := Path(runs) / str(experiment) / "evaluate").mkdir(parents=True)
