@@ -426,6 +426,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
                                     'pointwssis.kernels._exchange': ('kernels.html#_exchange', 'pointwssis/kernels.py'),
                                     'pointwssis.kernels._forget_random_state': ( 'kernels.html#_forget_random_state',
                                                                                  'pointwssis/kernels.py'),
+                                    'pointwssis.kernels._forget_torch': ('kernels.html#_forget_torch', 'pointwssis/kernels.py'),
                                     'pointwssis.kernels._keeps_little': ('kernels.html#_keeps_little', 'pointwssis/kernels.py'),
                                     'pointwssis.kernels._new_manager': ('kernels.html#_new_manager', 'pointwssis/kernels.py'),
                                     'pointwssis.kernels._reply': ('kernels.html#_reply', 'pointwssis/kernels.py'),

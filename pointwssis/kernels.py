@@ -42,6 +42,12 @@ def _forget_random_state() -> None:
     if numpy := sys.modules.get("numpy"): numpy.random.seed()
     if torch := sys.modules.get("torch"): torch.manual_seed(torch.Generator().initial_seed())
 
+def _forget_torch() -> None:
+    "Give back what torch holds, and all threads."
+    torch = sys.modules.get("torch")
+    if torch and _FIRST["threads"]: torch.set_num_threads(_FIRST["threads"])
+    if torch and torch.cuda.is_initialized(): torch.cuda.empty_cache()
+
 def make_fresh() -> None:
     "Undo in this kernel whatever a stage has left in it."
     from IPython import get_ipython
@@ -52,7 +58,7 @@ def make_fresh() -> None:
     _forget_random_state()
     with warnings.catch_warnings(): pass
     gc.collect()
-    if (torch := sys.modules.get("torch")) and torch.cuda.is_initialized(): torch.cuda.empty_cache()
+    _forget_torch()
 
 # %% ../nbs/63_kernels.ipynb #6b63a00c
 def share_threads(
@@ -80,6 +86,35 @@ def _new_manager(clients: list[Any]) -> Any:
     return Manager(kernel_name="python3")
 
 class Stopped(Exception): "Raised in a stage's thread when the run has been stopped."
+
+# %% ../nbs/63_kernels.ipynb #6b63a020
+def _reply(kernel: Kernel, client: Any, request: str) -> dict[str, Any]:
+    "The content of the answer to a request."
+    while True:
+        try: reply = client.get_shell_msg(timeout=1)
+        except Empty:
+            if not kernel.is_alive(): raise kernel.death() from None
+            continue
+        if reply["parent_header"].get("msg_id") == request: return reply["content"]
+
+def _checked(reply: dict[str, Any]) -> dict[str, Any]:
+    "The reply, unless it tells of an error."
+    if reply["status"] == "ok": return reply
+    ours = {cls.__name__: cls for cls in PointWSSISError.__subclasses__()}
+    kind, text = reply["ename"], reply["evalue"]
+    if kind in ours: raise ours[kind](text)
+    raise StageError(f"the stage's process stopped with {kind}: {text}")
+
+def _exchange(kernel: Kernel, code: str, answer: str) -> Any:
+    "Run code in the process of a kernel that has been started, and return the value of an expression."
+    client = kernel._manager.blocking_client()
+    client.start_channels(shell=True, iopub=False, stdin=False, hb=False, control=False)
+    try:
+        wanted = {"answer": answer}
+        request = client.execute(code, silent=True, store_history=False, user_expressions=wanted)
+        reply = _checked(_reply(kernel, client, request))
+    finally: client.stop_channels()
+    return ast.literal_eval(_checked(reply["user_expressions"]["answer"])["data"]["text/plain"])
 
 # %% ../nbs/63_kernels.ipynb #6b63a010
 class Kernel:
@@ -131,23 +166,6 @@ class Kernel:
         if self._manager is not None: end_marked(self.mark)
 
 # %% ../nbs/63_kernels.ipynb #6b63a013
-def _reply(kernel: Kernel, client: Any, request: str) -> dict[str, Any]:
-    "The content of the answer to a request."
-    while True:
-        try: reply = client.get_shell_msg(timeout=1)
-        except Empty:
-            if not kernel.is_alive(): raise kernel.death() from None
-            continue
-        if reply["parent_header"].get("msg_id") == request: return reply["content"]
-
-def _checked(reply: dict[str, Any]) -> dict[str, Any]:
-    "The reply, unless it tells of an error."
-    if reply["status"] == "ok": return reply
-    ours = {cls.__name__: cls for cls in PointWSSISError.__subclasses__()}
-    kind, text = reply["ename"], reply["evalue"]
-    if kind in ours: raise ours[kind](text)
-    raise StageError(f"the stage's process stopped with {kind}: {text}")
-
 def ask(
     kernel: Kernel,
     code: str,              # to run first
@@ -156,17 +174,6 @@ def ask(
     "Run code in a kernel, start the kernel if need be, and return the value of an expression."
     kernel.manager()
     return _exchange(kernel, code, answer)
-
-def _exchange(kernel: Kernel, code: str, answer: str) -> Any:
-    "The same with a process that has been started."
-    client = kernel._manager.blocking_client()
-    client.start_channels(shell=True, iopub=False, stdin=False, hb=False, control=False)
-    try:
-        wanted = {"answer": answer}
-        request = client.execute(code, silent=True, store_history=False, user_expressions=wanted)
-        reply = _checked(_reply(kernel, client, request))
-    finally: client.stop_channels()
-    return ast.literal_eval(_checked(reply["user_expressions"]["answer"])["data"]["text/plain"])
 
 # %% ../nbs/63_kernels.ipynb #6b63a018
 def _keeps_little(kernel: Kernel) -> bool:

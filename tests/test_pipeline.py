@@ -50,6 +50,8 @@ def writes(name: str, state: str = "overrides") -> str:
 def stages(tmp_path, monkeypatch) -> Path:
     "Fake notebooks for every stage; the working directory is a folder of its own."
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pipeline, "_machine", lambda *_: {"device": "CPU", "precision": ""})     # nobody needs torch for these
+    monkeypatch.setattr(pipeline, "default_jobs", lambda *_: 1)
     for name in {stage.notebook or stage.name for stage in STAGES.values()}:
         labels = '\nlabels = "sw"' if name == "student" else ""
         notebook(tmp_path / "stages" / f"{name}.ipynb", writes(name), parameters=PARAMETERS + labels)
@@ -331,10 +333,10 @@ def test_a_later_option_at_its_default_leaves_every_fingerprint_as_it_was(monkey
 
 
 def test_the_manifest_names_the_precision(monkeypatch):
-    cfg, cpu = config_of(overrides={"teacher_train.precision": "fp32"}), torch.device("cpu")
+    own = {"overrides": {"teacher_train.precision": "fp32", "device": "cpu"}}
     for native in (True, False):
         monkeypatch.setattr(device, "computes_in_bf16", lambda _, native=native: native)
-        found = {name: pipeline._precision(name, cfg, cpu) for name in STAGES}
+        found = {name: pipeline.machine_of(name, own)["precision"] for name in STAGES}
         in_bf16 = {"refiner", "student", "student_refined", "supervised"} if native else set()
         assert {name for name, how in found.items() if how == "bf16"} == in_bf16
         assert {name for name, how in found.items() if not how} == {"split", "report"}
