@@ -40,7 +40,7 @@ def _forget_random_state() -> None:
     "Seed all generators as a new process does."
     random.seed()
     if numpy := sys.modules.get("numpy"): numpy.random.seed()
-    if torch := sys.modules.get("torch"): torch.manual_seed(torch.Generator().initial_seed())
+    if torch := sys.modules.get("torch"): torch.seed()
 
 def _forget_torch() -> None:
     "Give back what torch holds, and all threads."
