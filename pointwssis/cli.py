@@ -42,7 +42,7 @@ def add_run_options(
 ) -> None:
     "The options that say which run is meant."
     parser.add_argument("--dataset", default="",
-                        help="shapes (built in), animals7, coco_union, coco, bdd100k, custom (any COCO-format folder)")
+                        help="shapes (built in), demo (the same with short schedules), animals7, coco_union, coco, bdd100k, custom (any COCO-format folder)")
     parser.add_argument("--split", default="", help="share of the images that keep their masks, such as 1p or 12.5p (default 10p)")
     parser.add_argument("--seed", type=int, default=0, help="one seed for everything random (default 0)")
     parser.add_argument("--data-root", default="", metavar="DIR", help="the data set's folder")

@@ -15,8 +15,8 @@ _all_ = ["BEHAVIOURS", "CAFFE_MEAN", "CAFFE_STD", "IMAGENET_MEAN", "IMAGENET_STD
          "TEACHER_RANGES", "Config", "DataConfig", "RefinerConfig", "SOLOv2Config", "TrainConfig", "override"]
 
 # %% auto #0
-__all__ = ['COCO_SCHEDULES', 'COCO', 'BDD100K', 'SHAPES', 'ANIMALS7', 'CUSTOM', 'PRESETS', 'PUBLISHED_SCHEDULE', 'preset',
-           'to_dict', 'check_start', 'BEHAVIOURS', 'CAFFE_MEAN', 'CAFFE_STD', 'IMAGENET_MEAN', 'IMAGENET_STD',
+__all__ = ['COCO_SCHEDULES', 'COCO', 'BDD100K', 'SHAPES', 'DEMO', 'DRAWN', 'ANIMALS7', 'CUSTOM', 'PRESETS', 'PUBLISHED_SCHEDULE',
+           'preset', 'to_dict', 'check_start', 'BEHAVIOURS', 'CAFFE_MEAN', 'CAFFE_STD', 'IMAGENET_MEAN', 'IMAGENET_STD',
            'STUDENT_GRIDS', 'STUDENT_RANGES', 'TEACHER_GRIDS', 'TEACHER_RANGES', 'Config', 'DataConfig',
            'RefinerConfig', 'SOLOv2Config', 'TrainConfig', 'override']
 
@@ -77,6 +77,11 @@ SHAPES = {  # the embedded data set, from random weights
     "data.short_side": 128, "data.long_side": 128, "data.cache_images": True,
 }
 
+# %% ../nbs/02_config.ipynb #02de0002
+DEMO = SHAPES | {"teacher_train.steps": 240, "teacher_train.checkpoint_steps": (120, 180),
+                 "refiner_train.steps": 200, "student_train.steps": 400}
+DRAWN = ("shapes", "demo")   # presets whose data set draws itself
+
 # %% ../nbs/02_config.ipynb #212300a6
 ANIMALS7 = {  # seven animals in 700 photographs, MobileNetV2 from ImageNet weights given as a file
     **_both("", backbone="torchvision:mobilenet_v2", frozen_stages=5, num_grids=(28, 24, 16, 12, 8), **_NARROW, channel_order="rgb",
@@ -98,7 +103,7 @@ CUSTOM = {
     "teacher_train.steps": 5_000, "teacher_train.checkpoint_steps": (2_500, 3_750), "student_train.steps": 20_000,
     "refiner.backbone": "torchvision:resnet50", "refiner_train.steps": 10_000, "refiner_train.warmup_steps": 500,
 }
-PRESETS: dict[str, dict[str, Any]] = {"shapes": SHAPES, "animals7": ANIMALS7, "coco": COCO, "bdd100k": BDD100K, "custom": CUSTOM,
+PRESETS: dict[str, dict[str, Any]] = {"shapes": SHAPES, "demo": DEMO, "animals7": ANIMALS7, "coco": COCO, "bdd100k": BDD100K, "custom": CUSTOM,
                                       "coco_union": ANIMALS7}
 PUBLISHED_SCHEDULE = ("coco", "bdd100k")
 
@@ -120,7 +125,7 @@ def _check_checkpoints(cfg: Config) -> Config:
 
 # %% ../nbs/02_config.ipynb #7040fe4d
 def preset(
-    dataset: str,             # "shapes", "animals7", "coco_union", "coco", "bdd100k" or "custom"
+    dataset: str,             # a key of PRESETS
     split: str = "10p",       # share of images that keep their masks
     **overrides: Any,         # dotted keys: {"student_train.steps": 100}
 ) -> Config:                  # frozen, complete

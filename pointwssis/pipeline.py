@@ -12,7 +12,7 @@ from typing import Any
 
 
 import pointwssis
-from .config import Config, check_start
+from .config import DRAWN, Config, check_start
 from .core import CheckpointError, ConfigError, DataError, PointWSSISError, StageError, atomic_path, device_name, nearest
 from .core import pick_device, put_in_place, read_json, versions, write_json
 from .executed import command_of, drop_pictures, hashes_of, tidy
@@ -152,7 +152,7 @@ def _outcome(folder: Path, how: str) -> Outcome:
 def _with_root(params: dict[str, Any]) -> dict[str, Any]:
     "The parameters with the data's folder checked and made relative."
     dataset, root = params.get("dataset", "shapes"), params.get("data_root", "")
-    if not root and dataset != "shapes": raise ConfigError(f"data set '{dataset}' needs the folder that it lies in. Pass --data-root DIR.")
+    if not root and dataset not in DRAWN: raise ConfigError(f"data set '{dataset}' needs the folder that it lies in. Pass --data-root DIR.")
     if root and not Path(root).is_dir(): raise DataError(f"{root}: no such folder. Pass the data set's folder as --data-root DIR.")
     return {**params, "data_root": os.path.relpath(Path(root))} if root else params
 

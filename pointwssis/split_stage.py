@@ -9,7 +9,7 @@ from typing import Any
 
 from . import coco, shapes, splits
 from .coco import CocoData
-from .config import Config
+from .config import DRAWN, Config
 from .core import ConfigError, DataError
 from .evaluate import ids_by_name
 from .gallery import data_root, open_truth, open_val
@@ -43,7 +43,7 @@ def _halves(cfg: Config, truth: CocoData, out: Path) -> tuple[Path, Path]:
 # %% ../nbs/58_split_stage.ipynb #5d1a0c09
 def split(cfg: Config, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     "Divide the training images: some keep their masks, the others one point an object."
-    if cfg.dataset == "shapes" and not cfg.data.root: shapes.write(data_root(cfg, out))
+    if cfg.dataset in DRAWN and not cfg.data.root: shapes.write(data_root(cfg, out))
     truth = open_truth(cfg, out)
     check_images(truth)
     check_val(val := open_val(cfg, out))
