@@ -14,7 +14,7 @@ from typing import Any
 import pointwssis
 from .config import DRAWN, Config, check_start
 from .core import CheckpointError, ConfigError, DataError, PointWSSISError, StageError, atomic_path, device_name, nearest
-from .core import pick_device, put_in_place, read_json, versions, write_json
+from .core import pick_device, put_in_place, read_json, remove_litter, versions, write_json
 from .executed import command_of, drop_pictures, hashes_of, tidy
 from .graph import STAGES, Stage, check_inputs, config_of, expected, find_stage, is_done, ready_needs, run_folder, size_of, take_over
 from .graph import precision_of, twin_of
@@ -112,6 +112,7 @@ def _execute(notebook: Path, output: Path, params: dict[str, Any], failed: Path,
 # %% ../nbs/48_pipeline.ipynb #92d1a6cd
 def _finish(partial: Path, target: Path, manifest: dict[str, Any]) -> None:
     "Write the manifest and move the working folder to its place."
+    remove_litter(partial.rglob(".*"), every=True)
     if manifest["status"] == "done": shutil.rmtree(partial / "artifacts" / UNFINISHED, ignore_errors=True)
     _retitle(partial / "notebook.ipynb", partial, target, manifest)
     kept = {"files": hashes_of(partial), "artifacts": size_of(partial / "artifacts")}

@@ -17,7 +17,7 @@ from .core import NO_ROOM, StageError, remove_litter, unwritable
 
 # %% auto #0
 __all__ = ['MARK', 'KERNEL', 'ENDING', 'WITHOUT_LOCKS', 'LOCKS', 'mark_of', 'end_orphans', 'marked', 'end_marked', 'environment',
-           'orderly_end', 'undisturbed', 'no_survivors', 'claim', 'clear_remains']
+           'orderly_end', 'undisturbed', 'no_survivors', 'memory_kills', 'death', 'claim', 'clear_remains']
 
 # %% ../nbs/44_process.ipynb #0e5aa037
 MARK = "POINTWSSIS_STAGE"
@@ -118,6 +118,25 @@ def no_survivors(
             with environment(**{MARK: mark}, **KERNEL): yield
         finally:
             with undisturbed(): end_marked(mark)
+
+# %% ../nbs/44_process.ipynb #11e22bb2
+def memory_kills() -> int:
+    "How many processes the system has ended since its start because memory ran out; 0 where it does not tell."
+    try: lines = Path("/proc/vmstat").read_text(encoding="utf-8").splitlines()
+    except OSError: return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+
+def death(
+    code: int | None,   # exit code of the process, negative for a signal; None: not known
+    kills: int = 0,     # `memory_kills` when it started
+) -> str:
+    "Why a process has died and what helps, in one line."
+    smaller = "Use a smaller batch_size or fewer workers."
+    if code == -signal.SIGKILL and memory_kills() > kills: return f"died: memory ran out and the system ended it. {smaller}"
+    if code == -signal.SIGKILL: return f"died: killed by SIGKILL, by somebody or because memory ran out. In the latter case: {smaller}"
+    again = "Start it again; if it happens twice, look at the libraries in `pointwssis doctor`."
+    if code is not None and code < 0: return f"died: killed by {signal.Signals(-code).name}. {again}"
+    return f"died{'' if code is None else f': it ended with exit code {code}'}. {again}"
 
 # %% ../nbs/44_process.ipynb #9af3d178
 WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP)   # errors of a file system that has no locks
