@@ -410,6 +410,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
                                     'pointwssis.journal.recall': ('journal.html#recall', 'pointwssis/journal.py')},
             'pointwssis.kernels': { 'pointwssis.kernels.Kernel': ('kernels.html#kernel', 'pointwssis/kernels.py'),
                                     'pointwssis.kernels.Kernel.__init__': ('kernels.html#kernel.__init__', 'pointwssis/kernels.py'),
+                                    'pointwssis.kernels.Kernel._note_code': ('kernels.html#kernel._note_code', 'pointwssis/kernels.py'),
                                     'pointwssis.kernels.Kernel._start': ('kernels.html#kernel._start', 'pointwssis/kernels.py'),
                                     'pointwssis.kernels.Kernel.death': ('kernels.html#kernel.death', 'pointwssis/kernels.py'),
                                     'pointwssis.kernels.Kernel.end': ('kernels.html#kernel.end', 'pointwssis/kernels.py'),

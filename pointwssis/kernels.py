@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 from .core import PointWSSISError, StageError
-from .process import KERNEL, MARK, end_marked, mark_of, marked, orderly_end, undisturbed
+from .process import KERNEL, MARK, death, end_marked, mark_of, marked, memory_kills, orderly_end, undisturbed
 
 # %% auto #0
 __all__ = ['GRAMMAR', 'REMEMBER', 'CLEAN', 'ARGUMENTS', 'MOST_MEMORY', 'import_papermill', 'make_fresh', 'share_threads',
@@ -119,7 +119,9 @@ def _exchange(kernel: Kernel, code: str, answer: str) -> Any:
 # %% ../nbs/63_kernels.ipynb #6b63a010
 class Kernel:
     "A Python process that runs stage notebooks, one after the other; it starts when it is first needed."
-    def __init__(self): self.mark, self.stopped, self._manager, self._clients = "", False, None, []
+    def __init__(self):
+        self.mark, self.stopped, self._manager, self._clients = "", False, None, []
+        self._code, self._kills = None, 0   # exit code of the last process; the system's count when it started
 
     def manager(self) -> Any:
         "The kernel manager of the running process."
@@ -130,12 +132,18 @@ class Kernel:
     def death(self) -> Exception:
         "The error for a process that is gone."
         if self.stopped: return Stopped()
-        return StageError("the stage's process died, most likely for want of memory. Use a smaller batch_size.")
+        if self._manager is not None: self._note_code()
+        return StageError(f"the stage's process {death(self._code, self._kills)}")
+
+    def _note_code(self) -> None:
+        from jupyter_core.utils import run_sync
+        self._code = run_sync(self._manager.provisioner.poll)()
 
     def _start(self, attempts: int = 3) -> None:
         "Start a process, and another one where the first ended because a port of it was taken meanwhile."
         from jupyter_core.utils import run_sync
         self.mark, self._manager = mark_of(f"kernel {token_hex(8)}"), _new_manager(self._clients)
+        self._code, self._kills = None, memory_kills()
         environment = {**os.environ, **KERNEL, MARK: self.mark}
         run_sync(self._manager.start_kernel)(extra_arguments=ARGUMENTS, env=environment)
         try: _exchange(self, "", REMEMBER)
@@ -155,6 +163,7 @@ class Kernel:
         from jupyter_core.utils import run_sync
         if self._manager is None: return
         with undisturbed():
+            self._note_code()
             end_marked(self.mark)
             run_sync(self._manager.shutdown_kernel)(now=True)
             while self._clients: self._clients.pop().stop_channels()

@@ -196,7 +196,8 @@ def test_supervised_is_shared_between_splits_and_students_between_refiners(stage
     ("raise ValueError('what\\na mess')", "stage stopped with ValueError: what The traceback is in outputs/runs/shapes/10p/s0/failed/split"),
     ("from pointwssis.core import DataError\nraise DataError('x.json: image 3: no such file. Add it.')", "x.json: image 3: no such file."),
     ("1 + 1", "metrics.json: no such file"),
-    ("import os\nos._exit(1)", "process died"),
+    ("import os\nos._exit(1)", "process died: it ended with exit code 1"),
+    ("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)", "process died: killed by SIGSEGV"),
 ])
 def test_a_failure_is_one_line_and_is_kept_aside(stages, body, message):
     good = run(stages, "split").folder
