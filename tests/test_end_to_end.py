@@ -1,5 +1,6 @@
 "One command, every stage by papermill: numbers, pictures and evidence are there, and a second call has nothing left to do."
 import json
+import math
 from pathlib import Path
 
 import nbformat
@@ -43,7 +44,7 @@ def test_a_run_and_its_figures_lie_in_outputs_alone(done):
 
 def test_the_evaluation_holds_every_promised_number(done):
     found = metrics(done[0], "evaluate")
-    assert all(isinstance(found[key], float) and 0 <= found[key] <= 100 for key in SCORES)
+    assert all(isinstance(found[key], float) and math.isfinite(found[key]) for key in SCORES)     # how good they are: test_learning
     assert isinstance(found["points_without_mask"], int) and found["points"] == metrics(done[0], "split")["points"]
     before = [name for name in STAGES if name not in ("evaluate", "report")]
     assert sorted(found["stages"]) == sorted(before)

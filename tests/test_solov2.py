@@ -12,7 +12,7 @@ from pointwssis.config import SOLOv2Config
 from pointwssis.core import CheckpointError, ConfigError
 from pointwssis.backbone import FPNBackbone, build_body, load_body
 from pointwssis.dataset import inference_batch, normalise
-from pointwssis.decode import Candidates, Outputs, mask_nms, matrix_nms, measure, pairwise_iou, point_nms, rank, to_original
+from pointwssis.decode import Candidates, Outputs, cell_strides, level_starts, mask_nms, matrix_nms, measure, pairwise_iou, point_nms, rank, to_original
 from pointwssis.device import computes_in_bf16
 from pointwssis.points import Point
 from pointwssis.prompt import Prompts, candidates
@@ -262,6 +262,11 @@ def test_the_defaults_of_decoding():
     assert mask_nms(masks, torch.zeros(2)).tolist() == [True, True] and mask_nms(masks, torch.zeros(2), .49).tolist() == [True, False]
     masks[1, 0, 2] = True                                                # 7 / 12
     assert mask_nms(masks, torch.zeros(2)).tolist() == [True, False]
+
+
+def test_the_strides_of_the_cells_are_those_of_the_levels():
+    assert cell_strides((3, 2, 2, 1, 1)).tolist() == [8] * 9 + [8] * 4 + [16] * 4 + [32, 32]
+    assert level_starts((3, 2, 2, 1, 1)).tolist() == [0, 9, 13, 17, 18]
 
 
 def test_a_peak_is_the_maximum_of_the_window_that_ends_at_it():
