@@ -79,7 +79,7 @@ SHAPES = {  # the embedded data set, from random weights
 
 # %% ../nbs/02_config.ipynb #02de0002
 DEMO = SHAPES | {"teacher_train.steps": 240, "teacher_train.checkpoint_steps": (120, 180),
-                 "refiner_train.steps": 200, "student_train.steps": 400}
+                 "refiner_train.steps": 200, "student_train.steps": 560}
 DRAWN = ("shapes", "demo")   # presets whose data set draws itself
 
 # %% ../nbs/02_config.ipynb #212300a6

@@ -1,7 +1,9 @@
 "Presets and overrides: what is refused, what follows from what, and that words known here are known where they are used."
+from dataclasses import asdict
+
 import pytest
 
-from pointwssis.config import PRESETS, preset
+from pointwssis.config import DRAWN, PRESETS, preset
 from pointwssis.options import CHOICES
 from pointwssis.core import ConfigError
 from pointwssis.decode import STRIDES
@@ -65,3 +67,13 @@ def test_precisions_are_checked_when_a_configuration_is_made():
     with pytest.raises(ConfigError, match="unknown teacher_train.precision 'fp16'.*auto, fp32, bf16"):
         preset("shapes", **{"teacher_train.precision": "fp16"})
     assert preset("coco").student_train.precision == "auto"
+
+
+def test_the_demo_is_shapes_with_shorter_schedules():
+    "Networks, data and method are the same; a student still learns longer than its teacher, or its labels could not show what they are worth."
+    demo, shapes = preset("demo"), preset("shapes")
+    assert (demo.teacher, demo.student, demo.refiner, demo.data) == (shapes.teacher, shapes.student, shapes.refiner, shapes.data)
+    for part in ("teacher_train", "refiner_train", "student_train"):
+        short, long = (asdict(getattr(cfg, part)) for cfg in (demo, shapes))
+        assert {key for key in short if short[key] != long[key]} <= {"steps", "checkpoint_steps"} and short["steps"] < long["steps"]
+    assert demo.student_train.steps >= 2 * demo.teacher_train.steps and set(DRAWN) == {"demo", "shapes"}
