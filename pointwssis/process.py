@@ -95,7 +95,7 @@ def orderly_end() -> Iterator[None]:
         if before[number] is not signal.SIG_IGN: signal.signal(number, _stop)
     try: yield
     finally:
-        for number in ENDING: signal.signal(number, before[number])
+        for number in ENDING: signal.signal(number, before[number] or signal.SIG_DFL)
 
 @contextmanager
 def undisturbed() -> Iterator[None]:

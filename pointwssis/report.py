@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .ablations import ABLATIONS
 from .comparisons import ablation, budget, gains, without_points
+from .core import remove_litter
 from .evidence import Evidence
 from .page import write_page
 from .plots import write_figures
@@ -42,6 +43,7 @@ def write_report(
 ) -> list[Path]:           # files written: tables as .md, .csv and .json, figures as .png, .pdf and .json, the page
     "All tables and figures of all finished runs, and the page that shows them."
     rows, evidence, written = collect(runs), Evidence(runs), []
+    remove_litter(Path(figures).rglob(".*"))
     root = Path(os.path.relpath(runs, figures)).as_posix()
     for dataset in dict.fromkeys([*(r["dataset"] for r in rows), *PUBLISHED]):
         own = [r for r in rows if r["dataset"] == dataset]

@@ -156,3 +156,21 @@ def test_a_disk_that_is_full_in_the_middle_of_the_work_is_one_line(tmp_path):
     with pytest.raises(StageError, match="teacher: cannot be written: No space left on device"), claim(tmp_path / "teacher"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with pytest.raises(FileNotFoundError), claim(tmp_path / "teacher"): (tmp_path / "none").read_text()
+
+
+def test_processes_of_others_and_systems_without_proc(monkeypatch):
+    "macOS shows no environment of other users' processes and has no /proc; Linux itself hides some."
+    def hidden(process): raise psutil.AccessDenied(process.pid)
+    def missing(*_, **__): raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+    monkeypatch.setattr(psutil.Process, "environ", hidden)
+    monkeypatch.setattr(os, "readlink", missing)
+    monkeypatch.setattr(Path, "read_text", missing)
+    assert process.mark_of("here") == f"machine|{os.getpid()}|here" and process.memory_kills() == 0
+    with no_survivors("here"): assert end_orphans() == []
+
+
+def test_how_a_process_ended(monkeypatch):
+    monkeypatch.setattr(process, "memory_kills", lambda: 4)
+    assert "died: memory ran out and the system ended it. Use a smaller batch_size" in process.death(-signal.SIGKILL, 3)
+    assert "died: killed by SIGKILL, by somebody or because memory ran out" in process.death(-signal.SIGKILL, 4)
+    assert "died: killed by SIGBUS" in process.death(-signal.SIGBUS) and "exit code 7" in process.death(7) and process.death(None).startswith("died. ")

@@ -190,7 +190,10 @@ def test_report_writes_all_files_the_same_twice(runs, tmp_path):
     assert {f"{stem}.{suffix}" for stem in tables for suffix in ("md", "csv", "json")} <= names and "ap_by_split_coco.pdf" in names
     assert {f.name for f in (tmp_path / "figures").iterdir()} == names
     before = {f: f.read_bytes() for f in files}
+    killed = f"import os; from pathlib import Path; from pointwssis.core import atomic_path\natomic_path(Path({str(files[0])!r})).__enter__().touch()\nos._exit(9)"
+    assert subprocess.run([sys.executable, "-c", killed], cwd=Path(__file__).parent.parent).returncode == 9
     write_report(runs, tmp_path / "figures")
+    assert {f.name for f in (tmp_path / "figures").iterdir()} == names       # nothing is left of a report that was killed
     assert before == {f: f.read_bytes() for f in files}
     assert "](../runs/shapes/10p/s0/evaluate/notebook.ipynb)" in before[tmp_path / "figures/results_shapes.md"].decode()
 
