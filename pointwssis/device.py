@@ -49,6 +49,7 @@ def choose_precision(
     name: str,               # "auto", "fp32" or "bf16"
     device: torch.device,
     training: bool = True,   # False: a prediction
+    warn: bool = True,       # once in a process, of emulated bf16
 ) -> str:                    # "fp32" or "bf16"
     "Resolve the option `precision`; ConfigError for an unknown name, or for bf16 on mps."
     known = CHOICES["precision"]
@@ -59,7 +60,7 @@ def choose_precision(
         raise ConfigError("precision 'bf16' is not used on mps. Set it to auto or fp32.")
     if name == "fp32" or not training and device.type == "cpu": return "fp32"
     native = computes_in_bf16(device)
-    if name == "bf16" and not native: _warn_of_emulation(device.type)
+    if warn and name == "bf16" and not native: _warn_of_emulation(device.type)
     return "bf16" if native or name == "bf16" else "fp32"
 
 # %% ../nbs/16_device.ipynb #5a0c3e1b

@@ -179,7 +179,8 @@ def machine_of(name: str, params: dict[str, Any], among: int = 1) -> dict[str, s
     from pointwssis.device import choose_precision
     share_threads(among)
     device = pick_device(cfg.device)
-    return {"device": device_name(device), "precision": choose_precision(wanted[0], device, wanted[1])}
+    precision = choose_precision(wanted[0], device, wanted[1], warn=False)   # the stage warns
+    return {"device": device_name(device), "precision": precision}
 
 def _machine(name: str, params: dict[str, Any], cfg: Config, kernel: Kernel, among: int) -> dict[str, str]:
     "The same in the stage's kernel."

@@ -114,6 +114,7 @@ def test_auto_on_a_gpu_does_not_take_emulated_bf16(monkeypatch, native):
 
 def test_asking_for_emulated_bf16_warns_once_and_names_the_factor(monkeypatch):
     processor(monkeypatch)
+    with warnings.catch_warnings(action="error"): assert choose_precision("bf16", CPU, warn=False) == "bf16"
     with pytest.warns(UserWarning, match="8 times.*65.*95.*AVX2") as found:
         assert choose_precision("bf16", CPU) == choose_precision("bf16", CPU) == "bf16"
     assert len(found) == 1 and describe(CPU, "bf16").endswith("bf16: emulated")
