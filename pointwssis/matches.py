@@ -5,6 +5,7 @@
 # %% ../nbs/18_matches.ipynb #70f5a6eb
 from __future__ import annotations
 import base64, zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,8 @@ import numpy as np
 from .core import DataError, read_json
 
 # %% auto #0
-__all__ = ['THRESHOLDS', 'RECALLS', 'BILLION', 'pack', 'unpack', 'Detections', 'Matches', 'Overlaps', 'Record', 'read_matches']
+__all__ = ['THRESHOLDS', 'RECALLS', 'LARGE', 'BILLION', 'pack', 'unpack', 'Detections', 'Matches', 'Overlaps', 'Record',
+           'read_matches']
 
 # %% ../nbs/18_matches.ipynb #e173e5f5
 def pack(
@@ -56,23 +58,54 @@ class Detections:
         image, kind, right, ignored = (unpack(columns[name]) for name in ("image", "kind", "right", "ignored"))
         return cls(image, kind, _rows(right), _rows(ignored))
 
-# %% ../nbs/18_matches.ipynb #b81c45cd
-def _read_off(found: np.ndarray, seen: np.ndarray, objects: np.ndarray) -> np.ndarray:
-    "Mean precision over the 101 recalls, (R,), from weights (N, R) at each right detection and of all objects (R,)."
-    precision = np.maximum.accumulate((found / (seen + np.spacing(1)))[::-1])[::-1]
-    reached = np.searchsorted(RECALLS, found / objects, side="right")
-    return (np.diff(reached, axis=0, prepend=0) * precision).sum(0) / len(RECALLS)
+# %% ../nbs/18_matches.ipynb #5e7919b9
+LARGE = 2**24   # entries of a table of recalls
 
-def _class_precision(weights: np.ndarray, right: np.ndarray, ignored: np.ndarray, objects: np.ndarray) -> np.ndarray:
-    "Precision of one class summed over the thresholds, (R,); `weights` (D, R) of each detection's image, best score first."
-    total, at = np.zeros(len(objects)), np.flatnonzero(right.any(0))      # (N,) what is right somewhere; the rest only counts as seen
-    if not at.size: return total
-    def seen_until(columns: np.ndarray) -> np.ndarray: return np.add.reduceat(columns, np.r_[0, at[:-1] + 1]).cumsum(0)
-    every, own = seen_until(weights), weights[at]
-    for hit, skipped in zip(right[:, at], ignored):
-        seen = every - seen_until(weights * skipped[:, None]) if skipped.any() else every
-        if hit.any(): total += _read_off(own[hit].cumsum(0), seen[hit], objects)
-    return total
+def _reached(
+    objects: np.ndarray,                        # (R,) whole weights, at least 1
+) -> Callable[[np.ndarray], np.ndarray]:        # weights found (N, R), spoiled -> number of recalls (N, R)
+    "Counts the recalls that a weight of found objects reaches."
+    first, most = int(objects.min()), int(objects.max())
+    if (most - first + 1) * (most + 1) > LARGE:
+        return lambda found: np.searchsorted(RECALLS, found / objects, side="right").astype(float)
+    shares = np.arange(most + 1) / np.arange(first, most + 1)[:, None]
+    table = np.searchsorted(RECALLS, shares.ravel(), side="right").astype(float)
+    row = ((objects - first) * (most + 1)).astype(np.int32)
+    return lambda found: table.take(np.add(found, row, out=found), mode="clip")
+
+# %% ../nbs/18_matches.ipynb #dac446db
+def _seen(place: np.ndarray, image: np.ndarray, places: int, weights: np.ndarray) -> np.ndarray:
+    "Weight of the detections until each place, (places, R), from where each lies (D,) and its image (D,)."
+    counts = np.zeros((places, len(weights)), np.float32)
+    np.add.at(counts, (place, image), 1)
+    return np.cumsum(counts, 0, out=counts) @ weights.astype(np.float32)
+
+def _mean_precision(own: np.ndarray, seen: np.ndarray, reached: Callable) -> np.ndarray:
+    "Mean precision over the 101 recalls, (R,), from the weight of each right detection and what is seen until it, (N, R)."
+    found = own.copy()
+    for last, row in zip(found, found[1:]): row += last
+    precision = found / np.maximum(seen, 1)
+    for row, below in zip(precision[-2::-1], precision[:0:-1]): np.maximum(row, below, out=row)
+    precision[:-1] -= precision[1:]
+    return np.einsum("nr,nr->r", reached(found), precision) / len(RECALLS)
+
+def _class_precision(
+    image: np.ndarray,     # (D,) index of each detection's image, best score first
+    right: np.ndarray,     # (T, D) bool
+    ignored: np.ndarray,   # (T, D) bool
+    objects: np.ndarray,   # (R,) weight of all objects
+    weights: np.ndarray,   # (I, R) int32
+) -> np.ndarray:           # (T, R)
+    "Mean precision of one class over the 101 recalls."
+    made, at = np.zeros((len(right), len(objects))), np.flatnonzero(right.any(0))   # (N,) right somewhere; the rest only counts as seen
+    if not at.size: return made
+    kept = slice(at[-1] + 1)                              # behind the last right one nothing matters
+    image, place = image[kept], np.searchsorted(at, np.arange(at[-1] + 1))
+    every, own, reached = _seen(place, image, len(at), weights), weights[image[at]], _reached(np.maximum(objects, 1))
+    for row, hit, skipped in zip(made, right[:, at], ignored[:, kept]):
+        seen = every - _seen(place[skipped], image[skipped], len(at), weights) if skipped.any() else every
+        if hit.any(): row[:] = _mean_precision(own[hit], seen[hit], reached)
+    return made
 
 # %% ../nbs/18_matches.ipynb #abe13b44
 @dataclass(frozen=True)
@@ -83,21 +116,30 @@ class Matches:
     objects: np.ndarray                 # (classes, I) how many there are, without crowds
     networks: dict[str, Detections]
 
+    def precision(
+        self,
+        network: str,                        # a key of `networks`
+        weights: np.ndarray | None = None,   # (R, I) whole numbers, of the images; None: each counts once
+    ) -> np.ndarray:                         # (classes, thresholds, R) percent; nan where there is no object
+        "Mean precision over the recalls under each weighting of the images."
+        weights = np.ones((1, len(self.images)), int) if weights is None else weights
+        found, there = self.networks[network], self.objects @ weights.T
+        made, by_image = np.full((len(there), len(THRESHOLDS), len(weights)), np.nan), np.ascontiguousarray(weights.T, np.int32)
+        for kind in np.flatnonzero(self.objects.any(1)):
+            own = found.kind == kind
+            made[kind] = 100 * _class_precision(found.image[own], found.right[:, own], found.ignored[:, own], there[kind], by_image)
+        made.transpose(0, 2, 1)[there == 0] = np.nan
+        return made
+
     def ap(
         self,
-        network: str,                   # a key of `networks`
-        weights: np.ndarray | None = None,   # (R, I) of the images; None: each counts once
-    ) -> np.ndarray:                    # (R,) percent; nan where there is no object
+        network: str,                        # a key of `networks`
+        weights: np.ndarray | None = None,   # as for `precision`
+    ) -> np.ndarray:                         # (R,) percent; nan where there is no object
         "AP under each weighting of the images."
-        weights = np.ones((1, len(self.images))) if weights is None else weights
-        found, there = self.networks[network], self.objects @ weights.T
-        by_image, total = np.ascontiguousarray(weights.T, dtype=np.float32), np.zeros(len(weights))
-        for kind in np.flatnonzero(self.objects.any(1)):
-            own, some = np.flatnonzero(found.kind == kind), np.maximum(there[kind], np.spacing(1))
-            own = own[:np.flatnonzero(found.right[:, own].any(0)).max(initial=-1) + 1]   # behind the last right one nothing matters
-            total += _class_precision(by_image[found.image[own]], found.right[:, own], found.ignored[:, own], some) * (there[kind] > 0)
-        known = (there > 0).sum(0)
-        return np.where(known > 0, 100 * total / np.maximum(known, 1) / len(THRESHOLDS), np.nan)
+        each = self.precision(network, weights).mean(1)                        # (classes, R)
+        known = np.isfinite(each)
+        return np.where(known.any(0), np.where(known, each, 0).sum(0) / np.maximum(known.sum(0), 1), np.nan)
 
 # %% ../nbs/18_matches.ipynb #cdbf8e46
 BILLION = 10**9

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pointwssis import evaluate as judge, shapes
+from pointwssis import evaluate as judge, matches as matches_module, shapes
 from pointwssis.coco import encode_many, load
 from pointwssis.core import DataError, write_json
-from pointwssis.matches import Detections, Matches, Overlaps, Record, pack, read_matches, unpack
+from pointwssis.matches import RECALLS, Detections, Matches, Overlaps, Record, pack, read_matches, unpack
 from pointwssis.records import record
 
 
@@ -108,3 +108,45 @@ def test_columns_of_a_record_keep_their_order():
     again = Record.unpacked(json.loads(json.dumps(made.packed())))
     for name in ("image", "kind", "right", "ignored"): assert (getattr(again.matches.networks["net"], name) == getattr(found, name)).all()
     assert (again.matches.objects == made.matches.objects).all() and again.matches.images.tolist() == made.matches.images.tolist()
+
+
+def plain_ap(matches, network, weights):
+    "AP as it is defined: one class, threshold and weighting after the other, with Python's own sums."
+    found, scores = matches.networks[network], []
+    for kind, objects in enumerate(matches.objects @ weights):
+        if not objects: continue
+        for right, ignored in zip(found.right, found.ignored):
+            hits, seen, points = 0, 0, []
+            for image, own, hit, skipped in zip(found.image, found.kind, right, ignored):
+                if own != kind: continue
+                hits, seen = hits + weights[image] * hit, seen + weights[image] * (not skipped)
+                if hit: points.append((hits / objects, hits / seen if seen else 0))
+            best = [max((p for recall, p in points if recall >= level), default=0) for level in RECALLS]
+            scores.append(100 * sum(best) / len(RECALLS))
+    return sum(scores) / len(scores) if scores else float("nan")
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("large", [0, 2**24])
+def test_drawn_ap_is_the_plain_one(monkeypatch, seed, large):
+    "Random records: crowds, classes without objects, images that are drawn never or often; with the table of recalls and without."
+    monkeypatch.setattr(matches_module, "LARGE", large)
+    random, images, classes, found = np.random.default_rng(seed), 9, 3, 80
+    ignored = random.random((10, found)) < .1 * (seed % 2)
+    right = (random.random((10, found)) < random.random()) & ~ignored
+    net = Detections(random.integers(0, images, found), np.sort(random.integers(0, classes, found)), right, ignored)
+    objects = random.integers(0, 8, (classes, images)) * np.array([[1], [1], [seed % 2]]) + 4 * (np.arange(classes) == 0)[:, None]
+    made = Matches(np.arange(images), ("a", "b", "c"), objects, {"net": net})
+    weights = random.multinomial(images, np.full(images, 1 / images), 40)
+    weights[0] = 0
+    slow = [plain_ap(made, "net", row) for row in weights]
+    assert made.ap("net", weights) == pytest.approx(slow, abs=1e-9, nan_ok=True) and np.isnan(slow[0])
+
+
+def test_precision_is_ap_by_class_and_threshold(truth):
+    found = guesses(truth, 2)
+    each, told = record(truth, {"net": found}).matches.precision("net")[..., 0], judge.coco_ap(truth, found)
+    assert np.nanmean(each[:, 0]) == pytest.approx(told["ap50_percent"], abs=1e-9)
+    assert np.nanmean(each[:, 5]) == pytest.approx(told["ap75_percent"], abs=1e-9)
+    by_class = dict(zip(truth.categories.names, each.mean(1)))
+    assert {name: None if np.isnan(ap) else pytest.approx(ap, abs=1e-9) for name, ap in by_class.items()} == told["per_class"]
