@@ -473,6 +473,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
                                     'pointwssis.matches._mean_precision': ('matches.html#_mean_precision', 'pointwssis/matches.py'),
                                     'pointwssis.matches._reached': ('matches.html#_reached', 'pointwssis/matches.py'),
                                     'pointwssis.matches._rows': ('matches.html#_rows', 'pointwssis/matches.py'),
+                                    'pointwssis.matches._running': ('matches.html#_running', 'pointwssis/matches.py'),
                                     'pointwssis.matches._seen': ('matches.html#_seen', 'pointwssis/matches.py'),
                                     'pointwssis.matches.pack': ('matches.html#pack', 'pointwssis/matches.py'),
                                     'pointwssis.matches.read_matches': ('matches.html#read_matches', 'pointwssis/matches.py'),

@@ -19,7 +19,7 @@ __all__ = ['RESAMPLES', 'draws', 'Sample', 'sample', 'Interval', 'paired_differe
 # %% ../nbs/19_bootstrap.ipynb #3a9b5319
 RESAMPLES = 1000
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def draws(
     images: tuple[int, ...],      # ids
     resamples: int = RESAMPLES,
@@ -27,7 +27,7 @@ def draws(
 ) -> np.ndarray:                  # (1 + resamples, I); the first draw is the set as it is
     "How often each image comes in each draw."
     random = rng(seed, "bootstrap", *images).multinomial(len(images), np.full(len(images), 1 / len(images)), resamples)
-    return np.concatenate([np.ones((1, len(images)), int), random])
+    return np.concatenate([np.ones((1, len(images)), int), random]).astype(np.int32)
 
 # %% ../nbs/19_bootstrap.ipynb #7063435a
 @dataclass(eq=False)

@@ -16,7 +16,7 @@ import numpy as np
 from .core import DataError, read_json
 
 # %% auto #0
-__all__ = ['THRESHOLDS', 'RECALLS', 'LARGE', 'BILLION', 'pack', 'unpack', 'Detections', 'Matches', 'Overlaps', 'Record',
+__all__ = ['THRESHOLDS', 'RECALLS', 'LARGE', 'LONG', 'BILLION', 'pack', 'unpack', 'Detections', 'Matches', 'Overlaps', 'Record',
            'read_matches']
 
 # %% ../nbs/18_matches.ipynb #e173e5f5
@@ -74,18 +74,25 @@ def _reached(
     return lambda found: table.take(np.add(found, row, out=found), mode="clip")
 
 # %% ../nbs/18_matches.ipynb #dac446db
+LONG = 64   # weightings, from which on a row at a time is faster
+
 def _seen(place: np.ndarray, image: np.ndarray, places: int, weights: np.ndarray) -> np.ndarray:
     "Weight of the detections until each place, (places, R), from where each lies (D,) and its image (D,)."
     counts = np.zeros((places, len(weights)), np.float32)
     np.add.at(counts, (place, image), 1)
     return np.cumsum(counts, 0, out=counts) @ weights.astype(np.float32)
 
+def _running(combine: np.ufunc, rows: np.ndarray) -> np.ndarray:
+    "The ufunc's `accumulate` along the first axis, (N, R), a row at a time where rows are long."
+    if rows.shape[1] < LONG: return combine.accumulate(rows, 0, dtype=rows.dtype)
+    made = rows.copy()
+    for last, row in zip(made, made[1:]): combine(row, last, out=row)
+    return made
+
 def _mean_precision(own: np.ndarray, seen: np.ndarray, reached: Callable) -> np.ndarray:
     "Mean precision over the 101 recalls, (R,), from the weight of each right detection and what is seen until it, (N, R)."
-    found = own.copy()
-    for last, row in zip(found, found[1:]): row += last
-    precision = found / np.maximum(seen, 1)
-    for row, below in zip(precision[-2::-1], precision[:0:-1]): np.maximum(row, below, out=row)
+    found = _running(np.add, own)
+    precision = _running(np.maximum, (found / np.maximum(seen, 1))[::-1])[::-1]
     precision[:-1] -= precision[1:]
     return np.einsum("nr,nr->r", reached(found), precision) / len(RECALLS)
 
