@@ -204,6 +204,7 @@ def provenance(
     "Where a stage's result is from; a dash for what its manifest does not tell."
     there = (evidence.runs / folder / "params.json").is_file()
     manifest = evidence.file(f"{folder}/params.json") if there else {}
+    if not isinstance(manifest, dict): raise DataError(f"{evidence.runs / folder}/params.json: is no manifest. Run the stage again.")
     inputs, seed = manifest.get("inputs", {}), manifest.get("parameters", {}).get("seed", "—")
     data = {name: digest for name, digest in inputs.items() if name.endswith(".json") and not name.startswith("pseudo/")}
     return {"path": folder, **{fact: manifest.get(fact, "—") for fact in FACTS}, "seed": seed, "data": data or "—"}

@@ -19,6 +19,7 @@ from .core import ConfigError, DataError, nearest
 from .page import write_page
 from .results import CAPTIONS, OTHER_DATA, collect, figures_beside, share_of, stage_metrics
 from .show import save_picture, style
+from .sums import write_sums
 
 # %% auto #0
 __all__ = ['SECONDS_PER_MASK', 'SECONDS_PER_POINT', 'ARMS', 'LABELS', 'ERROR_BARS', 'hours_of', 'Measured', 'measured', 'rising',
@@ -236,4 +237,5 @@ def plan(
     figures = Path(figures or figures_beside(runs))
     save_picture(figure, figures / f"plan_{dataset}", dpi=220, **about)
     write_page(runs, figures)
+    write_sums(runs, figures)
     return said

@@ -15,6 +15,7 @@ from .evidence import Evidence
 from .page import write_page
 from .plots import write_figures
 from .results import PUBLISHED, collect
+from .sums import write_sums
 from .tables import Table, by_split, save_table, times
 
 # %% auto #0
@@ -48,4 +49,5 @@ def write_report(
     for dataset in dict.fromkeys([*(r["dataset"] for r in rows), *PUBLISHED]):
         own = [r for r in rows if r["dataset"] == dataset]
         for name, table in tables_of(evidence, dataset, own, root).items(): written += save_table(table, Path(figures) / name)
-    return [*written, *write_figures(runs, rows, figures), *write_page(runs, figures)]
+    written += [*write_figures(runs, rows, figures), *write_page(runs, figures)]
+    return [*written, write_sums(runs, figures)]

@@ -4,25 +4,29 @@
 
 # %% ../nbs/31_verify.ipynb #e73c9ea7
 from __future__ import annotations
-import itertools, json, math, re
+import itertools, json, math, os, re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from .core import DataError, PointWSSISError, read_json
 from .evidence import Evidence, follow, provenance, run_of
+from .manifests import check_manifests
 from .page import PHOTOGRAPHS, PICTURE, page_texts
 from .plan import planned
 from .plots import figures_of
 from .report import tables_of
 from .results import PUBLISHED, collect
+from .show import digest_of
+from .sums import check_sums, evidence_files
 from .tables import Table, markdown, sheet
 
 # %% auto #0
-__all__ = ['CLOSE', 'NEEDED', 'BARE', 'SHARE', 'NUMBER', 'AGAIN', 'Complaint', 'ASKED', 'PHOTOGRAPH', 'PACKED', 'Stale',
+__all__ = ['CLOSE', 'NEEDED', 'BARE', 'SHARE', 'AGAIN', 'Complaint', 'ASKED', 'PHOTOGRAPH', 'PACKED', 'SUBJECT', 'BACK', 'Stale',
            'Verified', 'verify']
 
 # %% ../nbs/31_verify.ipynb #2f41c981
@@ -105,11 +109,20 @@ def _lacks(path: Path, told: Table | None, again: Table) -> str:
 def _made(evidence: Evidence, rows: Sequence[dict], figures: Path) -> dict[Path, Table]:
     "Every table as it would be written now."
     datasets = dict.fromkeys([*(r["dataset"] for r in rows), *PUBLISHED])
-    made = (tables_of(evidence, name, [r for r in rows if r["dataset"] == name]) for name in datasets)
+    root = Path(os.path.relpath(evidence.runs, figures)).as_posix()
+    made = (tables_of(evidence, name, [r for r in rows if r["dataset"] == name], root) for name in datasets)
     return {figures / f"{stem}.json": table for found in made for stem, table in found.items()}
 
+# %% ../nbs/31_verify.ipynb #7c9df0ed
+def _check_words(tables: dict[Path, Table], made: dict[Path, Table]) -> Iterator[str]:
+    "Tables that say something else than the runs give, apart from their numbers."
+    for path, told in tables.items():
+        if path not in made: yield f"{path}: has no evidence: no run gives that table"; continue
+        flat, again = ({key: value for key, value in _flat(table).items() if ".numbers." not in key} for table in (told, made[path]))
+        wrong = next((key for key in {**again, **flat} if flat.get(key) != again.get(key)), "")
+        if wrong: yield f"{path}: {wrong} '{flat.get(wrong)}' is written, the evidence gives '{again.get(wrong)}'"
+
 # %% ../nbs/31_verify.ipynb #8364a2db
-NUMBER = re.compile(r"\d+(?:\.\d+)?")
 AGAIN = "Find out why, then run `pointwssis report`."
 
 def _flat(value: Any, key: str = "") -> dict[str, Any]:
@@ -119,17 +132,21 @@ def _flat(value: Any, key: str = "") -> dict[str, Any]:
     else: return {key: value}
     return {place: leaf for name, part in parts.items() for place, leaf in _flat(part, name).items()}
 
-def _facts(about: dict[str, Any]) -> dict[str, Any]:
-    "What a figure's JSON says, by place; of captions and notes the numbers."
-    return _flat(about | {name: NUMBER.findall(str(about.get(name, ""))) for name in ("caption", "note")})
+def _apart(told: str, again: str) -> tuple[str, str]:
+    "The first words in which two texts differ."
+    at = len(os.path.commonprefix([told, again]))
+    start = 1 + max(again.rfind(mark, 0, at) for mark in " >\n|")
+    return tuple(text[start:start + 40].partition("\n")[0] or "nothing" for text in (told, again))
 
 def _differs(told: dict[str, Any], again: dict[str, Any]) -> Iterator[str]:
     "Where a figure's JSON is not what the evidence gives."
-    told, again = _facts(told), _facts(again)
+    told, again = _flat(told), _flat(again)
     yield from (f"{key} {told[key]} has no evidence" for key in told if key not in again)
     yield from (f"{key} is not written, the evidence gives {again[key]}" for key in again if key not in told)
-    both = [key for key in told if key in again and not _same(told[key], again[key])]
-    yield from (f"{key} {told[key]} is written, the evidence gives {again[key]}" for key in both)
+    for key in (key for key in told if key in again and not _same(told[key], again[key])):
+        texts = isinstance(told[key], str) and isinstance(again[key], str)
+        a, b = _apart(told[key], again[key]) if texts else (told[key], again[key])
+        yield f"{key} {a} is written, the evidence gives {b}"
 
 # %% ../nbs/31_verify.ipynb #2888d88c
 Complaint = tuple[str, str]     # what is wrong with which file, and the cure
@@ -197,12 +214,33 @@ PACKED = re.compile(r'src="data:[^"]*"')
 def _check_page(runs: Path, figures: Path) -> Iterator[Complaint]:
     "Where report.html and report.md do not say what lies beside them."
     for path, again in page_texts(runs, figures).items():
-        told = PACKED.sub("", path.read_text(encoding="utf-8")) if path.is_file() else ""
-        pairs = itertools.zip_longest(*(NUMBER.findall(text) for text in (told, PICTURE.sub("", again))), fillvalue="nothing")
-        a, b = next((pair for pair in pairs if pair[0] != pair[1]), ("", ""))
-        if a != b: yield f"{path}: {a} is written where tables and figures beside it give {b}", "Run `pointwssis report`."
+        told = PACKED.sub('src=""', path.read_text(encoding="utf-8")) if path.is_file() else ""
+        again = PICTURE.sub(r'<img src=""\2', again)
+        if told == again: continue
+        a, b = _apart(told, again)
+        yield f"{path}: '{a}' is written where tables and figures beside it give '{b}'", "Run `pointwssis report`."
+
+# %% ../nbs/31_verify.ipynb #04d4bda6
+SUBJECT = re.compile(rb"/Subject \(([0-9a-f]*)\)")
+
+def _digest_in(path: Path) -> str:
+    "The digest that a picture file carries; nothing if it is none of ours."
+    if path.suffix == ".pdf": return next(iter(SUBJECT.findall(path.read_bytes())), b"").decode()
+    try:
+        with Image.open(path) as image: return str(image.info.get("Source", ""))
+    except (OSError, ValueError, SyntaxError): return ""
+
+def _check_pictures(told: dict[Path, Any]) -> Iterator[Complaint]:
+    "Picture files that were not drawn of what the JSON beside them says."
+    for path, about in told.items():
+        kinds = (".png",) if about["shows"] in PHOTOGRAPHS else (".png", ".pdf")
+        for file in (path.with_suffix(kind) for kind in kinds):
+            if not file.is_file(): yield f"{file}: is missing beside {path.name}", "Draw it again, or delete both."
+            elif _digest_in(file) != digest_of(about): yield f"{file}: was not drawn of what {path.name} says", "Draw it again, or delete both."
 
 # %% ../nbs/31_verify.ipynb #ef4d522d
+BACK = "Bring it back as it was, or run the stage again and then `pointwssis report`."
+
 @dataclass(frozen=True)
 class Verified:
     "How much was found to be right."
@@ -212,11 +250,12 @@ class Verified:
     drawn: int        # numbers beside figures
     photographs: int
     records: int
+    files: int        # whose sums are right
 
     def __str__(self) -> str:
         found = f"{self.numbers} numbers in {self.tables} tables and {self.drawn} beside {self.figures} figures are what the evidence gives"
         seen = f"{self.photographs} photographs are of what their evaluations judged"
-        return f"{found}; {seen}; {self.records} records of matches give the scores of their metrics"
+        return f"{found}; {seen}; {self.records} records of matches give the scores of their metrics; {self.files} files are unchanged"
 
 def _stop(wrong: Sequence[Complaint]) -> None:
     "Raise the first of what is wrong."
@@ -248,10 +287,12 @@ def verify(
     lacking = [what for path, table in made.items() if (what := _lacks(path, tables.get(path), table))]
     if lacking: raise Stale(*(f"{what}. Run `pointwssis report`." for what in lacking))
     beside = {path: read_json(path) for path in sorted(figures.glob("*.json")) if path not in made}
-    _stop([*_check_figures(evidence, rows, beside, figures)])
-    _stop([*_check_page(evidence.runs, figures)])
+    _stop([(what, AGAIN) for what in _check_words(tables, made)])
+    for complaints in (_check_figures(evidence, rows, beside, figures), ((what, BACK) for what in check_manifests(evidence)),
+                       _check_pictures(beside), _check_page(evidence.runs, figures), ((what, BACK) for what in check_sums(runs, figures))):
+        _stop([*complaints])
     drawn = [about for about in beside.values() if about["shows"] not in PHOTOGRAPHS]
     numbers = sum(type(value) in (int, float) for about in drawn for value in _flat(about["values"]).values())
     cells = [entry for table in tables.values() for row in table["rows"] for entry in row if isinstance(entry, dict)]
     return Verified(len(tables), sum(value is not None for entry in cells for value in entry["numbers"].values()),
-                    len(drawn), numbers, len(beside) - len(drawn), len(_recorded_in(evidence.runs)))
+                    len(drawn), numbers, len(beside) - len(drawn), len(_recorded_in(evidence.runs)), len([*evidence_files(runs, figures)]))

@@ -9,10 +9,10 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "pointwssis"
 FLOORS = [
     {"core", "decode", "parallel", "markup"},
-    {"executed", "options", "ablations", "masks", "store", "checkpoint", "results", "sampler", "process", "journal", "show", "page", "matches", "image_files"},
+    {"executed", "sums", "options", "ablations", "masks", "store", "checkpoint", "results", "sampler", "process", "journal", "show", "page", "matches", "image_files"},
     {"config", "coco", "device", "plan", "details", "bootstrap", "weights"},
     {"backbone", "submission", "shapes", "points", "targets", "engine", "evaluate", "crops", "plots", "evidence"},
-    {"refinenet", "splits", "dataset", "prompt", "tables"},
+    {"refinenet", "splits", "dataset", "prompt", "tables", "manifests"},
     {"refiner", "solov2", "graph", "survey", "batches", "comparisons"},
     {"pseudo", "predict", "release", "report"},
     {"gallery", "verify"},

@@ -93,3 +93,8 @@ def test_the_wheel_holds_the_package_alone(tmp_path):
     subprocess.run([sys.executable, "setup.py", "-q", *made], cwd=ROOT, capture_output=True, check=True)
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel: names = wheel.namelist()
     assert "pointwssis/solov2.py" in names and {name.split("/")[0].split("-")[0] for name in names} == {"pointwssis"}
+
+
+def test_the_evidence_is_small():
+    sizes = [path.stat().st_size for path in tracked("runs", "figures") if path.is_file()]
+    assert sum(sizes) < 40e6
