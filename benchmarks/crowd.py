@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from pointwssis.coco import encode_many
+from pointwssis.coco import encode
 from pointwssis.config import RefinerConfig, preset
 from pointwssis.core import rng
 from pointwssis.refinenet import MaskRefineNet
@@ -24,9 +24,13 @@ def discs(count: int, height: int, width: int, radius: int) -> tuple[list[dict],
     "Run lengths of `count` discs, with a radius of `radius` pixels at most, and their centres (N, 2)."
     random = rng(0, "crowd")
     centres = random.uniform(radius, (width - radius, height - radius), (count, 2))
-    rows, columns = np.ogrid[:height, :width]
     def one(x: float, y: float) -> dict:
-        return encode_many(((columns - x) ** 2 + (rows - y) ** 2 < random.uniform(4, radius) ** 2)[None])[0]
+        left, top, mask = int(x) - radius, int(y) - radius, np.zeros((height, width), bool)
+        window = mask[max(top, 0):top + 2 * radius, max(left, 0):left + 2 * radius]
+        rows, columns = np.ogrid[max(top, 0):top + 2 * radius, max(left, 0):left + 2 * radius]
+        far = (columns[:, :window.shape[1]] - x) ** 2 + (rows[:window.shape[0]] - y) ** 2
+        window[:] = far < random.uniform(4, radius) ** 2
+        return encode(mask)
     return [one(x, y) for x, y in centres], centres
 
 

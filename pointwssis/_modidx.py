@@ -904,6 +904,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
                                    'pointwssis.survey._lines': ('survey.html#_lines', 'pointwssis/survey.py'),
                                    'pointwssis.survey._listed': ('survey.html#_listed', 'pointwssis/survey.py'),
                                    'pointwssis.survey._pictures_of': ('survey.html#_pictures_of', 'pointwssis/survey.py'),
+                                   'pointwssis.survey._without_annotation': ('survey.html#_without_annotation', 'pointwssis/survey.py'),
                                    'pointwssis.survey.survey': ('survey.html#survey', 'pointwssis/survey.py'),
                                    'pointwssis.survey.surveys': ('survey.html#surveys', 'pointwssis/survey.py'),
                                    'pointwssis.survey.told': ('survey.html#told', 'pointwssis/survey.py')},

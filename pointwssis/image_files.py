@@ -16,8 +16,8 @@ from .core import DataError
 __all__ = ['MOST_PIXELS', 'RANGE_USED', 'PERCENTILES', 'read_picture', 'is_turned']
 
 # %% ../nbs/63_image_files.ipynb #2ac30334
-MOST_PIXELS = 178_956_970   # of a picture: twice the size from which Pillow suspects a decompression bomb
-RANGE_USED = .05            # share of the 16-bit range that a picture must reach to be read by the type's range
+MOST_PIXELS = 178_956_970   # of a picture; Pillow refuses larger ones too
+RANGE_USED = .05            # of the 16-bit range; darker pictures are stretched
 PERCENTILES = (.1, 99.9)    # become black and white otherwise
 
 def _stretched(values: np.ndarray) -> np.ndarray:      # (H, W) any numbers -> (H, W) uint8
@@ -28,7 +28,8 @@ def _stretched(values: np.ndarray) -> np.ndarray:      # (H, W) any numbers -> (
     low, high = np.percentile(finite, PERCENTILES)
     if low == high: low, high = finite.min(), finite.max()
     scaled = (values - low) / ((high - low) or 1)
-    return (np.nan_to_num(scaled, nan=0, posinf=1, neginf=0).clip(0, 1) * 255).round().astype(np.uint8)
+    shares = np.nan_to_num(scaled, nan=0, posinf=1, neginf=0).clip(0, 1)
+    return (shares * 255).round().astype(np.uint8)
 
 def _sixteen_bits(values: np.ndarray) -> np.ndarray:   # (H, W) 0..65535 -> (H, W) uint8
     "Grey values of 16 bits as 0 to 255: by the type's range when a picture reaches enough of it."
@@ -38,10 +39,11 @@ def _sixteen_bits(values: np.ndarray) -> np.ndarray:   # (H, W) 0..65535 -> (H, 
 # %% ../nbs/63_image_files.ipynb #80a86d4d
 _SIGN = 339   # TIFF's tag of the sample format; 1: unsigned
 
-def _rgb(picture: Image.Image, kind: str | None) -> np.ndarray:   # kind: the file's format; (H, W, 3) uint8
-    "The pixels of a picture by the table above."
+def _rgb(picture: Image.Image, kind: str | None) -> np.ndarray:   # (H, W, 3) uint8
+    "The pixels of a picture of this file format, by the table above."
     mode, grey = picture.mode, None
-    if mode.startswith("I;16") or (mode == "I" and kind in ("PNG", "PPM")): grey = _sixteen_bits(np.asarray(picture))
+    if mode.startswith("I;16") or (mode == "I" and kind in ("PNG", "PPM")):
+        grey = _sixteen_bits(np.asarray(picture))
     elif mode == "I":
         unsigned = kind == "TIFF" and picture.tag_v2.get(_SIGN, (1,))[0] == 1
         grey = _stretched(np.asarray(picture).view(np.uint32) if unsigned else np.asarray(picture))
@@ -54,14 +56,18 @@ def _rgb(picture: Image.Image, kind: str | None) -> np.ndarray:   # kind: the fi
 def _fault(path: Path, error: Exception) -> str:
     "The reason why a file is no picture, and the cure."
     if isinstance(error, Image.DecompressionBombError):
-        return f"has more than the {MOST_PIXELS:,} pixels that are read. Cut it into tiles, or shrink it together with its annotations."
+        return (f"has more than the {MOST_PIXELS:,} pixels that are read. "
+                "Cut it into tiles, or shrink it together with its annotations.")
     if isinstance(error, FileNotFoundError): return "is missing. Check the data root or fetch the file."
-    if path.is_file() and not path.stat().st_size: return "cannot be read: it is empty (0 bytes). Fetch the file again."
-    if isinstance(error, UnidentifiedImageError): return "cannot be read as an image. Is it complete, and a JPEG, PNG, TIFF or WebP?"
+    if path.is_file() and not path.stat().st_size:
+        return "cannot be read: it is empty (0 bytes). Fetch the file again."
+    if isinstance(error, UnidentifiedImageError):
+        return "cannot be read as an image. Is it complete, and a JPEG, PNG, TIFF or WebP?"
     return f"cannot be read: {' '.join(str(error).split()) or type(error).__name__}. Fetch the file again."
 
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, AttributeError, OverflowError, ZeroDivisionError,
-               struct.error, Image.DecompressionBombError)   # of Pillow, for files that are broken in all the ways there are
+_UNREADABLE = (   # raised by Pillow for broken files of many kinds
+    OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, AttributeError,
+    OverflowError, ZeroDivisionError, struct.error, Image.DecompressionBombError)
 
 def read_picture(
     path: str | Path,
@@ -70,7 +76,7 @@ def read_picture(
     "Read a picture, upright, in 8 bits per channel; DataError when that cannot be."
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")   # of large pictures and of odd metadata: neither changes the pixels
+            warnings.simplefilter("ignore")   # of large pictures and odd metadata; pixels are the same
             with Image.open(path) as picture:
                 kind = picture.format
                 ImageOps.exif_transpose(picture, in_place=True)

@@ -22,16 +22,23 @@ __all__ = ['KINDS', 'Survey', 'survey', 'surveys', 'told']
 
 # %% ../nbs/67_survey.ipynb #e57aefb1
 KINDS = {   # words of a message: the kind of fault
-    "occurs twice": "id that occurs twice", "is missing": "picture is missing", "the JSON says": "picture has another size than its record",
-    "leaves the image folder": "picture lies outside the image folder", "is a link that": "picture lies outside the image folder",
-    "pixels that are read": "picture has too many pixels", "cannot be read": "picture cannot be read",
-    "unknown image_id": "annotation of an unknown image", "unknown category_id": "annotation of an unknown class",
-    "has no segmentation": "object without a mask", "'iscrowd'": "annotation record", "annotation id": "annotation record",
+    "occurs twice": "id that occurs twice", "is missing": "picture is missing",
+    "the JSON says": "picture has another size than its record",
+    "leaves the image folder": "picture lies outside the image folder",
+    "is a link that": "picture lies outside the image folder",
+    "pixels that are read": "picture has too many pixels",
+    "cannot be read": "picture cannot be read",
+    "unknown image_id": "annotation of an unknown image",
+    "unknown category_id": "annotation of an unknown class",
+    "has no segmentation": "object without a mask",
+    "'iscrowd'": "annotation record", "annotation id": "annotation record",
     "is not inside image": "point outside its image", "has no point": "object without a point",
-    ": '": "record with a wrong field", "segmentation": "mask that cannot be read", "run lengths": "mask that cannot be read",
+    ": '": "record with a wrong field", "segmentation": "mask that cannot be read",
+    "run lengths": "mask that cannot be read",
     "polygon": "mask that cannot be read", "made for size": "mask made for another size"}
 
-def _kind(message: str) -> str: return next((kind for words, kind in KINDS.items() if words in message), "record")
+def _kind(message: str) -> str:
+    return next((kind for words, kind in KINDS.items() if words in message), "record")
 
 @dataclass
 class Survey:
@@ -41,7 +48,7 @@ class Survey:
     images: int = 0                                # records
     objects: Counter = field(default_factory=Counter)              # usable ones, by class name
     stops: dict[str, list[str]] = field(default_factory=dict)      # faults that stop a run
-    notes: dict[str, list[str]] = field(default_factory=dict)      # records that training leaves out, and oddities
+    notes: dict[str, list[str]] = field(default_factory=dict)      # left out, or odd
     bad_images: int = 0                            # with a fault that stops a run
     bad_objects: int = 0
     left_out: int = 0                              # objects that training leaves out
@@ -74,12 +81,14 @@ def _images_of(found: Survey, records: list) -> dict[int, dict]:
         found.images += 1
         try:
             (image_id,) = check_records(found.path, _file([record], [], _ANY))[0]
-            if image_id in sound: raise DataError(f"image id {image_id} occurs twice ({record['file_name']})")
+            if image_id in sound:
+                raise DataError(f"image id {image_id} occurs twice ({record['file_name']})")
         except DataError as e:
             found.bad_images += 1
             found.stop(str(e))
             continue
-        if record["file_name"] in names: found.note("picture of several records", f"image {image_id} ({record['file_name']})")
+        if record["file_name"] in names:
+            found.note("picture of several records", f"image {image_id} ({record['file_name']})")
         names.add(record["file_name"])
         sound[image_id] = record
     return sound
@@ -92,22 +101,28 @@ def _classes_of(found: Survey, records: list) -> CategoryTable | None:
     return CategoryTable(tuple(ids), found.classes)
 
 # %% ../nbs/67_survey.ipynb #2a182395
-def _annotation(found: Survey, a: Any, images: dict[int, dict], table: CategoryTable, need: str) -> None:
+def _annotation(
+    found: Survey, a: Any, images: dict[int, dict], table: CategoryTable, need: str,
+) -> None:
     "One annotation: a fault, a note, or an object of its class."
     link = a if isinstance(a, dict) else {}
-    keys = [link.get(key) if type(link.get(key)) is int else None for key in ("image_id", "category_id")]
-    image, known = images.get(keys[0]), keys[1] in table.ids
-    categories = [{"id": keys[1], "name": "its"}] if known else _ANY
+    ids = [value if type(value := link.get(key)) is int else None for key in ("image_id", "category_id")]
+    image, known = images.get(ids[0]), ids[1] in table.ids
+    categories = [{"id": ids[1], "name": "its"}] if known else _ANY
     check_records(found.path, _file([image] if image else [], [a], categories))
     a.setdefault("iscrowd", 0)
-    if a["iscrowd"] not in (0, 1): raise DataError(f"{found.path}: annotation {a['id']}: 'iscrowd' is {a['iscrowd']!r}. It must be 0 or 1.")
+    if a["iscrowd"] not in (0, 1):
+        raise DataError(f"annotation {a['id']}: 'iscrowd' is {a['iscrowd']!r}. It must be 0 or 1.")
     place = f"annotation {a['id']} (image {image['id']}, {image['file_name']})"
-    if need == "points" and not NEEDS[need](found.path, {image["id"]: image}, [a]): return _leave_out(found, "object without a pixel or crowd", place)
+    if need == "points" and not NEEDS[need](found.path, images, [a]):
+        return _leave_out(found, "object without a pixel or crowd", place)
     if need == "masks":
         NEEDS[need](found.path, images, [a])
         try: pixels = area(a["segmentation"], image["height"], image["width"])
-        except DataError as e: raise DataError(f"{place}: {e}. Mend or remove the annotation.") from None
-        if a["iscrowd"] or not pixels: return _leave_out(found, "crowd region" if a["iscrowd"] else "mask without a pixel", place)
+        except DataError as e:
+            raise DataError(f"{place}: {e}. Mend or remove the annotation.") from None
+        if a["iscrowd"]: return _leave_out(found, "crowd region", place)
+        if not pixels: return _leave_out(found, "mask without a pixel", place)
     found.objects[table.names[table.ids.index(a["category_id"])]] += 1
 
 def _leave_out(found: Survey, kind: str, place: str) -> None:
@@ -115,7 +130,9 @@ def _leave_out(found: Survey, kind: str, place: str) -> None:
     found.left_out += 1
     found.note(kind, place)
 
-def _annotations_of(found: Survey, records: list, images: dict[int, dict], table: CategoryTable, need: str) -> None:
+def _annotations_of(
+    found: Survey, records: list, images: dict[int, dict], table: CategoryTable, need: str,
+) -> None:
     "Check every annotation; those of images with a faulty record count as faulty too."
     seen: set[int] = set()
     for a in records:
@@ -134,9 +151,10 @@ def _check_picture(data: CocoData, record: dict, quick: bool) -> bool:
     if not quick: data.read_image(record["id"])
     try:
         with Image.open(path) as picture:
-            noted = "exif" in picture.info or picture.format == "TIFF"   # to look further would read all of a PNG
+            noted = "exif" in picture.info or picture.format == "TIFF"   # else all of a PNG is read
             turned = noted and picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-            size, several = picture.size[::-1] if turned else picture.size, getattr(picture, "n_frames", 1) > 1
+            size = picture.size[::-1] if turned else picture.size
+            several = getattr(picture, "n_frames", 1) > 1
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         data.read_image(record["id"])   # says what is wrong
         raise
@@ -147,10 +165,18 @@ def _pictures_of(found: Survey, data: CocoData, quick: bool) -> None:
     "Read every picture."
     for image_id, record in data.images.items():
         try:
-            if _check_picture(data, record, quick): found.note("picture with several frames: the first is read", f"image {image_id} ({record['file_name']})")
+            if not _check_picture(data, record, quick): continue
+            place = f"image {image_id} ({record['file_name']})"
+            found.note("picture with several frames: the first is read", place)
         except DataError as e:
             found.bad_images += 1
             found.stop(str(e).removeprefix(f"{data.image_root}/"))
+
+def _without_annotation(images: dict[int, dict], content: dict) -> list[int]:
+    "Ids of the images that no annotation names."
+    records = content["annotations"] if isinstance(content.get("annotations"), list) else []
+    linked = [a["image_id"] for a in records if isinstance(a, dict) and type(a.get("image_id")) is int]
+    return sorted(images.keys() - set(linked))
 
 def survey(
     path: Path,              # a COCO file
@@ -165,10 +191,11 @@ def survey(
     images = _images_of(found, _listed(found, content, "images"))
     table = _classes_of(found, _listed(found, content, "categories"))
     if table: _annotations_of(found, _listed(found, content, "annotations"), images, table, need)
-    busy = {a.get("image_id") for a in content.get("annotations", []) if isinstance(a, dict)} if table else set(images)
-    for i in images.keys() - busy: found.note("image without an annotation: trained on as background", f"image {i}")
+    empty = _without_annotation(images, content) if table else []
+    for i in empty: found.note("image without an annotation: trained on as background", f"image {i}")
     _pictures_of(found, CocoData(path, image_root, images, {}, CategoryTable((), ()), {}), quick)
-    if table and not found.objects: found.stop("no object that can be used. Add annotations.", "file without objects")
+    if table and not found.objects:
+        found.stop("no object that can be used. Add annotations.", "file without objects")
     return found
 
 # %% ../nbs/67_survey.ipynb #0833bb6e
@@ -176,13 +203,15 @@ def surveys(cfg: Config, quick: bool = False) -> list[Survey]:
     "A survey of each annotation file of a data set."
     data, root = cfg.data, Path(cfg.data.root)
     if not root.is_dir(): raise DataError(f"{root}: no such folder. Give the data set's folder.")
-    files = [(data.train_json, data.train_images, "masks"), (data.val_json, data.val_images, "masks")]
+    files = [(data.train_json, data.train_images, "masks"),
+             (data.val_json, data.val_images, "masks")]
     if data.weak_json: files.append((data.weak_json, data.train_images, "points"))
     found = [survey(root/name, root/images, need, quick) for name, images, need in files]
     train = found[0]
     for other in found[1:]:
         for name in sorted(set(other.classes) - set(train.classes)):
-            other.stop(f"'{name}'; training has {', '.join(train.classes)}", "class that the training file does not name")
+            known = ", ".join(train.classes)
+            other.stop(f"'{name}'; training has {known}", "class that the training file does not name")
     for name in train.classes:
         if not train.objects[name]: train.note("class without an object", name)
     return found
@@ -196,7 +225,8 @@ def _lines(mark: str, faults: dict[str, list[str]], few: int) -> Iterator[str]:
 def told(found: Survey, few: int = 5) -> list[str]:   # few: places of a kind
     "The lines of a survey."
     classes = ", ".join(f"{name} {count:,}" for name, count in sorted(found.objects.items()))
-    out = [f"{found.path}: {found.images:,} images, {found.objects.total():,} objects" + (f" ({classes})" if classes else "")]
+    counts = f"{found.images:,} images, {found.objects.total():,} objects"
+    out = [f"{found.path}: {counts}" + (f" ({classes})" if classes else "")]
     out += [*_lines("STOP", found.stops, few), *_lines("note", found.notes, few)]
-    lost = f"{found.bad_images:,} images and {found.bad_objects:,} objects have a fault that stops a run"
+    lost = f"{found.bad_images:,} images and {found.bad_objects:,} objects have a fault that stops it"
     return [*out, f"     training leaves out 0 images and {found.left_out:,} objects; {lost}"]
