@@ -57,12 +57,12 @@ def _plate(plate: Plate, figures: Path) -> str:
     "A picture that enlarges, its caption, and the same for print and for programs."
     path = figures / f"{plate.stem}.png"
     with Image.open(path) as image: width, height = image.size
-    photograph = bool(plate.split)
+    photograph, stem = bool(plate.split), html.escape(plate.stem)
     kind = ' class="photograph"' * photograph
-    picture = f'<img src="{path.name}"{kind} alt="{html.escape(plate.caption)}" width="{width}" height="{height}">'
-    links = f'<a href="{plate.stem}.json">{"facts" if photograph else "numbers"}</a>'
-    if path.with_suffix(".pdf").is_file(): links = f'<a href="{plate.stem}.pdf">PDF</a> · {links}'
-    return (f'<figure id="{plate.stem}"><button type="button" class="enlarge" title="Enlarge">{picture}</button>\n'
+    picture = f'<img src="{stem}.png"{kind} alt="{html.escape(plate.caption)}" width="{width}" height="{height}">'
+    links = f'<a href="{stem}.json">{"facts" if photograph else "numbers"}</a>'
+    if path.with_suffix(".pdf").is_file(): links = f'<a href="{stem}.pdf">PDF</a> · {links}'
+    return (f'<figure id="{stem}"><button type="button" class="enlarge" title="Enlarge">{picture}</button>\n'
             f"<figcaption><p>{inline(plate.caption)}</p>{links}</figcaption></figure>")
 
 # %% ../nbs/29_page.ipynb #eb8b3a01
@@ -228,7 +228,7 @@ def write_page(
     figures: str | Path,    # the folder of tables and figures
 ) -> list[Path]:            # report.html and report.md, in the folder of figures
     "One page with everything that lies in the folder of figures."
-    def moved_in(found: re.Match) -> str: return f'<img src="{embedded(Path(figures) / found[1], bool(found[2]))}"{found[2] or ""}'
+    def moved_in(found: re.Match) -> str: return f'<img src="{embedded(Path(figures) / html.unescape(found[1]), bool(found[2]))}"{found[2] or ""}'
     files = page_texts(runs, figures)
     for path, text in files.items():
         with atomic_path(path) as temporary: temporary.write_text(PICTURE.sub(moved_in, text), encoding="utf-8")

@@ -23,6 +23,7 @@ from .jobs import Named, beside, check_jobs, cores, side_by_side
 from .kernels import Kernel, Kernels, ask, fresh, import_papermill, kernels, share_threads
 from .process import claim, clear_remains
 from .results import RUNS, figures_beside
+from .sums import write_sums
 
 # %% auto #0
 __all__ = ['PAPERMILL', 'NOTEBOOKS', 'RUN', 'declared_parameters', 'check_parameters', 'git_commit', 'Outcome', 'machine_of',
@@ -119,6 +120,8 @@ def _finish(partial: Path, target: Path, manifest: dict[str, Any]) -> None:
     write_json(partial / "params.json", {**manifest, **kept}, indent=1)
     target.parent.mkdir(parents=True, exist_ok=True)
     put_in_place(partial, target)
+    runs = target.parents[3]
+    if manifest["stage"] == "report" and manifest["status"] == "done": write_sums(runs, figures_beside(runs))   # with this stage's own files
 
 def _make(notebook: Path, partial: Path, target: Path, params: dict[str, Any], manifest: dict[str, Any], *how: Any) -> None:
     "Run the stage in its working folder and keep what came out, good or bad."

@@ -259,3 +259,11 @@ def test_a_picture_enlarges_on_a_phone(phone):
     assert phone.run("document.documentElement.scrollWidth") == 390
     phone.click(".large")
     assert not phone.run("document.querySelector('.large').open")
+
+
+def test_names_from_data_are_text_on_the_page(tmp_path):
+    name = 'toys"><script>alert(1)<'
+    picture(tmp_path / "figures", 'ap_by_split_"toys"', shows="ap_by_split", dataset=name, caption=f"All of {name}.")
+    page = next(path for path in write_page(tmp_path / "runs", tmp_path / "figures") if path.suffix == ".html").read_text()
+    assert "<script>alert" not in page and page.count("&lt;script&gt;alert(1)&lt;") >= 4
+    assert 'id="ap_by_split_&quot;toys&quot;"' in page and page.count("data:image/png") == 1
