@@ -8,7 +8,7 @@ from pointwssis import coco, shapes
 from pointwssis.core import ConfigError, DataError
 from pointwssis.graph import config_of
 from pointwssis.split_stage import split
-from pointwssis.splits import audit, choose, percentage, split_name, take_split, write_split
+from pointwssis.splits import add_weak, audit, choose, percentage, split_name, take_split, write_split
 from real import PHOTOGRAPHS, needs_photographs
 
 FORBIDDEN = ("segmentation", "bbox", "area", "counts", "mask", "box")
@@ -150,6 +150,38 @@ def test_a_published_split_that_does_not_fit_is_refused(truth, tmp_path):
     bare = coco.CocoData(truth.path, truth.image_root, truth.images, dict.fromkeys(truth.images, []), truth.categories, {})
     with pytest.raises(DataError, match=r"annotation \d+: .* has no object of its class in image"): take_split(tmp_path / "names", "5p", bare, tmp_path)
     assert not list(tmp_path.glob("*.json"))
+
+
+def boxed(path, names, files):
+    "A set without masks, its classes in another order; one box of 10 x 20 pixels at (5, 7) an image."
+    categories = [{"id": 30 + k, "name": name} for k, name in enumerate(names)]
+    images = [{"id": k, "file_name": name, "width": 128, "height": 128, "caption": "hidden"} for k, name in enumerate(files, 1)]
+    annotations = [{"id": 70 + k, "image_id": k, "category_id": 30 + k % len(names), "bbox": [5, 7, 10, 20], "iscrowd": 0}
+                   for k in range(1, len(files) + 1)]
+    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    return path
+
+
+def test_a_set_without_masks_joins_the_weak_half(truth, tmp_path):
+    path_s, path_w = write_split(truth, "10p", 0, "centroid", tmp_path)
+    before, strong = json.loads(path_w.read_text()), json.loads(path_s.read_text())
+    known = [before["images"][0]["file_name"], strong["images"][0]["file_name"]]
+    add_weak(path_w, boxed(tmp_path / "more.json", truth.categories.names[::-1], ["new_a.png", *known, "new_b.png"]))
+    after = json.loads(path_w.read_text())
+    images, points = (after[k][len(before[k]):] for k in ("images", "annotations"))
+    assert all(after[k][:len(before[k])] == before[k] for k in ("images", "annotations"))
+    first, last = max(r["id"] for r in before["images"]), max(r["id"] for r in before["annotations"])
+    assert images == [{"id": first + 1_000_000 + n, "file_name": name, "width": 128, "height": 128} for n, name in enumerate(["new_a.png", "new_b.png"])]
+    ids = {name: truth.categories.ids[k] for k, name in enumerate(truth.categories.names)}
+    backwards = truth.categories.names[::-1]
+    wanted = [(n, ids[backwards[k % len(backwards)]]) for n, k in enumerate((1, 4))]
+    assert points == [{"id": last + 1_000_000 + n, "image_id": first + 1_000_000 + n, "category_id": c, "point": [10, 17], "iscrowd": 0} for n, c in wanted]
+    audit(path_w)
+
+
+def test_an_unknown_class_cannot_join(truth, tmp_path):
+    path_w, more = write_split(truth, "10p", 0, "centroid", tmp_path)[1], boxed(tmp_path / "more.json", ["disk", "zebra"], ["a.png"])
+    with pytest.raises(DataError, match="more.json: unknown category '(disk|zebra)'"): add_weak(path_w, more)
 
 
 @needs_photographs
