@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 from .core import PointWSSISError, StageError
-from .process import KERNEL, MARK, death, end_marked, mark_of, marked, memory_kills, orderly_end, undisturbed
+from .process import KERNEL, MARK, death, end_marked, end_orphans, mark_of, marked, memory_kills, orderly_end, undisturbed
 
 # %% auto #0
 __all__ = ['GRAMMAR', 'REMEMBER', 'CLEAN', 'ARGUMENTS', 'MOST_MEMORY', 'import_papermill', 'make_fresh', 'share_threads',
@@ -224,8 +224,9 @@ class Kernels:
 
 @contextmanager
 def kernels() -> Iterator[Kernels]:
-    "Kernels for as long as the block runs."
+    "Kernels for as long as the block runs; those that a killed run has left are ended first."
     pool = Kernels()
+    end_orphans()
     with orderly_end():
         try: yield pool
         finally: pool.clear()
