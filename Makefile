@@ -60,7 +60,7 @@ bench: $(READY)
 	@$(BIN)/python -m benchmarks $(SUITES)
 
 evidence: $(READY)
-	@$(BIN)/pointwssis reproduce $(EVIDENCE) --runs runs
+	@$(BIN)/pointwssis reproduce $(EVIDENCE) --runs runs --same-code
 	@$(BIN)/pointwssis report --verify --runs runs
 
 readme: $(READY)

@@ -46,10 +46,12 @@ def add_run_options(
     parser.add_argument("--split", default="", help="share of the images that keep their masks, such as 1p or 12.5p (default 10p)")
     parser.add_argument("--seed", type=int, default=0, help="one seed for everything random (default 0)")
     parser.add_argument("--data-root", default="", metavar="DIR", help="the data set's folder")
+    parser.add_argument("--name", default="", metavar="NAME", help="of the run's folder (default: the preset's, or that of your data's folder)")
     parser.add_argument("--set", type=setting, action="append", default=[], dest="overrides", metavar="KEY=VALUE",
                         help="override an option, such as student_train.steps=100; may be repeated")
     parser.add_argument("--runs", default=RUNS, metavar="DIR", help=f"where results go (default {RUNS})")
-    parser.add_argument("--force", action="store_true", help="run even where a valid result exists")
+    parser.add_argument("--force", action="store_true", help="run even where a result exists, which then moves to the run's folder `replaced`")
+    parser.add_argument("--same-code", action="store_true", help="run again what other code has made")
 
 # %% ../nbs/55_cli.ipynb #38496e33
 def numbers(text: str) -> list[int]:
@@ -65,6 +67,7 @@ def names(text: str) -> list[str]:
 EPILOG = """examples:
   pointwssis reproduce                                    the built-in data set, every stage
   pointwssis reproduce --data-root DIR --split 5p         your own COCO-format folder
+  pointwssis reproduce --name longer --set student_train.steps=1600   beside the first; what agrees is shared
   pointwssis reproduce --splits 10p,5p,20p --seeds 0,1,2 --tables all   every table, with ablations
   pointwssis reproduce --from-published DIR               the authors' checkpoints and labels, judged here
   pointwssis run teacher --set teacher_train.steps=2000   one stage, with an override

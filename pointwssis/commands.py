@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .core import DataError, pick_device, read_json
+from .core import ConfigError, DataError, pick_device, read_json
 from .results import figures_beside
 
 # %% auto #0
@@ -22,7 +22,8 @@ def run_params(
 ) -> dict[str, Any]:          # as `pipeline.run_stage` takes them
     "The parameters of a run from parsed options."
     dataset = args.dataset or ("custom" if args.data_root else "shapes")
-    return {"dataset": dataset, "split": args.split or "10p", "seed": args.seed, "data_root": args.data_root, "overrides": dict(args.overrides)}
+    overrides = dict(args.overrides) | ({"name": args.name} if args.name else {})
+    return {"dataset": dataset, "split": args.split or "10p", "seed": args.seed, "data_root": args.data_root, "overrides": overrides}
 
 # %% ../nbs/54_commands.ipynb #815aba52
 def tell(
@@ -34,26 +35,24 @@ def tell(
     how = {"ran": f"done in {outcome.wall_s:.0f} s", "kept": "up to date", "shared": "taken over from another run"}[outcome.how]
     scores = [f"{key.removesuffix('_percent').replace('_', ' ')} {value:.1f}" for key, value in outcome.metrics.items()
               if key.endswith(("_ap_percent", "_miou_percent")) and isinstance(value, (int, float))]
-    print(f"{name} {how}{': ' if scores else ''}{', '.join(scores)}", flush=True)
+    notes = [f"made by other code ({outcome.other_code[:12]}): --same-code makes it again"] if outcome.other_code else []
+    notes += [f"the one before is in {outcome.before}"] if outcome.before else []
+    print(f"{', '.join([f'{name} {how}', *notes])}{': ' if scores else ''}{', '.join(scores)}", flush=True)
 
 # %% ../nbs/54_commands.ipynb #fde4af24
 def command_run(args: argparse.Namespace) -> None:
     "Run one stage."
     from pointwssis.pipeline import run_stage
-    tell(args.stage, run_stage(args.stage, run_params(args), args.runs, args.force))
+    tell(args.stage, run_stage(args.stage, run_params(args), args.runs, args.force, same_code=args.same_code))
 
 def command_reproduce(args: argparse.Namespace) -> None:
-    "Run every stage that is not up to date, then show the table."
+    "Run every stage that is not up to date, then show this run's results."
     if args.from_published: return command_published(args)
     if args.splits or args.seeds or args.tables: return command_experiments(args)
     from pointwssis.pipeline import reproduce
-    from pointwssis.tables import markdown, percent
-    one = run_params(args)
-    folder = reproduce(one, args.runs, args.force, tell=tell, jobs=args.jobs)[-1].folder.parent
-    figures = figures_beside(args.runs)
-    table = read_json(figures / f"results_{folder.parents[1].name}.json")
-    own = [row for row in table["rows"] if row[0] == percent(one["split"])]
-    print(f"\n{markdown(table | {'rows': own})}\nEvidence is in {folder}, pictures are in {figures}.")
+    from pointwssis.summary import summary
+    folder = reproduce(run_params(args), args.runs, args.force, tell=tell, jobs=args.jobs, same_code=args.same_code)[-1].folder.parent
+    print(f"\n{summary(folder)}")
 
 # %% ../nbs/54_commands.ipynb #04d98efe
 def command_experiments(args: argparse.Namespace) -> None:
@@ -65,7 +64,7 @@ def command_experiments(args: argparse.Namespace) -> None:
                          one["overrides"], args.labels_only)
     count = iter(range(1, len(wanted) + 1))
     def begin(experiment: Any) -> None: print(f"\n[{next(count)}/{len(wanted)}] {experiment}", flush=True)
-    try: reproduce_all(wanted, args.runs, args.force, begin, tell, jobs=args.jobs)
+    try: reproduce_all(wanted, args.runs, args.force, begin, tell, jobs=args.jobs, same_code=args.same_code)
     finally:
         figures = figures_beside(args.runs)
         if any(Path(args.runs).glob("*/*/s*/evaluate/metrics.json")): write_report(Path(args.runs), figures)
@@ -78,6 +77,7 @@ def command_published(args: argparse.Namespace) -> None:
     from pointwssis.report import write_report
     from pointwssis.splits import split_name
     def say(release: Any, part: str, what: str) -> None: print(f"{release.dataset} {release.split} {part}: {what}", flush=True)
+    if args.name: raise ConfigError("--name does not go with --from-published: its results lie under the data set's name. Leave it out, or pass --runs DIR.")
     wanted = {"dataset": args.dataset, "split": split_name(args.split) if args.split else ""}
     made = reproduce_published(args.from_published, dict(args.overrides), args.data_root, args.runs, force=args.force, tell=say, **wanted)
     if not made: return print("\nNothing could be judged.")
@@ -111,7 +111,7 @@ def command_plan(args: argparse.Namespace) -> None:
 def command_split(args: argparse.Namespace) -> None:
     "Make the strong and the weak annotation file."
     from pointwssis.pipeline import run_stage
-    outcome = run_stage("split", run_params(args), args.runs, args.force)
+    outcome = run_stage("split", run_params(args), args.runs, args.force, same_code=args.same_code)
     tell("split", outcome)
     for path in sorted((outcome.folder / "artifacts").glob("*_[sw].json")):
         if args.out: Path(args.out).mkdir(parents=True, exist_ok=True); path = Path(shutil.copy(path, args.out))

@@ -4,8 +4,10 @@
 
 # %% ../nbs/02_config.ipynb #9217e04d
 from __future__ import annotations
+import re
 from dataclasses import fields, is_dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, get_type_hints
 
 from .core import ConfigError, nearest
 from .options import BEHAVIOURS, CAFFE_MEAN, CAFFE_STD, IMAGENET_MEAN, IMAGENET_STD, STUDENT_GRIDS, STUDENT_RANGES, TEACHER_GRIDS
@@ -16,9 +18,9 @@ _all_ = ["BEHAVIOURS", "CAFFE_MEAN", "CAFFE_STD", "IMAGENET_MEAN", "IMAGENET_STD
 
 # %% auto #0
 __all__ = ['COCO_SCHEDULES', 'COCO', 'BDD100K', 'SHAPES', 'DEMO', 'DRAWN', 'ANIMALS7', 'CUSTOM', 'PRESETS', 'PUBLISHED_SCHEDULE',
-           'preset', 'to_dict', 'check_start', 'BEHAVIOURS', 'CAFFE_MEAN', 'CAFFE_STD', 'IMAGENET_MEAN', 'IMAGENET_STD',
-           'STUDENT_GRIDS', 'STUDENT_RANGES', 'TEACHER_GRIDS', 'TEACHER_RANGES', 'Config', 'DataConfig',
-           'RefinerConfig', 'SOLOv2Config', 'TrainConfig', 'override']
+           'preset', 'to_dict', 'flat', 'neutral_keys', 'run_name', 'check_start', 'BEHAVIOURS', 'CAFFE_MEAN',
+           'CAFFE_STD', 'IMAGENET_MEAN', 'IMAGENET_STD', 'STUDENT_GRIDS', 'STUDENT_RANGES', 'TEACHER_GRIDS',
+           'TEACHER_RANGES', 'Config', 'DataConfig', 'RefinerConfig', 'SOLOv2Config', 'TrainConfig', 'override']
 
 # %% ../nbs/02_config.ipynb #deb768c0
 def _with(cfg: Config, changes: dict[str, Any]) -> Config:
@@ -142,6 +144,34 @@ def to_dict(
     "A configuration as plain JSON values, without later options that have their default."
     values = {f.name: getattr(cfg, f.name) for f in fields(cfg) if not (f.metadata.get("later") and getattr(cfg, f.name) == f.default)}
     return {name: to_dict(value) if is_dataclass(value) else value for name, value in values.items()}
+
+def flat(
+    values: dict[str, Any],   # nested, as from `to_dict`
+    above: str = "",          # what stands before each key
+) -> dict[str, Any]:
+    "The values by dotted keys, as overrides are written."
+    parts = [flat(v, f"{above}{k}.") if isinstance(v, dict) else {above + k: v} for k, v in values.items()]
+    return {key: value for part in parts for key, value in part.items()}
+
+def neutral_keys(
+    part: type = Config,   # a dataclass
+    above: str = "",
+) -> set[str]:
+    "Dotted keys of the options that cannot change a result."
+    hints = get_type_hints(part)
+    inner = (neutral_keys(hints[f.name], f"{above}{f.name}.") for f in fields(part) if is_dataclass(hints[f.name]))
+    return {above + f.name for f in fields(part) if f.metadata.get("neutral")}.union(*inner)
+
+# %% ../nbs/02_config.ipynb #ea7fc305
+def run_name(
+    cfg: Config,
+) -> str:          # of a folder
+    "The name of a run."
+    if cfg.name in PRESETS and cfg.name != cfg.dataset:
+        raise ConfigError(f"name '{cfg.name}' is that of a preset, with its own published numbers. Pass another as --name.")
+    if cfg.name or cfg.dataset != "custom" or not cfg.data.root: return cfg.name or cfg.dataset
+    folder = re.sub(r"[^\w-]+", "_", Path(cfg.data.root).resolve().name).strip("_-")[:90]
+    return f"custom_{folder}" if folder in PRESETS else folder or "custom"
 
 # %% ../nbs/02_config.ipynb #02c7a4b2
 def _frozen(net: SOLOv2Config) -> str:

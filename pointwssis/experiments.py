@@ -68,13 +68,14 @@ def reproduce_all(
     tell: Callable[[str, Outcome | None], None] = lambda name, outcome: None,  # as `pipeline.reproduce`
     run: Callable[..., Any] = reproduce,
     jobs: int = 0,                     # as `pipeline.reproduce`
+    same_code: bool = False,
 ) -> None:
     "Run what is missing of every experiment; an error is raised after the others have had their turn."
     broken: list[PointWSSISError] = []
     with kernels() as pool:
         for experiment in wanted:
             begin(experiment)
-            try: run(experiment.params, runs, force, stages=experiment.stages, tell=tell, jobs=jobs, pool=pool)
+            try: run(experiment.params, runs, force, stages=experiment.stages, tell=tell, jobs=jobs, pool=pool, same_code=same_code)
             except PointWSSISError as e:
                 broken.append(type(e)(f"{experiment}: {e}"))
                 pool.clear()

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .coco import CocoData, load
-from .config import Config, DataConfig
+from .config import Config, DataConfig, run_name
 from .evaluate import pseudo_quality
 from .show import save_picture, show_grid
 
@@ -189,9 +189,9 @@ def save_pictures(
     count: int = 4,
 ) -> list[Path]:        # the files written
     "Save the pictures of a run."
-    ids, about = spread(weak, count), {"dataset": cfg.dataset, "split": cfg.split, "seed": cfg.seed}
+    ids, about = spread(weak, count), {"dataset": run_name(cfg), "split": cfg.split, "seed": cfg.seed}
     def save(name: str, figure: Figure, images: list[int]) -> list[Path]:
-        stem = figures / f"{cfg.dataset}_{cfg.split}_{name}"
+        stem = figures / f"{run_name(cfg)}_{cfg.split}_{name}"
         return save_picture(figure, stem, photograph=True, shows=name, **about, images=images)
     written = []
     for name, data in (("points", weak), ("rough", rough), ("refined", refined)):

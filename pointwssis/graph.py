@@ -4,22 +4,22 @@
 
 # %% ../nbs/43_graph.ipynb #f9918258
 from __future__ import annotations
-import hashlib, json, os, shutil
+import hashlib, json
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from . import __version__
-from .config import Config, preset, to_dict
-from .core import ConfigError, StageError, atomic_path, file_hash, nearest, read_json
+from .config import Config, flat, neutral_keys, preset, run_name, to_dict
+from .core import ConfigError, StageError, file_hash, nearest, read_json
+from .pictures import pictures_hash
 from .results import RUNS
 from .splits import percentage
 
 # %% auto #0
-__all__ = ['WEAK', 'TEACHER', 'REFINER', 'STUDENT', 'WEIGHTS', 'LAST', 'NETWORKS', 'STAGES', 'TRAINED', 'ASKED', 'PLACES',
-           'Stage', 'find_stage', 'config_of', 'precision_of', 'run_folder', 'ready_needs', 'fingerprint', 'size_of',
-           'is_done', 'expected', 'check_inputs', 'twin_of', 'take_over']
+__all__ = ['WEAK', 'TEACHER', 'REFINER', 'STUDENT', 'WEIGHTS', 'LAST', 'NETWORKS', 'STAGES', 'TRAINED', 'ASKED', 'Stage',
+           'find_stage', 'config_of', 'precision_of', 'run_folder', 'given_hashes', 'ready_needs', 'output_hashes',
+           'decisive', 'fingerprint', 'size_of', 'finished', 'is_done', 'expected']
 
 # %% ../nbs/43_graph.ipynb #62c0b16b
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Stage:
     resumes: bool = False           # an interrupted run of it can go on where it stopped
     always: bool = False            # cheap, and reads more than its inputs: never skipped
     optional: tuple[str, ...] = ()  # needs that it can do without
+    reads: tuple[str, ...] = ("train",)  # halves of the data set whose images it opens
 
 # %% ../nbs/43_graph.ipynb #3fdfe096
 WEAK = ("split", "point_strategy", "prompt", "level", "pseudo_score")   # how weak labels are made and used
@@ -41,7 +42,7 @@ WEIGHTS, LAST = ("*.safetensors",), ("last.safetensors",)
 NETWORKS = ("teacher", "student", "student_refined", "supervised")
 
 STAGES: dict[str, Stage] = {stage.name: stage for stage in (
-    Stage("split", {}, (*TEACHER, *REFINER, *STUDENT, "behaviour", "prompt", "level", "pseudo_score")),
+    Stage("split", {}, (*TEACHER, *REFINER, *STUDENT, "behaviour", "prompt", "level", "pseudo_score"), reads=()),
     Stage("teacher", {"split": ("*_s.json",)}, (*WEAK, *REFINER, *STUDENT, "behaviour"), resumes=True),
     Stage("refiner", {"split": ("*_s.json",), "teacher": WEIGHTS}, ("split", "prompt", "level", "pseudo_score", *STUDENT), resumes=True),
     Stage("pseudo", {"split": ("*_s.json", "*_w.json"), "teacher": WEIGHTS, "refiner": WEIGHTS}, ("split", *STUDENT), resumes=True),
@@ -50,7 +51,7 @@ STAGES: dict[str, Stage] = {stage.name: stage for stage in (
           {"labels": "sw_refined"}, True),
     Stage("supervised", {"split": ()}, (*WEAK, *TEACHER, *REFINER, "behaviour", "student_start", "unanswered"), resumes=True),
     Stage("evaluate", {"split": ("*.json",), "pseudo": ("*.json",),
-                       **dict.fromkeys(NETWORKS, WEIGHTS)}, resumes=True, optional=NETWORKS),
+                       **dict.fromkeys(NETWORKS, WEIGHTS)}, resumes=True, optional=NETWORKS, reads=("train", "val")),
     Stage("report", {"split": ("*.json",), "pseudo": ("*.json",), "student_refined": WEIGHTS, "evaluate": ()}, always=True),
 )}
 
@@ -96,10 +97,35 @@ def run_folder(
     cfg: Config,
     runs: str | Path = RUNS,  # the folder of all runs
 ) -> Path:
-    "Where a run's stages lie: <runs>/<dataset>/<split>/s<seed>, or <runs>/<dataset>/<split>-<variant>/s<seed>."
-    return Path(runs) / cfg.dataset / (f"{cfg.split}-{cfg.variant}" if cfg.variant else cfg.split) / f"s{cfg.seed}"
+    "Where a run's stages lie: <runs>/<name>/<split>/s<seed>, or <runs>/<name>/<split>-<variant>/s<seed>."
+    return Path(runs) / run_name(cfg) / (f"{cfg.split}-{cfg.variant}" if cfg.variant else cfg.split) / f"s{cfg.seed}"
 
 # %% ../nbs/43_graph.ipynb #f33c7c02
+@lru_cache(maxsize=None)
+def _hash(path: Path, changed_at: int) -> str: return file_hash(path)
+
+def _hashes(files: dict[str, Path]) -> dict[str, str]:
+    return {name: _hash(path, path.stat().st_mtime_ns) for name, path in files.items() if path.is_file()}
+
+def _images(halves: tuple[str, ...], cfg: Config, root: Path) -> dict[str, str]:
+    "Hashes of the images that the annotation files of these halves list."
+    data = cfg.data
+    lists = [("train", data.train_json, data.train_images), ("train", data.weak_json, data.train_images), ("val", data.val_json, data.val_images)]
+    return {f"images of {name}": pictures_hash(root / images, [root / name]) for half, name, images in lists
+            if half in halves and (root / name).is_file()}
+
+def given_hashes(
+    stage: Stage,
+    cfg: Config,
+) -> dict[str, str]:   # by a name that holds on any machine
+    "Hashes of what the user brings and the stage depends on: annotations, images, weights."
+    data, root = cfg.data, Path(cfg.data.root)
+    files = {name: root / name for name in (data.train_json, data.val_json, data.weak_json) if name and data.root}
+    if data.split_dir: files |= {path.name: path for path in sorted((root / data.split_dir).glob(f"*_{cfg.split}_[sw].json"))}
+    files |= {f"{part}.weights": Path(getattr(cfg, part).weights) for part in ("teacher", "student", "refiner") if part not in stage.ignores}
+    return _hashes(files) | (_images(stage.reads, cfg, root) if data.root else {})
+
+# %% ../nbs/43_graph.ipynb #39c84b1f
 def ready_needs(
     stage: Stage,
     cfg: Config,
@@ -109,25 +135,40 @@ def ready_needs(
     def is_ready(need: str) -> bool: return is_done(folder / need) and is_done(folder / need, expected(STAGES[need], cfg, folder)[0])
     return {need: patterns for need, patterns in stage.needs.items() if need not in stage.optional or is_ready(need)}
 
-def _files(cfg: Config, stage: Stage, folder: Path) -> dict[str, Path]:
-    "Every file whose content decides the stage's result, by a name that holds on any machine."
-    annotations = (cfg.data.train_json, cfg.data.val_json, cfg.data.weak_json) if cfg.data.root else ()
-    data = {name: Path(cfg.data.root) / name for name in annotations if name}
-    if cfg.data.split_dir: data |= {path.name: path for path in Path(cfg.data.root, cfg.data.split_dir).glob(f"*_{cfg.split}_[sw].json")}
-    parts = [part for part in ("teacher", "student", "refiner") if part not in stage.ignores]
-    weights = {f"{part}.weights": Path(getattr(cfg, part).weights) for part in parts}
-    found = {name: path for name, path in {**data, **weights}.items() if path.is_file()}
+def _drawn(halves: tuple[str, ...], cfg: Config, split: Path) -> dict[str, str]:
+    "Hashes of the annotations and images that the stage `split` has drawn; none where the user brings them."
+    if cfg.data.root: return {}
+    files = {f"data/{name}": split / "data" / name for name in (cfg.data.train_json, cfg.data.val_json)}
+    return _hashes(files) | _images(halves, cfg, split / "data")
+
+def _made_hashes(stage: Stage, cfg: Config, folder: Path) -> dict[str, str]:
+    "Hashes of what earlier stages left and the stage depends on."
+    files = {}
     for need, patterns in ready_needs(stage, cfg, folder).items():
         artifacts = folder / need / "artifacts"
-        found |= {f"{need}/{path.name}": path for pattern in patterns for path in sorted(artifacts.glob(pattern))}
-    return found
+        files |= {f"{need}/{path.name}": path for pattern in patterns for path in sorted(artifacts.glob(pattern))}
+    drawn = _drawn(stage.reads, cfg, folder / "split/artifacts") if "split" in stage.needs else {}
+    return _hashes(files) | {f"split/{name}": value for name, value in drawn.items()}
 
-PLACES = ("root", "split_dir", "split_stem")   # of DataConfig: where files lie and how they are called
-
-@lru_cache(maxsize=None)
-def _hash(path: Path, changed_at: int) -> str: return file_hash(path)
+def output_hashes(
+    stage: str,
+    cfg: Config,
+    artifacts: Path,
+) -> dict[str, str]:   # by file name, as in the inputs of later stages
+    "Hashes of those files of a stage that later stages can read."
+    patterns = {pattern for later in STAGES.values() for pattern in later.needs.get(stage, ())}
+    files = {path.name: path for pattern in sorted(patterns) for path in sorted(artifacts.glob(pattern))}
+    return _hashes(files) | (_drawn(("train", "val"), cfg, artifacts) if stage == "split" else {})
 
 # %% ../nbs/43_graph.ipynb #5dddb2a2
+def decisive(
+    stage: Stage,
+    config: dict[str, Any],   # as from `to_dict`
+) -> dict[str, Any]:          # dotted key: value
+    "The settings that can change a stage's result."
+    neutral = neutral_keys()
+    return {key: value for key, value in flat(config).items() if key not in neutral and key.partition(".")[0] not in stage.ignores}
+
 def fingerprint(
     stage: Stage,
     cfg: Config,
@@ -135,9 +176,7 @@ def fingerprint(
     **extra: Any,            # further parameters of its notebook
 ) -> str:                    # 64 hex digits
     "One number for everything that decides a stage's result."
-    settings = {key: value for key, value in to_dict(cfg).items() if key not in (*stage.ignores, "device", "variant")}
-    settings["data"] = {key: value for key, value in settings["data"].items() if key not in PLACES}
-    facts = {"stage": stage.name, "settings": settings, "inputs": inputs, "version": __version__, **extra}
+    facts = {"stage": stage.name, "settings": decisive(stage, to_dict(cfg)), "inputs": inputs, **extra}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 # %% ../nbs/43_graph.ipynb #fcde0641
@@ -146,15 +185,21 @@ def size_of(artifacts: Path) -> dict[str, int]:   # {"files": n, "bytes": n}
     files = [path for path in artifacts.rglob("*") if path.is_file()]
     return {"files": len(files), "bytes": sum(path.stat().st_size for path in files)}
 
+def finished(
+    folder: Path,            # of one stage
+) -> dict[str, Any]:         # {} where it has not
+    "The manifest of a stage that has finished; its artifacts may be gone."
+    manifest = read_json(folder / "params.json") if (folder / "params.json").is_file() else {}
+    return manifest if manifest.get("status") == "done" else {}
+
 def is_done(
     folder: Path,            # of one stage
     wanted: str = "",        # its fingerprint; "" for any
 ) -> bool:
     "Whether a stage has finished, with that fingerprint, and its artifacts are all there."
-    if not (folder / "params.json").is_file(): return False
-    manifest = read_json(folder / "params.json")
-    same = not wanted or manifest["fingerprint"] == wanted
-    return same and manifest["status"] == "done" and manifest["artifacts"] == size_of(folder / "artifacts")
+    manifest = finished(folder)
+    same = not wanted or manifest.get("fingerprint") == wanted
+    return bool(manifest) and same and manifest["artifacts"] == size_of(folder / "artifacts")
 
 # %% ../nbs/43_graph.ipynb #11fba5d8
 def expected(
@@ -164,32 +209,5 @@ def expected(
     **extra: Any,
 ) -> tuple[str, dict[str, str]]:  # fingerprint, and the hashes in it
     "The fingerprint that a stage would have now."
-    hashes = {name: _hash(path, path.stat().st_mtime_ns) for name, path in _files(cfg, stage, folder).items()}
+    hashes = given_hashes(stage, cfg) | _made_hashes(stage, cfg, folder)
     return fingerprint(stage, cfg, hashes, **extra), hashes
-
-def check_inputs(
-    stage: Stage,
-    cfg: Config,
-    folder: Path,  # of the run
-) -> None:
-    "Refuse to start on inputs that are missing or that were made with other settings."
-    for need in ready_needs(stage, cfg, folder):
-        cure = f"Run `pointwssis run {need}` with the same options first, or `pointwssis reproduce` for all stages."
-        if not is_done(folder / need): raise StageError(f"stage '{stage.name}' needs '{need}', which has not finished in {folder}. {cure}")
-        if not is_done(folder / need, expected(STAGES[need], cfg, folder)[0]):
-            raise StageError(f"stage '{stage.name}' needs '{need}', but {folder / need} was made with other settings or inputs. {cure}")
-
-# %% ../nbs/43_graph.ipynb #504c691a
-def _link(source: str, target: str) -> None:
-    "A hard link, or a copy where the file system has none."
-    try: os.link(source, target)
-    except OSError: shutil.copy2(source, target)
-
-def twin_of(target: Path, wanted: str) -> Path | None:
-    "A finished folder of the same stage and fingerprint in another run of the data set."
-    others = target.parents[2].glob(f"*/*/{target.name}")
-    return next((other for other in sorted(others) if other != target and is_done(other, wanted)), None)
-
-def take_over(twin: Path, target: Path) -> None:
-    "Put the result of another run in place."
-    with atomic_path(target) as temporary: shutil.copytree(twin, temporary, copy_function=_link)

@@ -25,9 +25,9 @@ def place_of(
 ) -> str:                       # such as shapes/10p-level_0/s1/pseudo
     "The folder that a manifest's parameters lead to."
     asked = manifest["parameters"]
-    variant = asked.get("overrides", {}).get("variant", "")
+    variant, name = (asked.get("overrides", {}).get(key, "") for key in ("variant", "name"))
     folder = "-".join(filter(None, (f"{share_of(str(asked['split'])):g}p", variant)))
-    return f"{asked.get('name') or asked['dataset']}/{folder}/s{asked['seed']}/{manifest['stage']}"
+    return f"{name or asked['dataset']}/{folder}/s{asked['seed']}/{manifest['stage']}"
 
 def _same_place(told: str, folder: str) -> bool:
     return told == folder or told.startswith("custom/") and told.split("/")[1:] == folder.split("/")[1:]
@@ -44,7 +44,7 @@ def _check_place(evidence: Evidence, folder: str, manifest: dict[str, Any]) -> I
     if not math.isfinite(manifest["wall_s"]) or manifest["wall_s"] < 0: yield f"wall_s is {manifest['wall_s']}"
     told = place_of(manifest)
     if _same_place(told, folder): return
-    alike = [(name, seed, stage) for name, _, seed, stage in (place.split("/") for place in (told, folder))]
+    alike = [(seed, stage) for _, _, seed, stage in (place.split("/") for place in (told, folder))]
     taken_over = alike[0] == alike[1] and _result(evidence, told) == _result(evidence, folder)
     if not taken_over: yield f"is the manifest of {told}"
 

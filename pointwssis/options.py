@@ -12,8 +12,8 @@ from .core import ConfigError, nearest
 
 # %% auto #0
 __all__ = ['TEACHER_RANGES', 'TEACHER_GRIDS', 'STUDENT_RANGES', 'STUDENT_GRIDS', 'CAFFE_MEAN', 'CAFFE_STD', 'IMAGENET_MEAN',
-           'IMAGENET_STD', 'LATER', 'BEHAVIOURS', 'REFINER_TRAIN', 'CHOICES', 'RENAMED', 'AT_LEAST_ONE', 'SOLOv2Config',
-           'RefinerConfig', 'TrainConfig', 'DataConfig', 'Config', 'override']
+           'IMAGENET_STD', 'LATER', 'NEUTRAL', 'BEHAVIOURS', 'REFINER_TRAIN', 'CHOICES', 'RENAMED', 'AT_LEAST_ONE',
+           'SOLOv2Config', 'RefinerConfig', 'TrainConfig', 'DataConfig', 'Config', 'override']
 
 # %% ../nbs/01_options.ipynb #98bb9055
 TEACHER_RANGES = ((1, 72), (72, 144), (144, 288), (288, 584), (584, 2048))
@@ -54,6 +54,7 @@ class SOLOv2Config:
 
 # %% ../nbs/01_options.ipynb #49eb530d
 LATER = {"later": True}   # of a field that joined when results were there; `config.to_dict` leaves it out where it has its default
+NEUTRAL = {"neutral": True}   # of a field that cannot change a result; no fingerprint counts it
 
 @dataclass(frozen=True)
 class RefinerConfig:
@@ -93,8 +94,8 @@ class TrainConfig:
     precision: str = "auto"                # "auto" (bf16 where the hardware has it), "fp32", "bf16"
     ema: float = 0.0                       # decay of the weight average; 0: off
     checkpoint_steps: tuple[int, ...] = () # extra weights kept at these steps
-    save_every: int = 5000
-    workers: int = 4
+    save_every: int = field(default=5000, metadata=NEUTRAL)
+    workers: int = field(default=4, metadata=NEUTRAL)
     short_sides: tuple[int, ...] = (640, 672, 704, 736, 768, 800)  # one is drawn per image
     long_side: int = 1333
     scale_jitter: tuple[float, float] = (1.0, 1.0)  # random zoom before a crop to the drawn size
@@ -105,17 +106,17 @@ class TrainConfig:
 @dataclass(frozen=True)
 class DataConfig:
     "Where a COCO-format data set lies and at which size it is used."
-    root: str = ""
+    root: str = field(default="", metadata=NEUTRAL)
     train_json: str = "annotations/instances_train.json"
     val_json: str = "annotations/instances_val.json"
     train_images: str = "train"
     val_images: str = "val"
     weak_json: str = ""                    # a separate weak set (BDD100K's detection labels); "" splits train_json
-    split_dir: str = ""                    # folder with a split's *_{split}_s.json and *_{split}_w.json; "" draws the split
-    split_stem: str = "instances_train2017"  # how names of split files begin: {split_stem}_{split}_s.json
+    split_dir: str = field(default="", metadata=NEUTRAL)   # folder with a split's *_{split}_s.json and *_{split}_w.json; "" draws the split
+    split_stem: str = field(default="instances_train2017", metadata=NEUTRAL)  # split files are {split_stem}_{split}_s.json
     short_side: int = 800                  # at inference
     long_side: int = 1333
-    cache_images: bool = False             # keep decoded images in memory
+    cache_images: bool = field(default=False, metadata=NEUTRAL)  # keep decoded images in memory
 
 # %% ../nbs/01_options.ipynb #10871468
 BEHAVIOURS = ("published", "fixed")
@@ -133,8 +134,9 @@ class Config:
     level: int = -1                        # -1: adaptive pyramid-level selection; 0..4: always this level
     pseudo_score: float = 0.3              # prompts without points: what scores at least this becomes a pseudo label
     unanswered: str = "ignore"             # students: clicks without a mask are ignored, or "background"
-    variant: str = ""                      # name of an ablation, which gets a folder of its own; "" the method itself
-    device: str = "auto"
+    variant: str = field(default="", metadata=NEUTRAL)  # name of an ablation, which gets a folder of its own; "" the method itself
+    name: str = field(default="", metadata=NEUTRAL)     # of the run's folder; "" the preset's, or that of the user's data folder
+    device: str = field(default="auto", metadata=NEUTRAL)
     data: DataConfig = field(default_factory=DataConfig)
     teacher: SOLOv2Config = field(default_factory=lambda: SOLOv2Config(scale_ranges=TEACHER_RANGES, num_grids=TEACHER_GRIDS))
     student: SOLOv2Config = field(default_factory=SOLOv2Config)
@@ -184,6 +186,8 @@ def _check_value(key: str, value: Any) -> None:
     known = CHOICES.get(name, (value,))
     if value not in known: raise ConfigError(f"unknown {key} '{value}'.{nearest(value, known)} Known: {', '.join(map(str, known))}.")
     if name == "variant" and not re.fullmatch(r"\w*", value): raise ConfigError(f"variant '{value}' names a folder. Use letters, digits and _ only.")
+    if name == "name" and not re.fullmatch(r"(\w[\w-]{0,99})?", value):
+        raise ConfigError(f"name '{value}' names a folder. Use letters, digits, _ and - only, at most 100 of them.")
     if name in AT_LEAST_ONE and value < 1: raise ConfigError(f"option '{key}' is {value}. It must be at least 1.")
 
 # %% ../nbs/01_options.ipynb #73dcf6e1

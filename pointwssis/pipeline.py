@@ -4,30 +4,32 @@
 
 # %% ../nbs/48_pipeline.ipynb #1cfb517b
 from __future__ import annotations
-import ast, logging, os, shutil, subprocess, sys, time
+import ast, logging, os, shutil, sys, time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
 
 import pointwssis
 from .config import DRAWN, Config, check_start
 from .core import CheckpointError, ConfigError, DataError, PointWSSISError, StageError, atomic_path, device_name, nearest
 from .core import pick_device, put_in_place, read_json, remove_litter, versions, write_json
 from .executed import command_of, drop_pictures, hashes_of, tidy
-from .graph import STAGES, Stage, check_inputs, config_of, expected, find_stage, is_done, ready_needs, run_folder, size_of, take_over
-from .graph import precision_of, twin_of
+from .graph import STAGES, Stage, config_of, expected, find_stage, finished, is_done, output_hashes, precision_of, ready_needs
+from .graph import run_folder, size_of
 from .journal import UNFINISHED
 from .jobs import Named, beside, check_jobs, cores, side_by_side
 from .kernels import Kernel, Kernels, ask, fresh, import_papermill, kernels, share_threads
+from .pictures import one_look
+from .places import check_inputs, prepare, refuse_other, set_aside, take_over, twin_of
 from .process import claim, clear_remains
 from .results import RUNS, figures_beside
+from .sources import git_commit, source_hash
 from .sums import write_sums
 
 # %% auto #0
-__all__ = ['PAPERMILL', 'NOTEBOOKS', 'RUN', 'declared_parameters', 'check_parameters', 'git_commit', 'Outcome', 'machine_of',
-           'run_stage', 'default_jobs', 'reproduce', 'stage_times']
+__all__ = ['PAPERMILL', 'NOTEBOOKS', 'RUN', 'declared_parameters', 'check_parameters', 'Outcome', 'machine_of', 'run_stage',
+           'default_jobs', 'reproduce', 'stage_times']
 
 # %% ../nbs/48_pipeline.ipynb #5474e0f0
 def declared_parameters(
@@ -56,30 +58,6 @@ def check_parameters(
         if not _fits(value, declared[name]):
             raise StageError(f"parameter '{name}' wants {type(declared[name]).__name__}, got {value!r} ({type(value).__name__}).")
     return declared
-
-# %% ../nbs/48_pipeline.ipynb #9b57bc6d
-def _fingerprint_in(folder: Path) -> str:
-    return read_json(folder / "params.json")["fingerprint"] if (folder / "params.json").is_file() else ""
-
-def _prepare(
-    partial: Path,  # the working folder
-    failed: Path,   # where an earlier failure would be
-    wanted: str,    # the fingerprint
-    resumes: bool,
-) -> None:
-    "Empty the working folder, except for artifacts of an earlier attempt that can be continued."
-    attempts = [f for f in (partial, failed) if resumes and _fingerprint_in(f) == wanted]
-    if partial not in attempts: shutil.rmtree(partial / "artifacts", ignore_errors=True)
-    if attempts == [failed]: os.replace(failed / "artifacts", partial / "artifacts")
-    for name in ("notebook.ipynb", "metrics.json", "matches.json", "params.json"): (partial / name).unlink(missing_ok=True)
-    (partial / "artifacts").mkdir(exist_ok=True)
-
-# %% ../nbs/48_pipeline.ipynb #efc2a439
-def git_commit() -> str:
-    "The commit of this package's source, with -dirty when it was changed since; empty outside a repository and where git is missing."
-    command = ["git", "-C", str(Path(pointwssis.__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
-    try: return subprocess.run(command, capture_output=True, text=True).stdout.strip()
-    except OSError: return ""
 
 # %% ../nbs/48_pipeline.ipynb #35d72b62
 def _retitle(notebook: Path, partial: Path, target: Path, manifest: dict[str, Any]) -> None:
@@ -111,29 +89,36 @@ def _execute(notebook: Path, output: Path, params: dict[str, Any], failed: Path,
     except DeadKernelError: raise kernel.death() from None
 
 # %% ../nbs/48_pipeline.ipynb #92d1a6cd
-def _finish(partial: Path, target: Path, manifest: dict[str, Any]) -> None:
+def _finish(partial: Path, target: Path, run: Path, manifest: dict[str, Any]) -> Path | None:   # where the result of before is now
     "Write the manifest and move the working folder to its place."
     remove_litter(partial.rglob(".*"), every=True)
     if manifest["status"] == "done": shutil.rmtree(partial / "artifacts" / UNFINISHED, ignore_errors=True)
     _retitle(partial / "notebook.ipynb", partial, target, manifest)
     kept = {"files": hashes_of(partial), "artifacts": size_of(partial / "artifacts")}
     write_json(partial / "params.json", {**manifest, **kept}, indent=1)
+    stage = STAGES[manifest["stage"]]
+    keeps = not stage.always if manifest["status"] == "done" else stage.resumes and any((target / "artifacts").glob("*"))
+    before = set_aside(target, run) if keeps else None
     target.parent.mkdir(parents=True, exist_ok=True)
     put_in_place(partial, target)
     runs = target.parents[3]
     if manifest["stage"] == "report" and manifest["status"] == "done": write_sums(runs, figures_beside(runs))   # with this stage's own files
+    return before
 
-def _make(notebook: Path, partial: Path, target: Path, params: dict[str, Any], manifest: dict[str, Any], *how: Any) -> None:
+def _make(notebook: Path, partial: Path, target: Path, params: dict[str, Any], cfg: Config, manifest: dict[str, Any],
+          *how: Any) -> Path | None:
     "Run the stage in its working folder and keep what came out, good or bad."
-    failed, start = target.parent / "failed" / target.name, time.perf_counter()
+    run, start = target.parent, time.perf_counter()
+    failed = run / "failed" / target.name
     try:
         _execute(notebook, partial / "notebook.ipynb", params, failed, *how)
         read_json(partial / "metrics.json")
     except PointWSSISError as e:
         wall = round(time.perf_counter() - start, 1)
-        _finish(partial, failed, {**manifest, "status": "failed", "wall_s": wall, "error": str(e)})
+        _finish(partial, failed, run, {**manifest, "status": "failed", "wall_s": wall, "error": str(e)})
         raise StageError(str(e).replace(partial.as_posix(), failed.as_posix())) from None
-    _finish(partial, target, {**manifest, "status": "done", "wall_s": round(time.perf_counter() - start, 1)})
+    wall, outputs = round(time.perf_counter() - start, 1), output_hashes(target.name, cfg, partial / "artifacts")
+    return _finish(partial, target, run, {**manifest, "status": "done", "wall_s": wall, "outputs": outputs})
 
 # %% ../nbs/48_pipeline.ipynb #2c220be3
 _INSTALLED = Path(pointwssis.__file__).parent / "stage_notebooks"
@@ -148,9 +133,13 @@ class Outcome:
     how: str       # "ran", "kept" from before, or "shared" with another run
     wall_s: float  # that it took when it ran
     metrics: dict[str, Any]
+    other_code: str = ""         # hash of the sources that made it, where they are not today's; "unknown" of an older manifest
+    before: Path | None = None   # where the result that lay there is now
 
-def _outcome(folder: Path, how: str) -> Outcome:
-    return Outcome(folder.name, folder, how, read_json(folder / "params.json")["wall_s"], read_json(folder / "metrics.json"))
+def _outcome(folder: Path, how: str, source: str, before: Path | None = None) -> Outcome:
+    manifest = read_json(folder / "params.json")
+    made_by = manifest.get("source", "unknown")
+    return Outcome(folder.name, folder, how, manifest["wall_s"], read_json(folder / "metrics.json"), made_by if made_by != source else "", before)
 
 # %% ../nbs/48_pipeline.ipynb #4899c318
 def _with_root(params: dict[str, Any]) -> dict[str, Any]:
@@ -191,51 +180,79 @@ def _machine(name: str, params: dict[str, Any], cfg: Config, kernel: Kernel, amo
     if not precision_of(name, cfg): return machine_of(name, own)
     return ask(kernel, "", f"__import__('pointwssis.pipeline').pipeline.machine_of({name!r}, {own!r}, {among})")
 
+def _configured(params: dict[str, Any]) -> tuple[dict[str, Any], Config]:
+    "The parameters, and the configuration that they describe, after everything that can be checked."
+    def cfg_of(params: dict[str, Any]) -> Config: return config_of(**{key: params[key] for key in RUN if key in params})
+    cfg_of(params)
+    params = _with_root(params)
+    cfg = cfg_of(params)
+    _check_weights(cfg)
+    return params, cfg
+
 def _checked(stage: Stage, params: dict[str, Any], notebook: Path) -> tuple[dict[str, Any], Config]:
     "The parameters and configuration of a run, or the reason why it cannot start."
     check_parameters(notebook, {**params, **stage.fixed, "inputs": {}, "out": ""})
-    cfg = config_of(**{key: params[key] for key in RUN if key in params})
-    params = _with_root(params)
-    _check_weights(cfg)
-    return params, cfg
+    return _configured(params)
+
+# %% ../nbs/48_pipeline.ipynb #26ef079c
+def _is_valid(target: Path, wanted: str, source: str, same_code: bool) -> bool:
+    return is_done(target, wanted) and (not same_code or finished(target).get("source") == source)
+
+def _found(partial: Path, target: Path, wanted: str, source: str, same_code: bool, pictures: bool) -> Outcome | None:
+    "The result that another process has made in the meantime, a killed one all but put in place, or another run has."
+    if is_done(partial, wanted):
+        set_aside(target, target.parent)
+        put_in_place(partial, target)
+    if _is_valid(target, wanted, source, same_code): return _outcome(target, "kept", source)
+    if (twin := twin_of(target, wanted, source, same_code)) is None: return None
+    before = set_aside(target, target.parent)
+    take_over(twin, target)
+    if not pictures: drop_pictures(target)
+    return _outcome(target, "shared", source, before)
+
+def _begin(stage: Stage, params: dict[str, Any], cfg: Config, facts: dict[str, Any], *where: Any) -> dict[str, Any]:
+    "All of the manifest that is known when a stage starts."
+    return {"stage": stage.name, "parameters": params, "config": asdict(cfg), **facts, "version": pointwssis.__version__,
+            "git_commit": git_commit(), **_machine(stage.name, params, cfg, *where), "versions": versions()}
 
 # %% ../nbs/48_pipeline.ipynb #fe9ec5a5
 def run_stage(
     name: str,                   # a key of STAGES
     params: dict[str, Any],      # dataset, split, seed, data_root, overrides, and what else its notebook declares
-    runs: str | Path = RUNS,   # the folder of all runs
-    force: bool = False,         # run it even if a valid result is there
+    runs: str | Path = RUNS,     # the folder of all runs
+    force: bool = False,         # run it even if a valid result or another one is there, which moves aside
     notebooks: Path = NOTEBOOKS,
     kernel: Kernel | None = None,  # to run it in; None: one of its own
     among: int = 1,              # stages that may run at the same time and share the threads
+    same_code: bool = False,     # run it if the valid result is of other code
 ) -> Outcome:
     "Run one stage, unless its result is there already."
     if kernel is None:
-        with kernels() as pool: return run_stage(name, params, runs, force, notebooks, pool[0], among)
+        with kernels() as pool: return run_stage(name, params, runs, force, notebooks, pool[0], among, same_code)
     stage, runs = find_stage(name), Path(os.path.relpath(runs))
     notebook = notebooks / f"{stage.notebook or name}.ipynb"
     params, cfg = _checked(stage, params, notebook)
-    folder = run_folder(cfg, runs)
-    target = folder / name
-    check_inputs(stage, cfg, folder)
-    wanted, hashes = expected(stage, cfg, folder, **{key: value for key, value in params.items() if key not in RUN})
+    folder, source = run_folder(cfg, runs), source_hash(notebook)
+    target, extra = folder / name, {key: value for key, value in params.items() if key not in RUN}
     anew = force or stage.always
-    if not anew:
-        if is_done(target, wanted): clear_remains(target); return _outcome(target, "kept")
-        if twin := twin_of(target, wanted):
-            take_over(twin, target)
-            if cfg.variant: drop_pictures(target)
-            return _outcome(target, "shared")
-    manifest = {"stage": name, "parameters": params, "fingerprint": wanted, "inputs": hashes, "version": pointwssis.__version__,
-                "git_commit": git_commit(), **_machine(name, params, cfg, kernel, among), "versions": versions()}
+    with one_look():
+        check_inputs(stage, cfg, folder)
+        wanted, hashes = expected(stage, cfg, folder, **extra)
+        needs = ready_needs(stage, cfg, folder)
+        if not anew and _is_valid(target, wanted, source, same_code): clear_remains(target); return _outcome(target, "kept", source)
+        if not anew: refuse_other(stage, cfg, target, **extra)
+    def begin() -> dict[str, Any]:
+        return _begin(stage, params, cfg, {"fingerprint": wanted, "inputs": hashes, "source": source}, kernel, among)
+    manifest = begin() if anew or not twin_of(target, wanted, source, same_code) else {}
     with claim(target) as partial:
-        if not anew and is_done(partial, wanted): put_in_place(partial, target)
-        if not anew and is_done(target, wanted): return _outcome(target, "kept")
-        _prepare(partial, folder / "failed" / name, wanted, stage.resumes and not force)
+        if not anew and (found := _found(partial, target, wanted, source, same_code, not cfg.variant)): return found
+        manifest, made_by = manifest or begin(), prepare(partial, target, wanted, stage.resumes, force)
+        if made_by not in ("", source): manifest["resumed_from"] = made_by
         write_json(partial / "params.json", {**manifest, "status": "running"}, indent=1)
         bars = sys.stderr if among == 1 else Named(name, sys.stderr)
-        _make(notebook, partial, target, _injected(params, stage, ready_needs(stage, cfg, folder), folder, partial), manifest, kernel, bars)
-    return _outcome(target, "ran")
+        injected = _injected(params, stage, needs, folder, partial)
+        before = _make(notebook, partial, target, injected, cfg, manifest, kernel, bars)
+    return _outcome(target, "ran", source, before)
 
 # %% ../nbs/48_pipeline.ipynb #48a0c001
 def default_jobs(
@@ -248,6 +265,14 @@ def default_jobs(
     return 2 if kind == "cpu" else 1
 
 # %% ../nbs/48_pipeline.ipynb #9def0054
+def _check_places(params: dict[str, Any], runs: Path, stages: Iterable[str]) -> None:
+    "Refuse before anything is run, if a finished result of other settings or data lies in the place of a stage."
+    _, cfg = _configured(params)
+    folder = run_folder(cfg, runs)
+    with one_look():
+        for stage in map(find_stage, stages):
+            if not stage.always: refuse_other(stage, cfg, folder / stage.name)
+
 def reproduce(
     params: dict[str, Any],      # dataset, split, seed, data_root, overrides
     runs: str | Path = RUNS,   # the folder of all runs
@@ -257,18 +282,20 @@ def reproduce(
     tell: Callable[[str, Outcome | None], None] = lambda name, outcome: None,  # called before (None) and after each stage
     jobs: int = 0,               # stages at the same time; 0: see `default_jobs`
     pool: Kernels | None = None, # of several such calls
+    same_code: bool = False,     # as `run_stage`
 ) -> list[Outcome]:              # in the order of `stages`
     "Run every stage of the pipeline that is not up to date, independent ones side by side."
     if pool is None:
-        with kernels() as pool: return reproduce(params, runs, force, notebooks, stages, tell, jobs, pool)
+        with kernels() as pool: return reproduce(params, runs, force, notebooks, stages, tell, jobs, pool, same_code)
     cfg, wanted, stages = config_of(**{key: params[key] for key in RUN if key in params}), check_jobs(jobs), tuple(stages)
+    if not force: _check_places(params, Path(os.path.relpath(runs)), stages)
     graph = {name: [need for need in find_stage(name).needs if need in stages] for name in stages}
     def places() -> int:
         pool.jobs = pool.jobs or wanted or default_jobs(pool[0], cfg)
         return pool.jobs
     def work(name: str, place: int) -> Outcome:
         among = places() if beside(graph, name) else 1
-        return run_stage(name, params, runs, force, notebooks, pool[place], among)
+        return run_stage(name, params, runs, force, notebooks, pool[place], among, same_code)
     return list(side_by_side(graph, work, places, pool.stop, tell).values())
 
 # %% ../nbs/48_pipeline.ipynb #c682321c

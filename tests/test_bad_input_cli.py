@@ -158,13 +158,13 @@ def trained(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("how", SAYS)
 def test_broken_weak_pictures_stop_the_pseudo_labels(here, capsys, trained, how, monkeypatch):
     runs("split")
-    for stage in ("teacher", "refiner"):
-        monkeypatch.setattr(f"pointwssis.stages.{stage}", lambda cfg, inputs, out: finished(trained / stage, out))
-        runs(stage)
     strong = {image["file_name"] for image in json.loads(next(Path("outputs/runs").rglob("*_s.json")).read_text())["images"]}
     for name in strong: shutil.copy(Path("data/train") / name, Path("data") / name)
     says = spoil("data/train", how)
     for name in strong: shutil.move(Path("data") / name, Path("data/train") / name)
+    for stage in ("teacher", "refiner"):
+        monkeypatch.setattr(f"pointwssis.stages.{stage}", lambda cfg, inputs, out: finished(trained / stage, out))
+        runs(stage)
     line = fails(capsys, "run", "pseudo", *options())
     assert says in line and "data/train/00000" in line and "_w.json" in line
 

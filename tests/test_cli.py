@@ -58,6 +58,10 @@ def test_every_command_has_help(capsys, command):
     (("split", "--split", "half"), "half"),
     (("reproduce", "--dataset", "shape"), "unknown preset 'shape'. Did you mean 'shapes'?"),
     (("reproduce", "--dataset", "animals7"), "--data-root"),
+    (("reproduce", "--name", "../up"), "name '../up' names a folder. Use letters"),
+    (("run", "split", "--name", ".."), "name '..' names a folder"),
+    (("split", "--name", "a/b"), "name 'a/b' names a folder"),
+    (("split", "--name", "coco"), "name 'coco' is that of a preset"),
     (("reproduce", "--data-root", "nowhere"), "nowhere: no such folder"),
     (("report", "--runs", "nowhere"), "nowhere: no such folder"),
     (("predict", "nowhere.jpg", "--weights", "w.safetensors"), "nowhere.jpg: no such image"),
@@ -105,7 +109,7 @@ def test_bad_annotations_pass_through_the_stage_as_one_line(here, capsys, edit, 
     shapes.write(here / "data", train=3, val=1)
     change(here / "data/annotations/instances_train.json", edit)
     assert says in fails(capsys, "run", "split", "--data-root", "data")
-    assert not Path("outputs/runs/custom/10p/s0/split").exists()
+    assert not Path("outputs/runs/data/10p/s0/split").exists()
 
 
 def test_broken_json_names_the_place(here, capsys):

@@ -1,6 +1,7 @@
 "One command, every stage by papermill: numbers, pictures and evidence are there, and a second call has nothing left to do."
 import json
 import math
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -8,7 +9,9 @@ import pytest
 
 from pointwssis import shapes
 from pointwssis.cli import main
+from pointwssis.core import write_json
 from pointwssis.graph import STAGES, is_done
+from pointwssis.summary import summary
 from chain import TINY
 
 SCORES = ("teacher_ap_percent", "student_sw_ap_percent", "student_sw_refined_ap_percent", "supervised_ap_percent",
@@ -84,4 +87,21 @@ def test_a_second_call_skips_every_stage(done, capsys):
     skipped = [stage for stage in STAGES if f"{stage} up to date" in said]
     assert skipped == [stage for stage in STAGES if stage != "report"]           # the report reads all runs, so it is always made
     assert {path.parent.name for path, time in before.items() if path.stat().st_mtime_ns != time} == {"report"}
-    assert "| 25% | teacher, AP |" in said
+    assert said.endswith(f"{summary(Path('outputs/runs/shapes/25p/s1'))}\n")
+
+
+def test_the_summary_is_of_this_run_alone(done, tmp_path):
+    "A second seed lies beside it, whose numbers must not be mixed in."
+    shutil.copytree(done[0] / "outputs/runs", tmp_path / "runs")
+    shutil.copytree(tmp_path / "runs/shapes/25p/s1", tmp_path / "runs/shapes/25p/s0")
+    path = tmp_path / "runs/shapes/25p/s0/evaluate/metrics.json"
+    write_json(path, dict.fromkeys(json.loads(path.read_text()), 77.7))
+    said, own = summary(tmp_path / "runs/shapes/25p/s1").splitlines(), metrics(done[0], "evaluate")
+    assert said[0] == "shapes, 25% of the images with masks, seed 1" and "77.7" not in str(said) and "±" not in str(said)
+    rows = {line[:28].strip(): line[28:].split() for line in said[2:8]}
+    keys = ("teacher_ap_percent", "student_sw_ap_percent", "student_sw_refined_ap_percent", "supervised_ap_percent")
+    names = ("teacher", "student", "student with refined masks", "supervised")
+    assert {name: rows[name] for name in names} == {name: [f"{own[key]:.1f}"] for name, key in zip(names, keys)}
+    matched = 100 - 100 * own["points_without_mask"] / own["points"]
+    assert rows["pseudo masks, refined"] == [f"{own['pseudo_sw_refined_miou_percent']:.1f}", f"{matched:.1f}%"]
+    assert all(f"{stage} " in said[8] for stage in STAGES) and "figures/report.html" in said[9] and "notebook.ipynb" in said[10]

@@ -9,12 +9,12 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "pointwssis"
 FLOORS = [
     {"core", "decode", "parallel", "markup"},
-    {"executed", "sums", "options", "ablations", "masks", "store", "checkpoint", "results", "sampler", "process", "journal", "show", "page", "matches", "image_files"},
-    {"config", "coco", "device", "plan", "details", "bootstrap", "weights"},
+    {"executed", "sums", "options", "ablations", "sources", "masks", "store", "checkpoint", "results", "sampler", "process", "journal", "show", "page", "matches", "image_files"},
+    {"config", "coco", "device", "plan", "details", "bootstrap", "weights", "pictures", "summary"},
     {"backbone", "submission", "shapes", "points", "targets", "engine", "evaluate", "crops", "plots", "evidence"},
     {"refinenet", "splits", "dataset", "prompt", "tables", "manifests"},
     {"refiner", "solov2", "graph", "survey", "batches", "comparisons"},
-    {"pseudo", "predict", "release", "report"},
+    {"pseudo", "predict", "release", "report", "places"},
     {"gallery", "verify"},
     {"split_stage", "kernels", "jobs"},
     {"stages"},

@@ -3,6 +3,7 @@ import base64
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,9 +20,11 @@ from PIL import Image
 
 import pointwssis
 from pointwssis import device, graph, pipeline
-from pointwssis.core import ConfigError, DataError, StageError, file_hash
+from pointwssis.commands import tell
+from pointwssis.core import ConfigError, DataError, StageError, file_hash, write_json
 from pointwssis.graph import STAGES, config_of, fingerprint, is_done
 from pointwssis.pipeline import reproduce, run_stage
+from pointwssis.places import differences
 
 ROOT = Path(__file__).parent.parent
 PARAMETERS = 'dataset = "shapes"\nsplit = "10p"\nseed = 0\ndata_root = ""\noverrides = {}\ninputs = {}\nout = ""'
@@ -100,8 +103,11 @@ def test_the_manifest_says_what_was_run(stages):
     outcome = run(stages, "split", {"seed": 3, "overrides": {"student_train.steps": 5}})
     assert outcome.folder == Path("outputs/runs/shapes/10p/s3/split") and outcome.metrics == {"inputs": []}
     found = manifest(outcome.folder)
-    assert {"stage", "parameters", "fingerprint", "inputs", "version", "git_commit", "device", "precision", "wall_s", "status"} <= set(found)
+    assert {"stage", "parameters", "config", "fingerprint", "inputs", "outputs", "version", "source", "git_commit", "device", "precision",
+            "wall_s", "status"} <= set(found)
     assert found["parameters"] == {"seed": 3, "overrides": {"student_train.steps": 5}} and found["status"] == "done" and found["wall_s"] > 0
+    assert found["config"]["student_train"]["steps"] == 5 and found["config"]["teacher_train"]["workers"] == 0     # all of it
+    assert found["outputs"] == {"instances_s.json": file_hash(outcome.folder / "artifacts/instances_s.json")}
     text = (outcome.folder / "notebook.ipynb").read_text()
     assert "partial" not in text and "outputs/runs/shapes/10p/s3/split/artifacts" in text
 
@@ -146,8 +152,9 @@ def test_an_input_made_with_other_settings_is_refused(stages):
     run(stages, "split")
     run(stages, "teacher")
     other = {"overrides": {"teacher_train.steps": 9}}
-    with pytest.raises(StageError, match="teacher was made with other settings"): run(stages, "refiner", other)
-    assert run(stages, "teacher", other).how == "ran" and run(stages, "refiner", other).how == "ran"
+    with pytest.raises(StageError, match=r"teacher was made with other settings or data: teacher_train.steps 400 -> 9, .* `pointwssis run teacher --force`"):
+        run(stages, "refiner", other)
+    assert run(stages, "teacher", other, force=True).how == "ran" and run(stages, "refiner", other).how == "ran"
 
 
 def test_changed_content_of_an_input_runs_the_stage_again(stages):
@@ -158,15 +165,111 @@ def test_changed_content_of_an_input_runs_the_stage_again(stages):
     assert run(stages, "teacher").how == "ran"
 
 
-def test_changed_annotations_run_the_split_again(stages):
-    Path("data/annotations").mkdir(parents=True)
-    Path("data/annotations/instances_train.json").write_text("{}")
-    params = {"dataset": "custom", "data_root": "data"}
+def own_data(pictures: str = "white") -> dict:
+    "A data set in the folder `data` with one picture in each half, and the parameters of its run."
+    Path("data/annotations").mkdir(parents=True, exist_ok=True)
+    for half in ("train", "val"):
+        write_json(f"data/annotations/instances_{half}.json", {"images": [{"id": 1, "file_name": "a.png"}]})
+        Path("data", half).mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8), pictures).save(f"data/{half}/a.png")
+    return {"dataset": "custom", "data_root": "data"}
+
+
+def test_changed_annotations_are_another_data_set(stages):
+    params = own_data()
     assert [run(stages, "split", params).how for _ in range(2)] == ["ran", "kept"]
-    Path("data/annotations/instances_train.json").write_text('{"images": []}')
-    assert run(stages, "split", params).how == "ran"
+    write_json("data/annotations/instances_train.json", {"images": []})
+    with pytest.raises(StageError, match=r"data/10p/s0/split holds a finished result .* annotations/instances_train.json \(other content\)"):
+        run(stages, "split", params)
+    assert run(stages, "split", params, force=True).how == "ran"
     assert run(stages, "split", {**params, "data_root": str(Path("data").resolve())}).how == "kept"
-    assert str(Path.cwd()) not in Path("outputs/runs/custom/10p/s0/split/notebook.ipynb").read_text()
+    assert str(Path.cwd()) not in Path("outputs/runs/data/10p/s0/split/notebook.ipynb").read_text()
+
+
+def test_black_pictures_are_another_data_set(stages):
+    "The same names, the same annotations; validation pictures matter to the evaluation alone."
+    params = own_data()
+    reproduce(params, notebooks=stages, stages=["split", "teacher", "refiner", "pseudo", "evaluate"])
+    Image.new("RGB", (8, 8), "black").save("data/val/a.png")
+    assert run(stages, "teacher", params).how == "kept"
+    with pytest.raises(StageError, match=r"images of annotations/instances_val.json \(other content\)"): run(stages, "evaluate", params)
+    own_data("black")
+    with pytest.raises(StageError, match=r"teacher holds .* images of annotations/instances_train.json \(other content\). Pass --name OTHER"):
+        reproduce(params, notebooks=stages)
+    own_data()
+    assert run(stages, "evaluate", params).how == "kept"
+
+
+def test_drawn_pictures_are_inputs_of_every_later_stage(stages):
+    draws = "from PIL import Image\nfrom pointwssis.core import write_json\nroot = Path(out) / 'data'\n(root / 'train').mkdir(parents=True)\n"
+    draws += "Image.new('RGB', (8, 8), COLOUR).save(root / 'train/a.png')\n"
+    draws += "write_json(root / 'annotations/instances_train.json', {'images': [{'file_name': 'a.png'}]})"
+    notebook(stages / "split.ipynb", writes("split"), draws.replace("COLOUR", "'white'"))
+    run(stages, "split")
+    assert [run(stages, "teacher").how for _ in range(2)] == ["ran", "kept"]
+    notebook(stages / "split.ipynb", writes("split"), draws.replace("COLOUR", "'black'"))
+    run(stages, "split", force=True)
+    again = run(stages, "teacher")
+    assert (again.how, again.before) == ("ran", Path("outputs/runs/shapes/10p/s0/replaced/teacher-1")) and is_done(again.before)
+
+
+def test_a_finished_result_is_not_replaced_by_one_of_other_settings(stages):
+    first, other = reproduce({}, notebooks=stages), {"overrides": {"student_train.steps": 5, "student_train.lr": .1}}
+    before = {o.stage: manifest(o.folder) for o in first}
+    says = r"s0/student holds .* student_train.steps 800 -> 5, student_train.lr 0.003 -> 0.1. Pass --name OTHER to keep both, or --force"
+    for stop in (lambda: reproduce(other, notebooks=stages), lambda: run(stages, "student", other)):
+        with pytest.raises(StageError, match=says): stop()
+    assert {o.stage: manifest(o.folder) for o in first} == before
+    beside = {o.stage: o.how for o in reproduce({"overrides": {**other["overrides"], "name": "short"}}, notebooks=stages)}
+    assert {name for name, how in beside.items() if how == "shared"} == {"split", "teacher", "refiner", "pseudo"}
+    assert manifest(Path("outputs/runs/short/10p/s0/student"))["config"]["student_train"]["steps"] == 5
+    forced = run(stages, "student", other, force=True)
+    assert forced.before == Path("outputs/runs/shapes/10p/s0/replaced/student-1") and manifest(forced.before) == before["student"]
+    assert run(stages, "student", other, force=True).before.name == "student-2"
+
+
+def test_many_differences_are_counted(stages):
+    run(stages, "split")
+    names = ("short_side", "long_side")
+    other = {"overrides": {**{f"data.{name}": 64 for name in names}, "point_strategy": "random", "data.val_json": "v.json", "data.train_images": "t"}}
+    with pytest.raises(StageError, match="data.train_images .* and 2 more. Pass"): run(stages, "split", other)
+
+
+def test_another_refusal_comes_before_any_work(stages):
+    "A student of other settings is found before the teacher is trained."
+    run(stages, "split"), run(stages, "supervised")
+    with pytest.raises(StageError, match="supervised holds"): reproduce({"overrides": {"student_train.steps": 5}}, notebooks=stages)
+    assert not Path("outputs/runs/shapes/10p/s0/teacher").exists()
+
+
+def test_a_result_of_an_older_manifest_is_compared_by_its_parameters(stages):
+    folder = run(stages, "split").folder
+    old = {key: value for key, value in manifest(folder).items() if key not in ("config", "source", "outputs")}
+    write_json(folder / "params.json", {**old, "fingerprint": "of an older formula", "parameters": {"overrides": {"point_strategy": "random"}}})
+    with pytest.raises(StageError, match='point_strategy "random" -> "centroid"'): run(stages, "split")
+    write_json(folder / "params.json", {**old, "fingerprint": "of an older formula"})
+    again = run(stages, "split")
+    assert again.how == "ran" and manifest(again.before)["fingerprint"] == "of an older formula"
+    write_json(folder / "params.json", {**manifest(folder), "source": "older"} | {"fingerprint": manifest(folder)["fingerprint"]})
+    assert run(stages, "split").other_code == "older"
+
+
+def test_a_result_of_other_code_is_kept_and_named(stages, capsys):
+    reproduce({}, notebooks=stages)
+    notebook(stages / "teacher.ipynb", writes("teacher"), "print('another line')")
+    kept = run(stages, "teacher")
+    assert kept.how == "kept" and kept.other_code == manifest(kept.folder)["source"] != ""
+    tell("teacher", kept)
+    assert f"made by other code ({kept.other_code[:12]}): --same-code makes it again" in capsys.readouterr().out
+    again = run(stages, "teacher", same_code=True)
+    assert (again.how, again.other_code, again.before.name) == ("ran", "", "teacher-1")
+    assert run(stages, "teacher", same_code=True).how == "kept" and run(stages, "split", same_code=True).how == "kept"
+
+
+@pytest.mark.parametrize("key, value", [("teacher_train.workers", 1), ("teacher_train.save_every", 3), ("data.cache_images", False)])
+def test_options_without_a_say_leave_a_result_valid(stages, key, value):
+    run(stages, "split"), run(stages, "teacher")
+    assert run(stages, "teacher", {"overrides": {key: value}}).how == "kept"
 
 
 def test_evidence_without_artifacts_is_no_input(stages):
@@ -211,6 +314,33 @@ def test_a_failure_is_one_line_and_is_kept_aside(stages, body, message):
     assert sorted(path.name for path in good.parent.iterdir()) == ["failed", "split"]
 
 
+def is_state(folder: Path) -> bool: return (folder / "artifacts/state.pt").is_file() and "fingerprint" in manifest(folder)
+
+
+def test_no_start_deletes_a_training_state(stages):
+    "Broken off without a chance to fail, then asked for with other settings, then forced."
+    partial, replaced = Path("outputs/runs/shapes/10p/s0/.teacher.partial"), Path("outputs/runs/shapes/10p/s0/replaced")
+    run(stages, "split")
+    for n, options in enumerate(({"params": {"overrides": {"teacher_train.lr": .5}}}, {"force": True}), start=1):
+        wanted = graph.expected(STAGES["teacher"], config_of(), partial.parent)[0]
+        (partial / "artifacts").mkdir(parents=True)
+        (partial / "artifacts/state.pt").touch()
+        write_json(partial / "params.json", {"fingerprint": wanted, "status": "running"})
+        run(stages, "teacher", **options)
+        assert is_state(replaced / f"teacher-{n}")
+        shutil.rmtree(partial.parent / "teacher")
+
+
+def test_a_state_goes_on_with_other_workers_and_says_which_code_made_it(stages):
+    run(stages, "split")
+    notebook(stages / "teacher.ipynb", "from pathlib import Path\n(Path(out) / 'state.pt').touch()\nraise ValueError")
+    with pytest.raises(StageError): run(stages, "teacher")
+    made_by = manifest(Path("outputs/runs/shapes/10p/s0/failed/teacher"))["source"]
+    notebook(stages / "teacher.ipynb", "from pathlib import Path\nassert (Path(out) / 'state.pt').exists()", writes("teacher"))
+    done = run(stages, "teacher", {"overrides": {"teacher_train.workers": 3, "teacher_train.save_every": 2}})
+    assert manifest(done.folder)["resumed_from"] == made_by
+
+
 def test_a_training_that_failed_goes_on_and_others_start_afresh(stages):
     run(stages, "split")
     broken = "from pathlib import Path\nstate = Path(out) / 'state.pt'\nprint(state.exists())\nstate.touch()\nraise ValueError"
@@ -219,6 +349,7 @@ def test_a_training_that_failed_goes_on_and_others_start_afresh(stages):
     with pytest.raises(StageError): run(stages, "teacher")
     notebook(stages / "teacher.ipynb", goes_on, writes("teacher"))
     with pytest.raises(StageError, match="AssertionError"): run(stages, "teacher", {"overrides": {"teacher_train.steps": 8}})
+    assert is_state(Path("outputs/runs/shapes/10p/s0/replaced/teacher-1"))
     notebook(stages / "teacher.ipynb", broken)
     with pytest.raises(StageError): run(stages, "teacher")
     notebook(stages / "teacher.ipynb", goes_on, writes("teacher"))
@@ -342,3 +473,10 @@ def test_the_manifest_names_the_precision(monkeypatch):
         assert {name for name, how in found.items() if how == "bf16"} == in_bf16
         assert {name for name, how in found.items() if not how} == {"split", "report"}
 
+
+def test_a_committed_run_is_no_obstacle_where_nothing_differs(monkeypatch):
+    "Manifests of earlier versions have neither the configuration nor the images; what they say is still compared."
+    for path in sorted((ROOT / "runs/shapes").glob("10p*/s0/*/params.json")):
+        old = manifest(path.parent)
+        asked = {key: value for key, value in old["parameters"].items() if key in pipeline.RUN}
+        if old["stage"] in STAGES: assert differences(STAGES[old["stage"]], config_of(**asked), old) == [], path
