@@ -583,6 +583,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
                                    'pointwssis.places._clear': ('places.html#_clear', 'pointwssis/places.py'),
                                    'pointwssis.places._config_in': ('places.html#_config_in', 'pointwssis/places.py'),
                                    'pointwssis.places._few': ('places.html#_few', 'pointwssis/places.py'),
+                                   'pointwssis.places._free_place': ('places.html#_free_place', 'pointwssis/places.py'),
                                    'pointwssis.places._link': ('places.html#_link', 'pointwssis/places.py'),
                                    'pointwssis.places._manifest_in': ('places.html#_manifest_in', 'pointwssis/places.py'),
                                    'pointwssis.places._text': ('places.html#_text', 'pointwssis/places.py'),

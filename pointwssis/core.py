@@ -196,7 +196,9 @@ def device_name(
     "What a reader of a wall time needs to know about the machine."
     import torch
     if device.type == "mps": return "Apple GPU"
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    if device.type == "cuda": return torch.cuda.get_device_name(device)
+    count = torch.get_num_threads()
+    return f"CPU, {count} thread{'s' * (count != 1)}"
 
 # %% ../nbs/00_core.ipynb #ad29431e
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "opencv-python-headless", "pycocotools", "faster-coco-eval")

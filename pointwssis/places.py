@@ -104,6 +104,11 @@ def take_over(twin: Path, target: Path) -> None:
     with atomic_path(target) as temporary: shutil.copytree(twin, temporary, copy_function=_link)
 
 # %% ../nbs/62_places.ipynb #a89790b2
+def _free_place(run: Path, name: str) -> Path:
+    "The folder in `replaced` under the next free number; it does not exist yet."
+    numbered = (run / "replaced" / f"{name}-{n}" for n in count(1))
+    return next(path for path in numbered if not path.exists())
+
 def set_aside(
     folder: Path,    # a stage's place, or what an attempt left
     run: Path,       # the folder of the run
@@ -111,8 +116,7 @@ def set_aside(
 ) -> Path | None:    # where it is now; None: there was nothing
     "Move a result to the folder `replaced` of its run, under the next free number."
     if not folder.exists(): return None
-    numbered = (run / "replaced" / f"{name or folder.name}-{n}" for n in count(1))
-    place = next(path for path in numbered if not path.exists())
+    place = _free_place(run, name or folder.name)
     place.parent.mkdir(parents=True, exist_ok=True)
     os.replace(folder, place)
     return place
@@ -123,12 +127,12 @@ def _manifest_in(folder: Path) -> dict[str, Any]:
 
 def _clear(partial: Path, target: Path, keep: bool) -> None:
     "Take out of the working folder what another attempt left; `keep` moves a training state aside."
-    artifacts, aside = partial / "artifacts", partial / "aside"
+    artifacts = partial / "artifacts"
     if keep and artifacts.is_dir() and any(artifacts.iterdir()):
-        aside.mkdir(exist_ok=True)
-        for path in (artifacts, partial / "params.json"):
+        aside = _free_place(target.parent, target.name)
+        aside.mkdir(parents=True)
+        for path in (partial / "params.json", artifacts):
             if path.exists(): os.replace(path, aside / path.name)
-        set_aside(aside, target.parent, target.name)
     shutil.rmtree(artifacts, ignore_errors=True)
     (partial / "params.json").unlink(missing_ok=True)
 
@@ -145,7 +149,7 @@ def prepare(
     attempts = [place for place, manifest in found.items() if manifest.get("fingerprint") == wanted]
     if partial not in attempts: _clear(partial, target, resumes)
     if attempts == [failed]:
-        shutil.copy2(failed / "params.json", partial / "params.json")
+        with atomic_path(partial / "params.json") as temporary: shutil.copy2(failed / "params.json", temporary)
         os.replace(failed / "artifacts", partial / "artifacts")
     for name in ("notebook.ipynb", "metrics.json", "matches.json"): (partial / name).unlink(missing_ok=True)
     (partial / "artifacts").mkdir(exist_ok=True)
