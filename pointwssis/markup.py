@@ -7,25 +7,55 @@ from __future__ import annotations
 import base64, html, io, re
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from PIL import Image
 
 # %% auto #0
-__all__ = ['MARKS', 'inline', 'to_html', 'embedded']
+__all__ = ['PLAIN', 'HIDDEN', 'TARGET', 'MARKS', 'escaped', 'link', 'inline', 'to_html', 'embedded']
 
 # %% ../nbs/28_markup.ipynb #7f1e38bc
+PLAIN = re.compile(r"[\\`*\[\]<>|$]")                      # marks of Markdown, and of formulas
+HIDDEN = {ord(mark): 0xE000 + ord(mark) for mark in r"\`*[]<>|$"}   # marks that mean themselves, while marks are read
+
+def escaped(
+    text: str,   # from data: the name of a class, a run or a file
+) -> str:        # Markdown in one line that shows just this
+    "Text without any marks."
+    return PLAIN.sub(r"\\\g<0>", " ".join(str(text).split()))
+
+def link(
+    path: str,   # relative, with slashes
+) -> str:        # such as ../runs/a%20b/s0
+    "A path as the target of a link, never as anything else."
+    return quote(path)
+
+def _hide(text: str) -> str: return re.sub(r"\\([\\`*\[\]<>|$])", lambda found: found[1].translate(HIDDEN), text)
+def _show(made: str) -> str:
+    return re.sub("[\ue000-\ue07f]", lambda found: html.escape(chr(ord(found[0]) - 0xE000)), made)
+
+
+# %% ../nbs/28_markup.ipynb #d1c2c003
+TARGET = re.compile(r"https?://|(?![/\\]{2})[^:/?#]*(?:[/?#]|$)")   # of the web, or relative
+
+def _link(found: re.Match) -> str:
+    target = html.unescape(found[2])
+    return f'<a href="{found[2]}">{found[1]}</a>' if TARGET.match(target) else found[0]
+
 MARKS = (   # what stands within a line: pattern, replacement
     (re.compile(r"`([^`]+)`"), r"<code>\1</code>"), (re.compile(r"\*\*(.+?)\*\*"), r"<strong>\1</strong>"),
-    (re.compile(r"\[([^\]]+)\]\(([^)\s]+)\)"), r'<a href="\2">\1</a>'))
+    (re.compile(r"\[([^\]]+)\]\(([^)\s]+)\)"), _link))
 
 def inline(
     text: str,   # Markdown without line breaks that matter
 ) -> str:        # HTML
     "Bold words, code and links."
-    made = html.escape(text)
+    made = html.escape(_hide(text))
     for pattern, replacement in MARKS: made = pattern.sub(replacement, made)
-    return made
+    return _show(made)
 
+
+# %% ../nbs/28_markup.ipynb #d1c2c004
 def _cells(line: str) -> list[str]: return [cell.strip() for cell in line.strip().strip("|").split("|")]
 
 def _cell(text: str, behind: str) -> str:
@@ -42,19 +72,21 @@ def _table(lines: list[str], behind: list[list[str]]) -> str:
     rows = "\n".join(f"<tr>{''.join(map(_cell, cells, runs))}</tr>" for cells, runs in zip(body, known))
     return f'<div class="scroll" tabindex="0"><table><thead><tr>{heads}</tr></thead><tbody>\n{rows}\n</tbody></table></div>'
 
+
+# %% ../nbs/28_markup.ipynb #d1c2c005
 def to_html(
     text: str,                                 # Markdown
     behind: Sequence[Sequence[str]] = (),      # of each cell of a table: numbers of the runs behind it, with spaces between
 ) -> str:
     "Paragraphs, headings and tables as HTML."
-    made = []
+    made, text = [], _hide(text)
     for block in re.split(r"\n\s*\n", text.strip()):
         lines = block.split("\n")
         level = len(lines[0]) - len(lines[0].lstrip("#"))
         if lines[0].startswith("|"): made.append(_table(lines, [list(cells) for cells in behind]))
         elif level: made.append(f"<h{level}>{inline(lines[0].lstrip('# '))}</h{level}>")
         else: made.append(f"<p>{inline(' '.join(lines))}</p>")
-    return "\n".join(made)
+    return _show("\n".join(made))
 
 # %% ../nbs/28_markup.ipynb #ede49bf6
 def embedded(

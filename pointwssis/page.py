@@ -14,7 +14,7 @@ from PIL import Image
 
 import pointwssis
 from .core import atomic_path, read_json
-from .markup import embedded, inline, to_html
+from .markup import embedded, escaped, inline, link, to_html
 
 # %% auto #0
 __all__ = ['PHOTOGRAPHS', 'ORDER', 'TABLES', 'TITLE', 'INTRODUCTION', 'USE', 'HOW', 'PICTURE', 'Plate', 'plates', 'evidence',
@@ -60,10 +60,11 @@ def _plate(plate: Plate, figures: Path) -> str:
     photograph, stem = bool(plate.split), html.escape(plate.stem)
     kind = ' class="photograph"' * photograph
     picture = f'<img src="{stem}.png"{kind} alt="{html.escape(plate.caption)}" width="{width}" height="{height}">'
-    links = f'<a href="{stem}.json">{"facts" if photograph else "numbers"}</a>'
-    if path.with_suffix(".pdf").is_file(): links = f'<a href="{stem}.pdf">PDF</a> · {links}'
+    target = link(plate.stem)
+    links = f'<a href="{target}.json">{"facts" if photograph else "numbers"}</a>'
+    if path.with_suffix(".pdf").is_file(): links = f'<a href="{target}.pdf">PDF</a> · {links}'
     return (f'<figure id="{stem}"><button type="button" class="enlarge" title="Enlarge">{picture}</button>\n'
-            f"<figcaption><p>{inline(plate.caption)}</p>{links}</figcaption></figure>")
+            f"<figcaption><p>{html.escape(plate.caption)}</p>{links}</figcaption></figure>")
 
 # %% ../nbs/29_page.ipynb #eb8b3a01
 def _order(folder: Path) -> tuple[float, str, str]:
@@ -83,16 +84,16 @@ def evidence(
     figures: str | Path,     # where the page will lie
 ) -> str:                    # Markdown; "" without notebooks
     "A table of all executed notebooks of a data set."
-    folders = sorted((f for f in Path(runs).glob(f"{dataset}/*p*/s*") if f.is_dir()), key=_order)
+    folders = sorted((f for f in (Path(runs) / dataset).glob("*p*/s*") if f.is_dir()), key=_order)
     names, lines = _stages(folders), []
     for folder in folders:
         kept = {name: read_json(path) for name in names if (path := folder / name / "params.json").is_file()}
         manifests = {name: manifest for name, manifest in kept.items() if "wall_s" in manifest}
-        links = {name: Path(os.path.relpath(folder / name / "notebook.ipynb", figures)).as_posix() for name in manifests}
+        links = {name: link(Path(os.path.relpath(folder / name / "notebook.ipynb", figures)).as_posix()) for name in manifests}
         minutes = [f"[{manifests[name]['wall_s'] / 60:.1f}]({links[name]})" if name in manifests else "—" for name in names]
         devices = "; ".join(dict.fromkeys(m["device"] for m in manifests.values()))
-        if manifests: lines.append([folder.parent.name, folder.name[1:], *minutes, devices])
-    table = [["run", "seed", *names, "device"], ["---"] * (len(names) + 3), *lines]
+        if manifests: lines.append([escaped(folder.parent.name), escaped(folder.name[1:]), *minutes, escaped(devices)])
+    table = [["run", "seed", *map(escaped, names), "device"], ["---"] * (len(names) + 3), *lines]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in table) if lines else ""
 
 # %% ../nbs/29_page.ipynb #8eef8ee5
@@ -129,7 +130,7 @@ def sheets(
 # %% ../nbs/29_page.ipynb #00ffc80b
 def _links(figures: Path, stem: str) -> str:
     "Where a table lies for spreadsheets and for programs."
-    return " · ".join(f"[{s.upper()}]({stem}.{s})" for s in ("csv", "json") if (figures / f"{stem}.{s}").is_file())
+    return " · ".join(f"[{s.upper()}]({link(stem)}.{s})" for s in ("csv", "json") if (figures / f"{stem}.{s}").is_file())
 
 def _fact(value: Any) -> str:
     "A fact of a run in a line."
@@ -140,7 +141,7 @@ def _told(sheet: Sheet, known: dict[str, dict]) -> list[list[str]]:
     "Numbers of the runs behind each cell; runs that are new get the next number."
     for folder in (f for row in sheet.cells for cell in row for f in cell):
         facts = [[name.replace("_", " "), _fact(value)] for name, value in {"path": folder, **sheet.facts.get(folder, {})}.items()]
-        known.setdefault(folder, {"link": f"{sheet.root}/{folder}/notebook.ipynb", "facts": facts})
+        known.setdefault(folder, {"link": link(f"{sheet.root}/{folder}/notebook.ipynb"), "facts": facts})
     numbers = {folder: str(i) for i, folder in enumerate(known)}
     return [[" ".join(numbers[f] for f in cell) for cell in row] for row in sheet.cells]
 
@@ -171,16 +172,16 @@ def _sections(runs: Path, figures: Path) -> list[Section]:
 
 # %% ../nbs/29_page.ipynb #99215d51
 def _plate_as_markdown(plate: Plate, figures: Path) -> str:
-    links = [f"[{s.upper()}]({plate.stem}.{s})" for s in ("pdf", "json") if (figures / f"{plate.stem}.{s}").is_file()]
-    return f"![{plate.stem}]({plate.stem}.png)\n\n{plate.caption} {', '.join(links)}"
+    links = [f"[{s.upper()}]({link(plate.stem)}.{s})" for s in ("pdf", "json") if (figures / f"{plate.stem}.{s}").is_file()]
+    return f"![{escaped(plate.stem)}]({link(plate.stem)}.png)\n\n{escaped(plate.caption)} {', '.join(links)}"
 
 def _as_markdown(sections: list[Section], figures: Path) -> str:
     "The page for those who read in a repository."
     made = [f"# {TITLE}", INTRODUCTION]
     for part in sections:
-        made += [f"## {part.name}", *(text for t in part.tables for text in (t.text, _links(figures, t.name)) if text)]
+        made += [f"## {escaped(part.name)}", *(text for t in part.tables for text in (t.text, _links(figures, t.name)) if text)]
         made += [_plate_as_markdown(p, figures) for p in part.pictures]
-        if part.evidence: made += [f"### {part.name}: executed notebooks", HOW, part.evidence]
+        if part.evidence: made += [f"### {escaped(part.name)}: executed notebooks", HOW, part.evidence]
     return "\n\n".join(made) + "\n"
 
 def _photographs(pictures: list[Plate], figures: Path) -> list[str]:
@@ -188,7 +189,7 @@ def _photographs(pictures: list[Plate], figures: Path) -> list[str]:
     made: list[str] = []
     for split in dict.fromkeys(p.split for p in pictures):
         own = "\n".join(_plate(p, figures) for p in pictures if p.split == split)
-        summary = f"<summary>Pictures at {split.rstrip('p')}% of the images with masks</summary>"
+        summary = f"<summary>Pictures at {html.escape(split.rstrip('p'))}% of the images with masks</summary>"
         made.append(f"<details{'' if made else ' open'}>{summary}\n{own}</details>")
     return made
 
@@ -204,10 +205,10 @@ def _section(part: Section, figures: Path, known: dict[str, dict]) -> str:
 def _as_html(sections: list[Section], figures: Path) -> str:
     "The page that holds everything."
     known: dict[str, dict] = {}
-    places = " ".join(f'<a href="#{html.escape(part.name)}">{html.escape(part.name)}</a>' for part in sections)
+    places = " ".join(f'<a href="#{link(part.name)}">{html.escape(part.name)}</a>' for part in sections)
     made = [f"<header><h1>{TITLE}</h1>", to_html(INTRODUCTION), to_html(USE), f"<nav>{places}</nav></header>"]
     body = "\n".join([*made, *(_section(part, figures, known) for part in sections)])
-    facts = json.dumps([*known.values()], ensure_ascii=False).replace("</", "<\\/")
+    facts = json.dumps([*known.values()], ensure_ascii=False).replace("<", "\\u003c")
     template = Path(pointwssis.__file__).with_name("page.html").read_text(encoding="utf-8")
     return Template(template).substitute(title=TITLE, body=body, facts=facts)
 

@@ -67,7 +67,7 @@ def _retitle(notebook: Path, partial: Path, target: Path, manifest: dict[str, An
     nb = nbformat.reads(notebook.read_text(encoding="utf-8").replace(partial.as_posix(), target.as_posix()), 4)
     tidy(nb, command_of(manifest) if manifest["parameters"].get("overrides", {}).get("variant") else "")
     if error := manifest.get("error", ""):
-        nb.cells.insert(0, nbformat.v4.new_markdown_cell(f"**This stage failed.**\n\n```\n{error}\n```", id="failure"))
+        nb.cells.insert(0, nbformat.v4.new_markdown_cell("**This stage failed.**\n\n```\n" + error.replace("```", "\'\'\'") + "\n```", id="failure"))
     with atomic_path(notebook) as temporary: nbformat.write(nb, temporary)
 
 # %% ../nbs/48_pipeline.ipynb #d26ded0f

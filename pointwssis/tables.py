@@ -13,6 +13,7 @@ from typing import Any
 from .bootstrap import RESAMPLES
 from .core import atomic_path
 from .evidence import Cell, Evidence, cell, given, provenance, run_of, stages_of
+from .markup import escaped, link
 from .results import CAPTIONS, OTHER_DATA, PUBLISHED, RESULTS, folder_of, share_of
 
 # %% auto #0
@@ -63,7 +64,7 @@ def make_table(
     runs = {folder: provenance(evidence, folder) for folder in dict.fromkeys(f for entry in cells for f in entry["runs"])}
     brackets = any(entry["how"] in ("gain", "share") for entry in cells)
     notes = [f"{mark} {NOTES[mark]}" for mark in NOTES if mark in shown] + [INTERVALS] * brackets
-    return {"dataset": dataset, "caption": f"**{dataset}.** {caption}", "columns": list(columns), "rows": written, "notes": notes,
+    return {"dataset": dataset, "caption": f"**{escaped(dataset)}.** {caption}", "columns": list(columns), "rows": written, "notes": notes,
             "statistics": {"resamples": RESAMPLES, "seed": 0, "interval_percent": 95}, "root": root, "runs": runs}
 
 # %% ../nbs/23_tables.ipynb #fa9b62d7
@@ -71,7 +72,7 @@ def _links(of: Sequence[str], root: str) -> str:
     "The runs behind a row, by seed."
     folders = dict.fromkeys(reference.partition("#")[0].rpartition("/")[0] for reference in of)
     names = [f.split("/")[2].removeprefix("s") for f in folders]
-    return ", ".join(f"[{name}]({root}/{f}/notebook.ipynb)" for name, f in zip(names, folders))
+    return ", ".join(f"[{escaped(name)}]({link(f'{root}/{f}/notebook.ipynb')})" for name, f in zip(names, folders))
 
 def _between(value: str, numbers: dict[str, float | None]) -> str:
     "A value with its interval, or with the mark that says why there is none."
@@ -88,7 +89,7 @@ SPELLED: dict[str, Callable[[dict], str]] = {
 
 def _text(entry: str | dict[str, Any], root: str) -> str:
     "An entry of a row for readers."
-    if isinstance(entry, str): return entry
+    if isinstance(entry, str): return escaped(entry)
     if entry["how"] == "runs" and entry["of"]: return _links(entry["of"], root)
     missing = entry["numbers"]["value"] is None or entry["how"] == "runs"
     return f"—{entry['missing']}" if missing else SPELLED[entry["how"]](entry["numbers"]) + entry["mark"]
@@ -98,7 +99,7 @@ def markdown(
     table: Table,    # from `make_table`, or read from its file
 ) -> str:
     "A table for readers."
-    lines = [table["columns"], ["---"] * len(table["columns"]), *([_text(e, table["root"]) for e in row] for row in table["rows"])]
+    lines = [[*map(escaped, table["columns"])], ["---"] * len(table["columns"]), *([_text(e, table["root"]) for e in row] for row in table["rows"])]
     body = "\n".join("| " + " | ".join(line) + " |" for line in lines) if table["rows"] else ""
     return "\n\n".join(filter(None, [table["caption"], body, *table["notes"]])) + "\n"
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from browser import MISSING, Browser
 from pointwssis.core import write_json
-from pointwssis.markup import embedded, inline, to_html
+from pointwssis.markup import embedded, escaped, inline, link, to_html
 from pointwssis.page import ORDER, evidence, plates, sheets, write_page
 
 NOTE = "Same method, other data."
@@ -267,3 +267,49 @@ def test_names_from_data_are_text_on_the_page(tmp_path):
     page = next(path for path in write_page(tmp_path / "runs", tmp_path / "figures") if path.suffix == ".html").read_text()
     assert "<script>alert" not in page and page.count("&lt;script&gt;alert(1)&lt;") >= 4
     assert 'id="ap_by_split_&quot;toys&quot;"' in page and page.count("data:image/png") == 1
+
+
+NAMES = ["<script>alert(1)</script>", "a|b", "[x](javascript:alert(1))", "$\\frac{x$", "`a` *b* \\c"]
+
+
+class Read(HTMLParser):
+    "Text, tags and targets of links."
+    def __init__(self, page):
+        super().__init__()
+        self.text, self.tags, self.targets = "", [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.targets += [value for key, value in attrs if key in ("href", "src")]
+
+    def handle_data(self, data): self.text += data
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_escaped_names_come_back_as_they_were(name):
+    read = Read(to_html(f"# {escaped(name)}\n\n| a | b |\n| --- | --- |\n| {escaped(name)} | 2 |\n\n**{escaped(name)}.** Text"))
+    assert read.text.count(name) == 3 and not {"script", "a", "code", "em"} & set(read.tags) and read.tags.count("td") == 2
+
+
+@pytest.mark.parametrize("target", ["javascript:alert(1)", "JavaScript:x", "data:text/html,x", "//other.example/a", "vbscript:x", "file:///etc"])
+def test_links_lead_to_files_beside_the_page_or_to_the_web(target):
+    assert "<a" not in inline(f"[x]({target})") and Read(f'<a href="{link(target)}">').targets[0].count(":") == 0
+    assert '<a href="https://a.b/c">' in inline("[x](https://a.b/c)") and '<a href="../a/b.ipynb">' in inline("[x](../a/b.ipynb)")
+
+
+@pytest.mark.parametrize("name", [name.replace("/", "") for name in NAMES])
+def test_names_of_runs_and_files_are_text_on_both_pages(tmp_path, name):
+    runs, figures = tmp_path / "runs", tmp_path / "figures"
+    picture(figures, f"curves_{name}", shows="curves", dataset=name, caption=f"Of {name}.")
+    folder = f"{name}/10p/s0/evaluate"
+    stage(runs, f"{name}/10p/s0", "evaluate")
+    table = {"dataset": name, "rows": [["1", {"how": "mean", "numbers": {}, "runs": [folder]}]], "runs": {folder: {"device": name}}}
+    write_json(figures / "table_levels_x.json", table)
+    (figures / "table_levels_x.md").write_text(f"**{escaped(name)}.** Text\n\n| a | b |\n| --- | --- |\n| 1 | 2 |\n")
+    page, text = (path.read_text(encoding="utf-8") for path in write_page(runs, figures))
+    read = Read(page)
+    assert read.tags.count("script") == page.count("</script>") == 2 and not any("javascript:" in target for target in read.targets)
+    assert f"Of {name}." in read.text and f"{name}: executed notebooks" in read.text
+    bare = re.sub(r"\\[\\`*\[\]<>|$]", "", text)
+    assert "<" not in bare and "$" not in bare and "](javascript" not in bare and "## " in bare
