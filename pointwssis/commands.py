@@ -90,13 +90,14 @@ def command_published(args: argparse.Namespace) -> None:
 # %% ../nbs/54_commands.ipynb #dbac0d13
 def command_report(args: argparse.Namespace) -> None:
     "Make tables and figures from all runs, or check those that are there."
+    from pointwssis.jobs import cores
     from pointwssis.report import write_report
     from pointwssis.verify import verify
     if not Path(args.runs).is_dir():
         raise DataError(f"{args.runs}: no such folder of runs. Run `pointwssis reproduce` first, or pass --runs DIR.")
     figures = args.figures or figures_beside(args.runs)
-    if args.verify: return print(verify(args.runs, figures))
-    write_report(Path(args.runs), Path(figures))
+    if args.verify: return print(verify(args.runs, figures, cores()))
+    write_report(Path(args.runs), Path(figures), cores())
     print(f"tables and figures are in {figures}")
 
 # %% ../nbs/54_commands.ipynb #bd1d11eb

@@ -4,7 +4,7 @@
 
 # %% ../nbs/27_details.ipynb #079cd4f0
 from __future__ import annotations
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -25,9 +25,14 @@ __all__ = ['SIZES', 'TRAININGS', 'GOOD', 'BAD', 'LEGEND', 'Drawing', 'seeds_said
 @dataclass(frozen=True)
 class Drawing:
     "A figure with what a reader and a program need beside it."
-    figure: Figure
+    draw: Callable[[], Figure]
     caption: str
     values: list[dict]    # what is drawn, as JSON values
+
+    @property
+    def figure(self) -> Figure:
+        "The figure, drawn when it is asked for: a check reads the values alone."
+        return self.draw()
 
 def seeds_said(seeds: Iterable[int]) -> str:
     "How the spread is shown."
@@ -96,25 +101,27 @@ def gains_figure(
     shown = (classes if len(classes) <= most else classes[:most // 2] + classes[-(most // 2):]) + [g for g in found if g["kind"] == "size"]
     if not shown: return None
     places = [-i - .7 * (g["kind"] == "size") for i, g in enumerate(shown)]
-    with style():
-        fig = Figure(figsize=(3.3, .9 + .19 * len(shown)), layout="constrained")
-        ax = fig.add_subplot()
-        ax.hlines(places, [g["teacher"] for g in shown], [g["student"] for g in shown], color="C3", lw=2)
-        for marker, colour, key, label in (("o", "C0", "teacher", "teacher"), ("D", "C2", "student", "student, refined masks")):
-            ax.plot([g[key] for g in shown], places, marker, c=colour, label=label, clip_on=False)
-        for y, g in zip(places, shown):
-            text = f"{round(g['gain'], 1) + 0:+.1f}" + (f" ± {g['sd']:.1f}" if g["sd"] is not None else "")
-            ax.annotate(text, (max(g["teacher"], g["student"]), y), (6, 0), textcoords="offset points", va="center", fontsize=6.5)
-        ax.set_yticks(places, [g["name"][:40] for g in shown], parse_math=False)
-        high = max(max(g["teacher"], g["student"]) for g in shown)
-        ax.set(xlabel="mask AP (%)", xlim=(0, 1.42 * high or 1), ylim=(min(places) - .6, .6))
-        fig.suptitle(_title(rows), parse_math=False)
-        fig.legend(loc="outside lower center", ncols=2)
+    def draw() -> Figure:
+        with style():
+            fig = Figure(figsize=(3.3, .9 + .19 * len(shown)), layout="constrained")
+            ax = fig.add_subplot()
+            ax.hlines(places, [g["teacher"] for g in shown], [g["student"] for g in shown], color="C3", lw=2)
+            for marker, colour, key, label in (("o", "C0", "teacher", "teacher"), ("D", "C2", "student", "student, refined masks")):
+                ax.plot([g[key] for g in shown], places, marker, c=colour, label=label, clip_on=False)
+            for y, g in zip(places, shown):
+                text = f"{round(g['gain'], 1) + 0:+.1f}" + (f" ± {g['sd']:.1f}" if g["sd"] is not None else "")
+                ax.annotate(text, (max(g["teacher"], g["student"]), y), (6, 0), textcoords="offset points", va="center", fontsize=6.5)
+            ax.set_yticks(places, [g["name"][:40] for g in shown], parse_math=False)
+            high = max(max(g["teacher"], g["student"]) for g in shown)
+            ax.set(xlabel="mask AP (%)", xlim=(0, 1.42 * high or 1), ylim=(min(places) - .6, .6))
+            fig.suptitle(_title(rows), parse_math=False)
+            fig.legend(loc="outside lower center", ncols=2)
+        return fig
     half, many = most // 2, len(classes) > most
     left_out = f" Shown are the {half} classes of {len(classes)} that gained most and the {half} that gained least." if many else ""
     spread = "± is the standard deviation of the gain over seeds." if any(g["sd"] is not None for g in shown) else "One seed."
     what = "What the student (sw_refined) gains over its teacher, in points of AP, by class and by size of objects (COCO's limits)."
-    return Drawing(fig, f"{what}{left_out} {spread}", found)
+    return Drawing(draw, f"{what}{left_out} {spread}", found)
 
 def _title(rows: Sequence[dict]) -> str:
     "Which runs these are."
@@ -136,22 +143,24 @@ def curves_figure(
     found = {(stage, r["seed"]): history for r in rows for stage, history in curves(r).items()}
     if not found: return None
     refined = any(stage == "refiner" for stage, _ in found)
-    with style():
-        fig = Figure(figsize=(3.3, 3.4 if refined else 2.4), layout="constrained")
-        axes = fig.subplots(1 + refined, squeeze=False, height_ratios=[2, 1][:1 + refined])[:, 0]
-        drawn: set[str] = set()
-        for (stage, _), history in found.items():
-            index = list(TRAININGS).index(stage)
-            ax, dash = axes[-1 if stage == "refiner" else 0], ("-", ":", "-", "--", "-")[index]
-            ax.plot(history["step"], history["loss"], dash, c=f"C{index}", lw=.9, label="" if stage in drawn else TRAININGS[stage])
-            drawn.add(stage)
-        for ax, name in zip(axes, ("SOLOv2's loss", "refiner's loss")): ax.set(ylabel=name, ylim=(0, None))
-        axes[-1].set_xlabel("step")
-        fig.suptitle(_title(rows), parse_math=False)
-        fig.legend(loc="outside lower center", ncols=2)
+    def draw() -> Figure:
+        with style():
+            fig = Figure(figsize=(3.3, 3.4 if refined else 2.4), layout="constrained")
+            axes = fig.subplots(1 + refined, squeeze=False, height_ratios=[2, 1][:1 + refined])[:, 0]
+            drawn: set[str] = set()
+            for (stage, _), history in found.items():
+                index = list(TRAININGS).index(stage)
+                ax, dash = axes[-1 if stage == "refiner" else 0], ("-", ":", "-", "--", "-")[index]
+                ax.plot(history["step"], history["loss"], dash, c=f"C{index}", lw=.9, label="" if stage in drawn else TRAININGS[stage])
+                drawn.add(stage)
+            for ax, name in zip(axes, ("SOLOv2's loss", "refiner's loss")): ax.set(ylabel=name, ylim=(0, None))
+            axes[-1].set_xlabel("step")
+            fig.suptitle(_title(rows), parse_math=False)
+            fig.legend(loc="outside lower center", ncols=2)
+        return fig
     seeds = len({seed for _, seed in found})
     caption = f"Training losses, {f'one line for each of {seeds} seeds' if seeds > 1 else 'one seed'}."
-    return Drawing(fig, caption, [{"stage": stage, "seed": seed, **history} for (stage, seed), history in found.items()])
+    return Drawing(draw, caption, [{"stage": stage, "seed": seed, **history} for (stage, seed), history in found.items()])
 
 # %% ../nbs/27_details.ipynb #7c246c1b
 GOOD, BAD = .5, .1    # IoU from which a mask covers its object well, and from which it covers it at all
@@ -206,12 +215,14 @@ def proposals_figure(
     "Objects found and missed, and masks invented, for each kind of weak label."
     found = proposals(runs, rows)
     if not found: return None
-    with style():
-        fig = Figure(figsize=(3.3, 1.35 + .26 * len(found)), layout="constrained")
-        _draw_shares(fig.add_subplot(), found)
-        fig.suptitle(f"{rows[0]['dataset']}, by what the teacher was told", parse_math=False)
-        fig.legend(loc="outside lower center", ncols=2)
+    def draw() -> Figure:
+        with style():
+            fig = Figure(figsize=(3.3, 1.35 + .26 * len(found)), layout="constrained")
+            _draw_shares(fig.add_subplot(), found)
+            fig.suptitle(f"{rows[0]['dataset']}, by what the teacher was told", parse_math=False)
+            fig.legend(loc="outside lower center", ncols=2)
+        return fig
     at = f"at {share_of(found[0]['split']):g}% of the images with masks and before the refiner"
     kinds = f"Objects that a mask covers well (IoU at least {GOOD:g}), badly (at least {BAD:g}) or not; masks that belong to no object."
     seeds = f"Mean of {found[0]['seeds']} seeds." if found[0]["seeds"] > 1 else "One seed."
-    return Drawing(fig, f"The teacher's masks on weak images, {at}. {kinds} {seeds}", found)
+    return Drawing(draw, f"The teacher's masks on weak images, {at}. {kinds} {seeds}", found)

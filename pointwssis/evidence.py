@@ -5,21 +5,25 @@
 # %% ../nbs/22_evidence.ipynb #b8dc6224
 from __future__ import annotations
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import BrokenExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from .bootstrap import Interval, Sample, paired_difference, paired_share, sample
+from .bootstrap import RESAMPLES, Interval, Sample, paired_difference, paired_share, sample
 from .core import DataError, read_json
 from .matches import Record, read_matches
 from .plan import hours_of
+from .process import in_processes
 from .results import PUBLISHED, WITHOUT_POINTS
 
 # %% auto #0
-__all__ = ['GIVEN', 'Numbers', 'DRAWN', 'RECIPES', 'TRAINED', 'FACTS', 'given', 'Evidence', 'run_of', 'Cell', 'cell', 'follow',
-           'stages_of', 'provenance']
+__all__ = ['GIVEN', 'Numbers', 'DRAWN', 'RECIPES', 'COMPARING', 'FEW', 'TRAINED', 'FACTS', 'given', 'Evidence', 'run_of', 'Cell',
+           'cell', 'follow', 'compared_by', 'draw_beforehand', 'stages_of', 'provenance']
 
 # %% ../nbs/22_evidence.ipynb #c8a05c9d
 GIVEN = {dataset: {**PUBLISHED.get(dataset, {}), **{name: m.ap_percent for name, m in WITHOUT_POINTS.get(dataset, {}).items()}}
@@ -85,6 +89,10 @@ class Evidence:
         name, _, metric = reference.partition("#")
         if reference not in self._samples: self._samples[reference] = _sample(self.records(name.rpartition("/")[0]), metric)
         return self._samples[reference]
+
+    def take(self, samples: dict[str, Sample]) -> None:
+        "Samples that were drawn elsewhere, by reference."
+        self._samples.update(samples)
 
     def follow(self, how: str, of: Sequence[str], against: Sequence[str]) -> Numbers:
         "What a recipe of RECIPES gives."
@@ -180,6 +188,44 @@ def follow(
     "Compute the numbers of a written cell again."
     if written.get("how") not in RECIPES: raise DataError(f"no recipe '{written.get('how')}'. Make the table again.")
     return evidence.follow(written["how"], written["of"], written["against"])
+
+# %% ../nbs/22_evidence.ipynb #d1c2b005
+COMPARING = ("gain", "share")   # recipes that draw images again
+
+def compared_by(
+    tables: Iterable[dict[str, Any]],   # as their JSON holds them
+) -> list[str]:                         # references, each once
+    "Every number that is compared over draws of images."
+    entries = (entry for table in tables for row in table["rows"] for entry in row if isinstance(entry, dict))
+    compared = (entry for entry in entries if entry.get("how") in COMPARING)
+    parts = (part for e in compared for part in (e.get("of"), e.get("against")) if isinstance(part, (list, tuple)))
+    return list(dict.fromkeys(r for part in parts for r in part if isinstance(r, str)))
+
+def _score_again(runs: Path, reference: str, weights: Any) -> Any:
+    return Evidence(runs).sample(reference).score(weights)
+
+def _drawn_of(runs: Path, references: Sequence[str]) -> dict[str, Sample]:
+    "Samples with their draws, small enough to be sent; what cannot be read is left to who asked."
+    evidence, found = Evidence(runs), {}
+    with suppress(DataError): found = {r: s for r in references if (s := evidence.sample(r))}
+    return {r: Sample(s.images, partial(_score_again, runs, r), {(RESAMPLES, 0): s.drawn()}) for r, s in found.items()}
+
+
+# %% ../nbs/22_evidence.ipynb #d1c2b006
+FEW = 8   # evaluations that are drawn before other processes have started
+
+def draw_beforehand(
+    evidence: Evidence,
+    references: Iterable[str],   # such as from `compared_by`
+    processes: int,              # 1: nothing is done; each sample is drawn when it is asked for
+) -> None:
+    "Draw samples in several processes; those that fail are left to be drawn later."
+    folders: dict[str, list[str]] = {}
+    for reference in references: folders.setdefault(reference.partition("#")[0], []).append(reference)
+    if processes < 2 or len(folders) < FEW: return
+    with suppress(BrokenExecutor, OSError):
+        for found in in_processes(partial(_drawn_of, evidence.runs), [*folders.values()], processes): evidence.take(found)
+
 
 # %% ../nbs/22_evidence.ipynb #a47f958f
 TRAINED = {"teacher": "teacher", "student_sw": "student", "student_sw_refined": "student_refined", "supervised": "supervised"}

@@ -4,20 +4,27 @@
 
 # %% ../nbs/26_plots.ipynb #cc9528eb
 from __future__ import annotations
+import hashlib, os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 from matplotlib.figure import Figure
 
 from .ablations import ABLATIONS
+from .core import file_hash, write_json
 from .details import Drawing, compared, curves_figure, gains_figure, over_seeds, proposals_figure, seeds_said
 from .plan import ERROR_BARS, SECONDS_PER_MASK, SECONDS_PER_POINT, hours_figure, measured
 from .results import CAPTIONS, OTHER_DATA, PUBLISHED, lines, share_of
-from .show import save_picture, style
+from .show import digest_of, save_picture, stamps_in, style
+from .sources import PACKAGE
+from .sums import read_sums
 
 # %% auto #0
-__all__ = ['SERIES', 'STUDENT', 'PANELS', 'FLATTERED', 'ap_figure', 'ablation_figure', 'drawings', 'figures_of', 'write_figures']
+__all__ = ['SERIES', 'STUDENT', 'PANELS', 'FLATTERED', 'DRAWING', 'ap_figure', 'ablation_figure', 'drawings', 'figures_of',
+           'drawing_code', 'write_figures']
 
 # %% ../nbs/26_plots.ipynb #afae72a3
 SERIES = {  # marker, dash, name; the colours are the first four of the style file
@@ -118,22 +125,24 @@ def ablation_figure(
     values, names = _values(runs, own), [*runs][::-1]
     panels = {label: keys for label, keys in PANELS.items() if sum(v["result"] == keys[0] for v in values) > 1}
     if not panels: return None
-    with style():
-        fig = Figure(figsize=(3.3, 1.3 + .2 * len(names)), layout="constrained")
-        axes = fig.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-        for ax, (label, keys) in zip(axes, panels.items()):
-            _draw_panel(ax, names, values, keys)
-            ax.set_xlabel(label if len(panels) > 1 else label.replace("\n", " "))
-        axes[0].set_yticks(range(len(names)), names)
-        fig.suptitle(f"{rows[0]['dataset']}, by {ablation.varied}", parse_math=False)
-        title = ERROR_BARS if any(v["sd"] for v in values) else None
-        fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, title=title)
+    def draw() -> Figure:
+        with style():
+            fig = Figure(figsize=(3.3, 1.3 + .2 * len(names)), layout="constrained")
+            axes = fig.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+            for ax, (label, keys) in zip(axes, panels.items()):
+                _draw_panel(ax, names, values, keys)
+                ax.set_xlabel(label if len(panels) > 1 else label.replace("\n", " "))
+            axes[0].set_yticks(range(len(names)), names)
+            fig.suptitle(f"{rows[0]['dataset']}, by {ablation.varied}", parse_math=False)
+            title = ERROR_BARS if any(v["sd"] for v in values) else None
+            fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, title=title)
+        return fig
     first = next(iter(runs.values()))
     flattered = " " + FLATTERED if table == "weak_labels" else ""
     at = f"At {share_of(first[0]['split']):g}% of the images with masks."
     trained = {v["seeds"] for v in values if v["result"] == STUDENT}
     students = f" Students: {min(trained)} of these seeds." if len(panels) > 1 and min(trained) < len(first) else ""
-    return Drawing(fig, f"{ablation.question} {at}{flattered} {seeds_said(r['seed'] for r in first)}{students}", values)
+    return Drawing(draw, f"{ablation.question} {at}{flattered} {seeds_said(r['seed'] for r in first)}{students}", values)
 
 # %% ../nbs/26_plots.ipynb #9cdff250
 def _by_hours(runs: str | Path, rows: Sequence[dict]) -> Drawing | None:
@@ -143,7 +152,7 @@ def _by_hours(runs: str | Path, rows: Sequence[dict]) -> Drawing | None:
     prices = f"{SECONDS_PER_MASK:g} s a mask (PointSup), {SECONDS_PER_POINT:g} s a point with its class (assumed: as long as a box)"
     caption = (f"Mask AP against the hours of annotation that the labels cost: {prices}. The lines are the nearest that never fall. "
                f"{seeds_said(range(max(m.seeds for m in found)))}")
-    return Drawing(hours_figure(found, rows[0]["dataset"]), caption, [vars(m) for m in found])
+    return Drawing(partial(hours_figure, found, rows[0]["dataset"]), caption, [vars(m) for m in found])
 
 def drawings(
     runs: str | Path,         # the folder of runs
@@ -155,7 +164,7 @@ def drawings(
     if any(r["seed"] is not None for r in main):
         made = [p for p in lines(main) if p["result"] in SERIES]
         caption = f"Mask AP by the share of images that keep their masks. {seeds_said(range(max(p['seeds'] for p in made)))}"
-        found["ap_by_split"] = Drawing(ap_figure(main), caption, made)
+        found["ap_by_split"] = Drawing(partial(ap_figure, main), caption, made)
     found |= {"ap_by_hours": _by_hours(runs, main), "gains": gains_figure(main), "curves": curves_figure(runs, main)}
     found["proposals"] = proposals_figure(runs, rows)
     found |= {f"ablation_{table}": ablation_figure(rows, table) for table in ABLATIONS}
@@ -165,21 +174,45 @@ def drawings(
 def figures_of(
     runs: str | Path,                             # the folder of runs
     rows: Sequence[dict],                         # from `collect`
-) -> dict[str, tuple[Figure, dict[str, Any]]]:    # {name}_{dataset}: the figure, and what its JSON says
+) -> dict[str, tuple[Drawing, dict[str, Any]]]:   # {name}_{dataset}: the drawing, and what its JSON says
     "Every figure of every data set, with its caption and its numbers."
     found = {}
     for dataset in dict.fromkeys(r["dataset"] for r in rows):
         note = CAPTIONS.get(dataset, OTHER_DATA)
         for name, drawing in drawings(runs, [r for r in rows if r["dataset"] == dataset]).items():
             about = {"shows": name, "dataset": dataset, "caption": drawing.caption, "note": note, "values": drawing.values}
-            found[f"{name}_{dataset}"] = drawing.figure, about
+            found[f"{name}_{dataset}"] = drawing, about
     return found
 
+
+# %% ../nbs/26_plots.ipynb #d1c2a005
+DRAWING = ("plots.py", "details.py", "plan.py", "show.py", "paper.mplstyle")   # files that decide how a figure looks
+
+def drawing_code() -> str:   # 64 hex digits
+    "One hash of the code that draws, matplotlib's version included."
+    hashes = (file_hash(PACKAGE / name) for name in DRAWING)
+    return hashlib.sha256(" ".join([matplotlib.__version__, *hashes]).encode()).hexdigest()
+
+def _is_drawn(stem: Path, about: dict[str, Any], code: str, sums: dict[Path, str]) -> bool:
+    "Whether the files of a picture are those that would be drawn now."
+    files = [stem.with_name(f"{stem.name}{suffix}") for suffix in (".png", ".pdf")]
+    if not all(file in sums and file.is_file() for file in files): return False
+    return all(stamps_in(f) == (digest_of(about), code) and file_hash(f) == sums[f] for f in files)
+
+
+# %% ../nbs/26_plots.ipynb #d1c2a006
 def write_figures(
     runs: str | Path,         # the folder of runs
     rows: Sequence[dict],     # from `collect`
     figures: str | Path,      # made if missing
 ) -> list[Path]:              # {name}_{dataset}.{png,pdf,json}
-    "Write every figure of every data set."
-    made = figures_of(runs, rows).items()
-    return [file for stem, (figure, about) in made for file in save_picture(figure, Path(figures) / stem, dpi=220, **about)]
+    "Write every figure of every data set; what is drawn already stays."
+    figures, code, files = Path(os.path.normpath(figures)), drawing_code(), []
+    sums = read_sums(figures)
+    for name, (drawing, about) in figures_of(runs, rows).items():
+        stem = figures / name
+        if not _is_drawn(stem, about, code, sums): save_picture(drawing.figure, stem, dpi=220, code=code, **about)
+        else: write_json(f"{stem}.json", about, indent=1)
+        files += [figures / f"{name}{suffix}" for suffix in (".png", ".pdf", ".json")]
+    return files
+

@@ -5,8 +5,10 @@
 # %% ../nbs/44_process.ipynb #fff5a2f6
 from __future__ import annotations
 import errno, os, signal, sys, threading, time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from .core import NO_ROOM, StageError, remove_litter, unwritable
 
 # %% auto #0
 __all__ = ['MARK', 'KERNEL', 'ENDING', 'WITHOUT_LOCKS', 'LOCKS', 'mark_of', 'end_orphans', 'marked', 'end_marked', 'environment',
-           'orderly_end', 'undisturbed', 'no_survivors', 'memory_kills', 'death', 'claim', 'clear_remains']
+           'orderly_end', 'undisturbed', 'no_survivors', 'memory_kills', 'death', 'claim', 'clear_remains',
+           'in_processes']
 
 # %% ../nbs/44_process.ipynb #0e5aa037
 MARK = "POINTWSSIS_STAGE"
@@ -191,3 +194,23 @@ def clear_remains(
     "Remove what a killed process has left beside a result, unless somebody is at work on it."
     if any(path.suffix != ".partial" for path in target.parent.glob(f".{target.name}.*")):
         with suppress(StageError), claim(target): pass
+
+# %% ../nbs/44_process.ipynb #d1c2b002
+def _follow_parent() -> None:
+    "End when the process ends that started this one, and leave Ctrl-C to it."
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    def wait() -> None:
+        parent_process().join()
+        os._exit(1)
+    threading.Thread(target=wait, daemon=True).start()
+
+def in_processes(
+    function: Callable[[Any], Any],   # of a module, so that another process finds it
+    items: Sequence[Any],
+    processes: int,
+) -> list[Any]:                       # as long as `items`
+    "What a function gives for each item, computed in several new processes."
+    pool = ProcessPoolExecutor(processes, get_context("spawn"), _follow_parent)
+    try: return [*pool.map(function, items)]
+    finally: pool.shutdown(cancel_futures=True)
+

@@ -11,7 +11,7 @@ from pathlib import Path
 from .ablations import ABLATIONS
 from .comparisons import ablation, budget, gains, without_points
 from .core import remove_litter
-from .evidence import Evidence
+from .evidence import Evidence, compared_by, draw_beforehand
 from .page import write_page
 from .plots import write_figures
 from .results import PUBLISHED, collect
@@ -19,7 +19,7 @@ from .sums import write_sums
 from .tables import Table, by_split, save_table, times
 
 # %% auto #0
-__all__ = ['tables_of', 'write_report']
+__all__ = ['tables_of', 'made_tables', 'write_report']
 
 # %% ../nbs/30_report.ipynb #21483dc1
 def tables_of(
@@ -38,16 +38,35 @@ def tables_of(
     return {f"results_{dataset}": by_split(evidence, dataset, main, root), **named}
 
 # %% ../nbs/30_report.ipynb #7c7c9800
+def made_tables(
+    evidence: Evidence,
+    rows: Sequence[dict],     # from `results.collect`
+    figures: str | Path,      # where the tables will lie
+) -> dict[Path, Table]:       # by the path of its JSON
+    "Every table of every data set."
+    root = Path(os.path.relpath(evidence.runs, figures)).as_posix()
+    datasets = dict.fromkeys([*(r["dataset"] for r in rows), *PUBLISHED])
+    made = (tables_of(evidence, name, [r for r in rows if r["dataset"] == name], root) for name in datasets)
+    return {Path(figures) / f"{stem}.json": table for found in made for stem, table in found.items()}
+
+
+# %% ../nbs/30_report.ipynb #d1c2b009
+class _Without(Evidence):
+    "Evidence that keeps no records, so that no image is drawn again."
+    def sample(self, reference: str) -> None: return None
+
 def write_report(
     runs: str | Path,      # the folder that holds runs/<dataset>/<split>/s<seed>/
     figures: str | Path,   # made if missing
+    processes: int = 1,    # that draw images again
 ) -> list[Path]:           # files written: tables as .md, .csv and .json, figures as .png, .pdf and .json, the page
     "All tables and figures of all finished runs, and the page that shows them."
     rows, evidence, written = collect(runs), Evidence(runs), []
     remove_litter(Path(figures).rglob(".*"))
-    root = Path(os.path.relpath(runs, figures)).as_posix()
-    for dataset in dict.fromkeys([*(r["dataset"] for r in rows), *PUBLISHED]):
-        own = [r for r in rows if r["dataset"] == dataset]
-        for name, table in tables_of(evidence, dataset, own, root).items(): written += save_table(table, Path(figures) / name)
+    if processes > 1:
+        asked = compared_by(made_tables(_Without(runs), rows, figures).values())
+        draw_beforehand(evidence, asked, processes)
+    for path, table in made_tables(evidence, rows, figures).items(): written += save_table(table, path.with_suffix(""))
     written += [*write_figures(runs, rows, figures), *write_page(runs, figures)]
     return [*written, write_sums(runs, figures)]
+

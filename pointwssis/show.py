@@ -4,7 +4,7 @@
 
 # %% ../nbs/13_show.ipynb #c987b166
 from __future__ import annotations
-import hashlib, io, json
+import hashlib, io, json, re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import cycle
@@ -21,7 +21,8 @@ import pointwssis
 from .core import atomic_path, write_json
 
 # %% auto #0
-__all__ = ['COLOURS', 'KEYS', 'colours_of', 'style', 'overlay', 'show_grid', 'curves', 'thinned', 'digest_of', 'save_picture']
+__all__ = ['COLOURS', 'KEYS', 'PDF_STAMPS', 'colours_of', 'style', 'overlay', 'show_grid', 'curves', 'thinned', 'digest_of',
+           'save_picture', 'stamps_in']
 
 # %% ../nbs/13_show.ipynb #a5889096
 COLOURS = tuple(tuple(round(v * 255) for v in to_rgb(c)) for c in (      # RGB, 0..255
@@ -139,11 +140,13 @@ def save_picture(
     stem: str | Path,           # path without suffix
     dpi: int = 110,             # of the PNG, and of images inside the PDF
     photograph: bool = False,   # a PNG with a palette and no PDF, which would hold the same pixels
+    code: str = "",             # hash of the code that drew it, which a plot's files carry as well
     **about: Any,               # what it shows, as JSON values
 ) -> list[Path]:                # the files
     "Save a figure as .png and .pdf with a .json that says what it shows."
     digest, stem = digest_of(about), Path(stem)
     stamps = {".png": {"Software": None, "Source": digest}, ".pdf": {"CreationDate": None, "Subject": digest}}
+    if code: stamps[".png"]["Comment"] = stamps[".pdf"]["Keywords"] = code
     files = [stem.with_name(stem.name + suffix) for suffix in (list(stamps)[:2 - photograph])]
     with style():
         figure.draw_without_rendering()
@@ -155,3 +158,18 @@ def save_picture(
                 if photograph: _as_photograph(png, temporary, digest)
     write_json(f"{stem}.json", about, indent=1)
     return [*files, Path(f"{stem}.json")]
+
+# %% ../nbs/13_show.ipynb #d1c2a002
+PDF_STAMPS = re.compile(rb"/(Subject|Keywords) \(([0-9a-f]*)\)")
+
+def stamps_in(
+    path: str | Path,         # .png or .pdf
+) -> tuple[str, str]:         # both empty if the file is none of ours
+    "The digest and the hash of code that a picture file carries."
+    if Path(path).suffix == ".pdf":
+        found = {name: text.decode() for name, text in PDF_STAMPS.findall(Path(path).read_bytes())}
+        return found.get(b"Subject", ""), found.get(b"Keywords", "")
+    try:
+        with Image.open(path) as image: return str(image.info.get("Source", "")), str(image.info.get("Comment", ""))
+    except (OSError, ValueError, SyntaxError): return "", ""
+

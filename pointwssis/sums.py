@@ -11,7 +11,7 @@ from pathlib import Path
 from .core import atomic_path, file_hash
 
 # %% auto #0
-__all__ = ['SUMS', 'NO_EVIDENCE', 'evidence_files', 'write_sums', 'check_sums']
+__all__ = ['SUMS', 'NO_EVIDENCE', 'evidence_files', 'write_sums', 'read_sums', 'check_sums']
 
 # %% ../nbs/60_sums.ipynb #bae87737
 SUMS = "SHA256SUMS"
@@ -39,6 +39,15 @@ def write_sums(
     return path
 
 # %% ../nbs/60_sums.ipynb #bfabf1f4
+def read_sums(
+    figures: str | Path,   # the folder of tables and figures
+) -> dict[Path, str]:      # nothing where no sums were written
+    "The sum of each file as it was written."
+    path = Path(figures) / SUMS
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    lines = (line.partition("  ") for line in text.splitlines())
+    return {Path(os.path.normpath(Path(figures, name))): digest for digest, _, name in lines}
+
 def check_sums(
     runs: str | Path,      # the folder of runs
     figures: str | Path,   # the folder of tables and figures
@@ -46,8 +55,7 @@ def check_sums(
     "Every file that is not what the sums say."
     path = Path(figures) / SUMS
     if not path.is_file(): yield f"{path}: is missing"; return
-    lines = (line.partition("  ") for line in path.read_text(encoding="utf-8").splitlines())
-    known = {Path(os.path.normpath(Path(figures, name))): digest for digest, _, name in lines}
+    known = read_sums(figures)
     there = {Path(os.path.normpath(file)) for file in evidence_files(runs, figures)}
     for file in sorted({*known, *there}):
         if file not in there: yield f"{file}: is missing, though {path} lists it"

@@ -11,23 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from .core import DataError, PointWSSISError, read_json
-from .evidence import Evidence, follow, provenance, run_of
+from .evidence import Evidence, compared_by, draw_beforehand, follow, provenance, run_of
 from .manifests import check_manifests
 from .page import PHOTOGRAPHS, PICTURE, page_texts
 from .plan import planned
 from .plots import figures_of
-from .report import tables_of
-from .results import PUBLISHED, collect
-from .show import digest_of
+from .report import made_tables
+from .results import collect
+from .show import digest_of, stamps_in
 from .sums import check_sums, evidence_files
 from .tables import Table, markdown, sheet
 
 # %% auto #0
-__all__ = ['CLOSE', 'NEEDED', 'BARE', 'SHARE', 'AGAIN', 'Complaint', 'ASKED', 'PHOTOGRAPH', 'PACKED', 'SUBJECT', 'BACK', 'Stale',
-           'Verified', 'verify']
+__all__ = ['CLOSE', 'NEEDED', 'BARE', 'SHARE', 'AGAIN', 'Complaint', 'ASKED', 'PHOTOGRAPH', 'PACKED', 'BACK', 'Stale', 'Verified',
+           'verify']
 
 # %% ../nbs/31_verify.ipynb #2f41c981
 CLOSE = 1e-6
@@ -106,12 +105,6 @@ def _lacks(path: Path, told: Table | None, again: Table) -> str:
     pairs = itertools.zip_longest(_rows(told), _rows(again))
     return next((f"{path}: row {n} is not what the runs give now" for n, (a, b) in enumerate(pairs, start=1) if a != b), "")
 
-def _made(evidence: Evidence, rows: Sequence[dict], figures: Path) -> dict[Path, Table]:
-    "Every table as it would be written now."
-    datasets = dict.fromkeys([*(r["dataset"] for r in rows), *PUBLISHED])
-    root = Path(os.path.relpath(evidence.runs, figures)).as_posix()
-    made = (tables_of(evidence, name, [r for r in rows if r["dataset"] == name], root) for name in datasets)
-    return {figures / f"{stem}.json": table for found in made for stem, table in found.items()}
 
 # %% ../nbs/31_verify.ipynb #7c9df0ed
 def _check_words(tables: dict[Path, Table], made: dict[Path, Table]) -> Iterator[str]:
@@ -221,22 +214,13 @@ def _check_page(runs: Path, figures: Path) -> Iterator[Complaint]:
         yield f"{path}: '{a}' is written where tables and figures beside it give '{b}'", "Run `pointwssis report`."
 
 # %% ../nbs/31_verify.ipynb #04d4bda6
-SUBJECT = re.compile(rb"/Subject \(([0-9a-f]*)\)")
-
-def _digest_in(path: Path) -> str:
-    "The digest that a picture file carries; nothing if it is none of ours."
-    if path.suffix == ".pdf": return next(iter(SUBJECT.findall(path.read_bytes())), b"").decode()
-    try:
-        with Image.open(path) as image: return str(image.info.get("Source", ""))
-    except (OSError, ValueError, SyntaxError): return ""
-
 def _check_pictures(told: dict[Path, Any]) -> Iterator[Complaint]:
     "Picture files that were not drawn of what the JSON beside them says."
     for path, about in told.items():
         kinds = (".png",) if about["shows"] in PHOTOGRAPHS else (".png", ".pdf")
         for file in (path.with_suffix(kind) for kind in kinds):
             if not file.is_file(): yield f"{file}: is missing beside {path.name}", "Draw it again, or delete both."
-            elif _digest_in(file) != digest_of(about): yield f"{file}: was not drawn of what {path.name} says", "Draw it again, or delete both."
+            elif stamps_in(file)[0] != digest_of(about): yield f"{file}: was not drawn of what {path.name} says", "Draw it again, or delete both."
 
 # %% ../nbs/31_verify.ipynb #ef4d522d
 BACK = "Bring it back as it was, or run the stage again and then `pointwssis report`."
@@ -268,22 +252,25 @@ def _recorded_in(runs: Path) -> list[str]:
 
 def _check_tables(evidence: Evidence, tables: dict[Path, Any]) -> list[str]:
     "Everything that is wrong with tables and records."
-    broken = [f"{path}: is no table" for path, table in tables.items() if not {"columns", "rows", "runs"} <= set(table)]
-    return broken or [*(w for path, table in tables.items() for w in _check_table(evidence, path, table)),
-                      *(w for folder in _recorded_in(evidence.runs) for w in _check_record(evidence, folder))]
+    return [*(w for path, table in tables.items() for w in _check_table(evidence, path, table)),
+            *(w for folder in _recorded_in(evidence.runs) for w in _check_record(evidence, folder))]
+
 
 # %% ../nbs/31_verify.ipynb #a383e386
 def verify(
     runs: str | Path,      # the folder of runs
     figures: str | Path,   # the folder of tables and figures
+    processes: int = 1,    # that draw images again
 ) -> Verified:
     "Compute every number of every table and figure again; DataError with the first that is wrong, Stale if tables lack runs."
     evidence, figures = Evidence(runs), Path(figures)
     tables = _tables(figures)
     if not tables: raise DataError(f"{figures}: no tables. Run `pointwssis report` first, or pass --figures DIR.")
+    _stop([(f"{path}: is no table", AGAIN) for path, table in tables.items() if not {"columns", "rows", "runs"} <= set(table)])
+    draw_beforehand(evidence, compared_by(tables.values()), processes)
     _stop([(what, AGAIN) for what in _check_tables(evidence, tables)])
     rows = collect(runs)
-    made = _made(evidence, rows, figures)
+    made = made_tables(evidence, rows, figures)
     lacking = [what for path, table in made.items() if (what := _lacks(path, tables.get(path), table))]
     if lacking: raise Stale(*(f"{what}. Run `pointwssis report`." for what in lacking))
     beside = {path: read_json(path) for path in sorted(figures.glob("*.json")) if path not in made}

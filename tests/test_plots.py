@@ -14,8 +14,9 @@ from pointwssis.ablations import ABLATIONS
 from pointwssis.core import write_json
 from pointwssis.details import compared, curves_figure, gains, gains_figure, of_main_split, over_seeds, proposals, proposals_figure, seeds_said
 from pointwssis.matches import Detections, Matches, Overlaps, Record
-from pointwssis.plots import SERIES, ablation_figure, ap_figure, drawings, write_figures
+from pointwssis.plots import SERIES, ablation_figure, ap_figure, drawings, figures_of, write_figures
 from pointwssis.show import show_grid, style
+from pointwssis.sums import write_sums
 
 ROUGH, REFINED = "pseudo_sw_miou_percent", "pseudo_sw_refined_miou_percent"
 
@@ -317,3 +318,33 @@ def test_names_from_data_are_text_in_figures():
     shown = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert "$\\frac{x$" in shown and max(map(len, shown)) <= 40
     show_grid([{"image": np.zeros((8, 9, 3), np.uint8), "title": "$\\frac{x$"}]).draw_without_rendering()
+
+
+def test_a_figure_is_drawn_when_it_is_asked_for(coco, tmp_path, monkeypatch):
+    made = figures_of(tmp_path, coco)
+    for module in ("plots", "details", "plan"): monkeypatch.setattr(f"pointwssis.{module}.Figure", lambda *args, **more: pytest.fail("was drawn"))
+    assert set(figures_of(tmp_path, coco)) == set(made) and made["ap_by_split_coco"][1]["values"]
+
+
+def redrawn(tmp_path, rows):
+    "The names of pictures that a report draws."
+    before = {path: path.stat().st_ino for path in (tmp_path / "figures").glob("*.p*")}
+    for path in write_figures(tmp_path / "runs", rows, tmp_path / "figures"): assert path.is_file()
+    write_sums(tmp_path / "runs", tmp_path / "figures")
+    return sorted(path.name for path in (tmp_path / "figures").glob("*.p*") if path.stat().st_ino != before.get(path))
+
+
+def test_a_picture_is_drawn_again_only_if_numbers_code_or_file_changed(coco, toys, tmp_path, monkeypatch):
+    both, drawn = [*coco, *toys], ["ap_by_split_toys.pdf", "ap_by_split_toys.png"]
+    assert len(redrawn(tmp_path, both)) == 4 and redrawn(tmp_path, both) == []
+    toys[0]["metrics"]["teacher_ap_percent"] += 1
+    assert redrawn(tmp_path, both) == drawn
+    png = tmp_path / "figures/ap_by_split_toys.png"
+    png.write_bytes(png.read_bytes() + b" ")
+    assert redrawn(tmp_path, both) == drawn
+    png.unlink()
+    assert redrawn(tmp_path, both) == drawn
+    (tmp_path / "figures/SHA256SUMS").unlink()
+    assert len(redrawn(tmp_path, both)) == 4
+    monkeypatch.setattr("pointwssis.plots.drawing_code", lambda: "12ab")
+    assert len(redrawn(tmp_path, both)) == 4 and redrawn(tmp_path, both) == []

@@ -174,3 +174,22 @@ def test_how_a_process_ended(monkeypatch):
     assert "died: memory ran out and the system ended it. Use a smaller batch_size" in process.death(-signal.SIGKILL, 3)
     assert "died: killed by SIGKILL, by somebody or because memory ran out" in process.death(-signal.SIGKILL, 4)
     assert "died: killed by SIGBUS" in process.death(-signal.SIGBUS) and "exit code 7" in process.death(7) and process.death(None).startswith("died. ")
+
+
+WORKERS = """import os, sys, time
+from pointwssis.process import in_processes
+def work(seconds):
+    print(os.getpid(), flush=True)
+    time.sleep(seconds)
+if __name__ == "__main__": in_processes(work, [120, 120], 2)
+"""
+
+
+def test_workers_end_with_the_process_that_started_them(tmp_path):
+    (tmp_path / "work.py").write_text(WORKERS)
+    environ = os.environ | {"PYTHONPATH": str(ROOT)}
+    owner = subprocess.Popen([sys.executable, tmp_path / "work.py"], stdout=subprocess.PIPE, text=True, env=environ)
+    workers = [psutil.Process(int(owner.stdout.readline())) for _ in range(2)]
+    owner.kill()
+    owner.wait()
+    assert not psutil.wait_procs(workers, timeout=10)[1]

@@ -3,18 +3,21 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from pointwssis.ablations import ABLATIONS
 from pointwssis.cli import main
 from pointwssis.comparisons import ablation, budget, without_points
 from pointwssis.core import DataError, StageError, write_json
-from pointwssis.evidence import Evidence
+from pointwssis.evidence import FEW, Evidence
+from pointwssis.matches import Detections, Matches, Record
 from pointwssis.plots import ap_figure
 from pointwssis.report import tables_of, write_report
 from pointwssis.results import COCO_STUDENT, RESULTS, collect
@@ -65,7 +68,8 @@ def test_reproduce_ends_with_the_rows_of_its_own_split(runs, monkeypatch, capsys
     monkeypatch.setattr("pointwssis.pipeline.reproduce", lambda *args, **more: [done])
     assert main(["reproduce", "--split", "1%", "--runs", str(runs)]) == 0
     said = capsys.readouterr().out
-    assert "| 1% | student sw_refined, AP | —¹ | 9.0 |" in said and "| 10% |" not in said and f"Evidence is in {runs / 'shapes/1p/s0'}" in said
+    assert "shapes, 1% of the images with masks, seed 0" in said and re.search(r"student with refined masks +9\.0\n", said)
+    assert "10%" not in said and f"Notebooks: {runs / 'shapes/1p/s0'}/STAGE/notebook.ipynb" in said
 
 
 def test_published_numbers_are_the_known_ones():
@@ -280,6 +284,43 @@ def test_published_checkpoints_have_a_column_of_their_own(runs):
 def test_published_checkpoints_alone_make_a_table_and_no_figure(tmp_path):
     judge(tmp_path / "runs", "coco", "40p", student_sw_refined_ap_percent=38.0)
     files = write_report(tmp_path / "runs", tmp_path / "figures")
-    assert {f.stem for f in files} == {"results_coco", "table_without_points_coco", "report"}
+    assert {f.stem for f in files} == {"results_coco", "table_without_points_coco", "report", "SHA256SUMS"}
     md = files[0].read_text()
     assert "| 40% | student sw_refined, AP | 38.3 | 38.0 | —² | —² | —² |" in md and "³" not in md
+
+
+def record(folder, seed):
+    "A record of 40 objects on 20 images, found by three networks."
+    random, none = np.random.default_rng(seed), np.zeros((10, 40), bool)
+    def found(skill): return Detections(np.arange(40) % 20, np.zeros(40, int), none | (random.random(40) < skill), none)
+    networks = {name: found(skill) for name, skill in (("teacher", .4), ("student_sw", .6), ("student_sw_refined", .8), ("supervised", .9))}
+    write_json(folder / "evaluate/matches.json", {"val": Record(Matches(np.arange(20), ("a",), np.full((1, 20), 2), networks), {}).packed()})
+
+
+@pytest.fixture
+def drawn(tmp_path):
+    "As many evaluations with records as other processes are started for."
+    for seed in range(FEW):
+        put(tmp_path / "runs", "toys", "10p", seed, 20.0, 25.0, 30.0, 35.0)
+        record(tmp_path / f"runs/toys/10p/s{seed}", seed)
+    return tmp_path / "runs"
+
+
+def test_a_report_of_two_processes_has_the_same_bytes(drawn):
+    alone, shared = ({f.name: f.read_bytes() for f in write_report(drawn, drawn.parent / name, n)} for name, n in (("one", 1), ("two", 2)))
+    assert alone == shared and b"Brackets" in alone["table_gains_toys.md"]
+
+
+def test_a_broken_record_is_said_in_the_same_line_whoever_reads_it(drawn):
+    (drawn / "toys/10p/s3/evaluate/matches.json").write_text('{"val": {"images": 3}}')
+    for processes in (1, 2):
+        with pytest.raises(DataError, match="s3/evaluate/matches.json: no record of matches"): write_report(drawn, drawn.parent / "figures", processes)
+
+
+@pytest.mark.parametrize("name", ["<script>alert(1)</script>", "a|b", "[x](javascript:alert(1))", "$\\frac{x$", "`a` <b> *c*"])
+def test_names_from_data_are_text_in_tables(tmp_path, name):
+    row = {"dataset": name, "split": "10p", "variant": "", "seed": 0, "metrics": {"stages": {"teacher": {"wall_s": 60.0, "device": name}}}}
+    text = markdown(times(Evidence(tmp_path), name, [row]))
+    bare = re.sub(r"\\[\\`*\[\]<>|$]", "", text)
+    assert "<" not in bare and "`" not in bare and "$" not in bare and "](javascript" not in bare
+    assert {line.count("|") for line in bare.splitlines() if line.startswith("|")} == {5}
