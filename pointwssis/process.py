@@ -18,9 +18,9 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from .core import NO_ROOM, StageError, remove_litter, unwritable
 
 # %% auto #0
-__all__ = ['MARK', 'KERNEL', 'ENDING', 'WITHOUT_LOCKS', 'LOCKS', 'mark_of', 'end_orphans', 'marked', 'end_marked', 'environment',
-           'orderly_end', 'undisturbed', 'no_survivors', 'memory_kills', 'death', 'claim', 'clear_remains',
-           'in_processes']
+__all__ = ['MARK', 'KERNEL', 'ENDING', 'WITHOUT_LOCKS', 'LOCKS', 'ONE_THREAD', 'mark_of', 'end_orphans', 'marked', 'end_marked',
+           'environment', 'orderly_end', 'undisturbed', 'no_survivors', 'memory_kills', 'death', 'claim',
+           'clear_remains', 'in_processes']
 
 # %% ../nbs/44_process.ipynb #0e5aa037
 MARK = "POINTWSSIS_STAGE"
@@ -196,6 +196,8 @@ def clear_remains(
         with suppress(StageError), claim(target): pass
 
 # %% ../nbs/44_process.ipynb #d1c2b002
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")   # of each worker
+
 def _follow_parent() -> None:
     "End when the process ends that started this one, and leave Ctrl-C to it."
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -211,6 +213,7 @@ def in_processes(
 ) -> list[Any]:                       # as long as `items`
     "What a function gives for each item, computed in several new processes."
     pool = ProcessPoolExecutor(processes, get_context("spawn"), _follow_parent)
-    try: return [*pool.map(function, items)]
-    finally: pool.shutdown(cancel_futures=True)
+    with environment(**ONE_THREAD):
+        try: return [*pool.map(function, items)]
+        finally: pool.shutdown(cancel_futures=True)
 
