@@ -18,8 +18,8 @@ if TYPE_CHECKING: import torch
 # %% auto #0
 __all__ = ['UNKNOWN_TO_DISK', 'NO_ROOM', 'TEMPORARY', 'LIBRARIES', 'PointWSSISError', 'ConfigError', 'DataError',
            'CheckpointError', 'StageError', 'nearest', 'to_disk', 'put_in_place', 'unwritable', 'atomic_path',
-           'remove_litter', 'read_json', 'write_json', 'file_hash', 'rng', 'torch_generator', 'pick_device',
-           'device_name', 'versions']
+           'remove_litter', 'read_json', 'write_json', 'file_hash', 'rng', 'torch_generator', 'check_device',
+           'pick_device', 'device_name', 'versions']
 
 # %% ../nbs/00_core.ipynb #4f1d8bfc
 class PointWSSISError(Exception):
@@ -173,16 +173,22 @@ def torch_generator(
     return torch.Generator().manual_seed(_seed(seed, keys))
 
 # %% ../nbs/00_core.ipynb #0aadfb10
+def check_device(
+    name: str,  # as a user wrote it
+) -> None:
+    "Raise ConfigError for a word that names no device; the device itself may be missing."
+    if re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]+)?", name): return
+    raise ConfigError(f"unknown device '{name}'. Use auto, cpu, cuda, cuda:N or mps.")
+
 def pick_device(
     name: str = "auto",  # "auto", "cpu", "cuda", "cuda:1", "mps"
 ) -> torch.device:
     "The device to compute on; `auto` takes a GPU when there is one."
+    check_device(name)
     import torch
     gpus, apple = torch.cuda.device_count(), torch.backends.mps.is_available()
     if name == "auto": name = "cuda" if gpus else "mps" if apple else "cpu"
     kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (index and not index.isdecimal()):
-        raise ConfigError(f"unknown device '{name}'. Use auto, cpu, cuda, cuda:N or mps.")
     if kind == "cuda" and int(index or 0) >= gpus:
         raise ConfigError(f"device '{name}' is not here ({gpus} GPUs found). Use auto or cpu, or check the driver.")
     if kind == "mps" and not apple:

@@ -18,8 +18,8 @@ from .core import PointWSSISError, StageError
 from .process import KERNEL, MARK, death, end_marked, end_orphans, mark_of, marked, memory_kills, orderly_end, undisturbed
 
 # %% auto #0
-__all__ = ['GRAMMAR', 'REMEMBER', 'CLEAN', 'ARGUMENTS', 'MOST_MEMORY', 'import_papermill', 'make_fresh', 'share_threads',
-           'Stopped', 'Kernel', 'ask', 'fresh', 'Kernels', 'kernels']
+__all__ = ['GRAMMAR', 'REMEMBER', 'CLEAN', 'ARGUMENTS', 'MOST_MEMORY', 'import_papermill', 'one_directory', 'make_fresh',
+           'share_threads', 'Stopped', 'Kernel', 'ask', 'fresh', 'Kernels', 'kernels']
 
 # %% ../nbs/63_kernels.ipynb #6b63a007
 GRAMMAR = "rfc3987_syntax"   # the package that builds it
@@ -32,6 +32,11 @@ def import_papermill() -> ModuleType:
     finally:
         if hides: del sys.modules[GRAMMAR]
     return papermill
+
+@contextmanager
+def one_directory() -> Iterator[None]:
+    "Keep papermill's note of the current directory, which its calls in several threads share."
+    with import_papermill().iorw.local_file_io_cwd(): yield
 
 # %% ../nbs/63_kernels.ipynb #6b63a00a
 _FIRST: dict[str, Any] = {"cwd": os.getcwd(), "environ": dict(os.environ), "threads": 0}   # of this process, when it was new

@@ -8,7 +8,7 @@ import re, sys
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, get_args, get_origin, get_type_hints
 
-from .core import ConfigError, nearest
+from .core import ConfigError, check_device, nearest
 
 # %% auto #0
 __all__ = ['TEACHER_RANGES', 'TEACHER_GRIDS', 'STUDENT_RANGES', 'STUDENT_GRIDS', 'CAFFE_MEAN', 'CAFFE_STD', 'IMAGENET_MEAN',
@@ -188,6 +188,7 @@ def _check_value(key: str, value: Any) -> None:
     if name == "variant" and not re.fullmatch(r"\w*", value): raise ConfigError(f"variant '{value}' names a folder. Use letters, digits and _ only.")
     if name == "name" and not re.fullmatch(r"(\w[\w-]{0,99})?", value):
         raise ConfigError(f"name '{value}' names a folder. Use letters, digits, _ and - only, at most 100 of them.")
+    if name == "device": check_device(value)
     if name in AT_LEAST_ONE and value < 1: raise ConfigError(f"option '{key}' is {value}. It must be at least 1.")
 
 # %% ../nbs/01_options.ipynb #73dcf6e1

@@ -19,7 +19,7 @@ from .graph import STAGES, Stage, config_of, expected, find_stage, finished, is_
 from .graph import run_folder, size_of
 from .journal import UNFINISHED
 from .jobs import Named, beside, check_jobs, cores, side_by_side
-from .kernels import Kernel, Kernels, ask, fresh, import_papermill, kernels, share_threads
+from .kernels import Kernel, Kernels, ask, fresh, import_papermill, kernels, one_directory, share_threads
 from .pictures import one_look
 from .places import check_inputs, prepare, refuse_other, set_aside, take_over, twin_of
 from .process import claim, clear_remains
@@ -296,7 +296,7 @@ def reproduce(
     def work(name: str, place: int) -> Outcome:
         among = places() if beside(graph, name) else 1
         return run_stage(name, params, runs, force, notebooks, pool[place], among, same_code)
-    return list(side_by_side(graph, work, places, pool.stop, tell).values())
+    with one_directory(): return list(side_by_side(graph, work, places, pool.stop, tell).values())
 
 # %% ../nbs/48_pipeline.ipynb #c682321c
 def stage_times(

@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks import scaling                                                                           # noqa: E402
 from benchmarks.fresh import Cost                                                                        # noqa: E402
 from benchmarks.scaling import Growth, exponent, growth, series, write                                   # noqa: E402
+from pointwssis import store                                                                             # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -45,6 +46,7 @@ def in_this_process(place: str, *arguments) -> Cost:
                                          ("pixels", {"a step"}), ("images", {"opening a data set", "a split"})])
 def test_parts(part, names, monkeypatch):
     monkeypatch.setattr(scaling, "fresh", in_this_process)
+    monkeypatch.setattr(store, "CACHE_FROM", store.CACHE_FROM)      # a part sets it; it is set back
     found = getattr(scaling, f"by_{part}")(CPU, 1, True)
     assert {(r.of, r.cost) for r in found} == {(name, cost) for name in names for cost in ("time", "memory")}
     assert all(r.by == part and len(r.values) == len(r.sizes) == 3 and r.name for r in found)

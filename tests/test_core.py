@@ -97,7 +97,8 @@ def test_devices():
     assert core.pick_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
     for name in ("cuda:99", "gpu", "cuda:x"):
         with pytest.raises(ConfigError, match=name): core.pick_device(name)
-    assert core.device_name(torch.device("cpu")) == f"CPU, {torch.get_num_threads()} threads"
+    many = "thread" if torch.get_num_threads() == 1 else "threads"
+    assert core.device_name(torch.device("cpu")) == f"CPU, {torch.get_num_threads()} {many}"
 
 
 def test_core_does_not_load_torch():

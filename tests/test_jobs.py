@@ -92,6 +92,22 @@ def test_stages_that_do_not_need_each_other_run_at_the_same_time(stages, capfd):
     assert not marked()
 
 
+def test_a_run_from_another_directory_before_does_no_harm(stages, tmp_path, monkeypatch):     # noqa: F811
+    "Papermill notes the current directory once for all threads; the stage that began first and ends first must not set it back."
+    real, teacher = pipeline._execute, Path("teacher.here").resolve()
+    def in_order(notebook, *rest):
+        while notebook.stem == "supervised" and not teacher.exists(): time.sleep(.05)
+        return real(notebook, *rest)
+    monkeypatch.setattr(pipeline, "_execute", in_order)
+    notebook(stages / "teacher.ipynb", MEET.replace("NAME", "teacher").replace("OTHER", "supervised"), writes("teacher"))
+    late = "import time\nfrom pathlib import Path\nPath('supervised.here').touch()\ntime.sleep(3)\n"
+    notebook(stages / "supervised.ipynb", late, writes("supervised"))
+    local = kernels.import_papermill().iorw.papermill_io.get_handler("local")
+    local.cwd(str(tmp_path / "an earlier one"))
+    try: assert [o.how for o in reproduce({}, notebooks=stages, stages=FEW, jobs=2)] == ["ran"] * 3
+    finally: local.cwd(None)
+
+
 def test_the_first_failure_stops_the_others(stages):     # noqa: F811
     notebook(stages / "teacher.ipynb", MEET.replace("NAME", "teacher").replace("OTHER", "supervised"), "raise ValueError('broken')")
     slow = "import subprocess, time\nfrom pathlib import Path\nPath(out, 'state.pt').touch()\nsubprocess.Popen(['sleep', '600'], start_new_session=True)\n"

@@ -2,19 +2,20 @@
 import io
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stderr
-from multiprocessing import get_context
+from multiprocessing import get_context, set_start_method
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "nbs").rglob("*.ipynb")
-                   if not any(part.startswith((".", "_")) for part in path.parts))
+                   if not path.parent.name.startswith((".", "_")) and not (path.parent / ".notest").exists())
 
 
 def errors_of(notebook: str) -> str:
     "Run a notebook as nbdev_test does; the error of its last cell, if it has one."
     from nbdev.test import test_nb as run
+    set_start_method(None, force=True)   # a notebook's own processes start as they do for its reader
     with redirect_stderr(io.StringIO()) as told:
         passed, _ = run(ROOT / notebook, skip_flags=["notest"], basepath=ROOT)
     return "" if passed else told.getvalue() or "it failed without a word"
