@@ -83,17 +83,19 @@ def _seen(place: np.ndarray, image: np.ndarray, places: int, weights: np.ndarray
     return np.cumsum(counts, 0, out=counts) @ weights.astype(np.float32)
 
 def _running(combine: np.ufunc, rows: np.ndarray) -> np.ndarray:
-    "The ufunc's `accumulate` along the first axis, (N, R), a row at a time where rows are long."
-    if rows.shape[1] < LONG: return combine.accumulate(rows, 0, dtype=rows.dtype)
-    made = rows.copy()
-    for last, row in zip(made, made[1:]): combine(row, last, out=row)
-    return made
+    "The ufunc's `accumulate` along the first axis, (N, R), in place; a row at a time where rows are long."
+    if rows.shape[1] < LONG: return combine.accumulate(rows, 0, dtype=rows.dtype, out=rows)
+    for last, row in zip(rows, rows[1:]): combine(row, last, out=row)
+    return rows
 
 def _mean_precision(own: np.ndarray, seen: np.ndarray, reached: Callable) -> np.ndarray:
     "Mean precision over the 101 recalls, (R,), from the weight of each right detection and what is seen until it, (N, R)."
     found = _running(np.add, own)
-    precision = _running(np.maximum, (found / np.maximum(seen, 1))[::-1])[::-1]
-    precision[:-1] -= precision[1:]
+    precision = found / seen
+    _running(np.maximum, precision[::-1])
+    if own.shape[1] < LONG: precision[:-1] -= precision[1:]
+    else:
+        for row, later in zip(precision, precision[1:]): row -= later
     return np.einsum("nr,nr->r", reached(found), precision) / len(RECALLS)
 
 def _class_precision(
@@ -109,8 +111,10 @@ def _class_precision(
     kept = slice(at[-1] + 1)                              # behind the last right one nothing matters
     image, place = image[kept], np.searchsorted(at, np.arange(at[-1] + 1))
     every, own, reached = _seen(place, image, len(at), weights), weights[image[at]], _reached(np.maximum(objects, 1))
+    plain = np.maximum(every, 1, dtype=float)
     for row, hit, skipped in zip(made, right[:, at], ignored[:, kept]):
-        seen = every - _seen(place[skipped], image[skipped], len(at), weights) if skipped.any() else every
+        if skipped.any(): seen = np.maximum(every - _seen(place[skipped], image[skipped], len(at), weights), 1, dtype=float)
+        else: seen = plain
         if hit.any(): row[:] = _mean_precision(own[hit], seen[hit], reached)
     return made
 
@@ -130,7 +134,7 @@ class Matches:
     ) -> np.ndarray:                         # (classes, thresholds, R) percent; nan where there is no object
         "Mean precision over the recalls under each weighting of the images."
         weights = np.ones((1, len(self.images)), int) if weights is None else weights
-        found, there = self.networks[network], self.objects @ weights.T
+        found, there = self.networks[network], (self.objects.astype(float) @ weights.T).astype(int)   # whole, and fast
         made, by_image = np.full((len(there), len(THRESHOLDS), len(weights)), np.nan), np.ascontiguousarray(weights.T, np.int32)
         for kind in np.flatnonzero(self.objects.any(1)):
             own = found.kind == kind
