@@ -499,6 +499,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
                                     'pointwssis.matches.Detections.packed': ('matches.html#detections.packed', 'pointwssis/matches.py'),
                                     'pointwssis.matches.Detections.unpacked': ('matches.html#detections.unpacked', 'pointwssis/matches.py'),
                                     'pointwssis.matches.Matches': ('matches.html#matches', 'pointwssis/matches.py'),
+                                    'pointwssis.matches.Matches._plain': ('matches.html#matches._plain', 'pointwssis/matches.py'),
                                     'pointwssis.matches.Matches.ap': ('matches.html#matches.ap', 'pointwssis/matches.py'),
                                     'pointwssis.matches.Matches.precision': ('matches.html#matches.precision', 'pointwssis/matches.py'),
                                     'pointwssis.matches.Overlaps': ('matches.html#overlaps', 'pointwssis/matches.py'),

@@ -127,13 +127,20 @@ class Matches:
     objects: np.ndarray                 # (classes, I) how many there are, without crowds
     networks: dict[str, Detections]
 
+    @cached_property
+    def _plain(self) -> dict[str, np.ndarray]:
+        "Precisions with each image once, by network: several checks ask for them."
+        return {}
+
     def precision(
         self,
         network: str,                        # a key of `networks`
         weights: np.ndarray | None = None,   # (R, I) whole numbers, of the images; None: each counts once
     ) -> np.ndarray:                         # (classes, thresholds, R) percent; nan where there is no object
         "Mean precision over the recalls under each weighting of the images."
-        weights = np.ones((1, len(self.images)), int) if weights is None else weights
+        if weights is None:
+            if network not in self._plain: self._plain[network] = self.precision(network, np.ones((1, len(self.images)), int))
+            return self._plain[network]
         found, there = self.networks[network], (self.objects.astype(float) @ weights.T).astype(int)   # whole, and fast
         made, by_image = np.full((len(there), len(THRESHOLDS), len(weights)), np.nan), np.ascontiguousarray(weights.T, np.int32)
         for kind in np.flatnonzero(self.objects.any(1)):
