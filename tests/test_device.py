@@ -9,7 +9,7 @@ from torch import nn
 
 from pointwssis import device
 from pointwssis.batches import solov2_loss, training_batch
-from pointwssis.core import ConfigError, pick_device
+from pointwssis.core import ConfigError, device_name, pick_device
 from pointwssis.device import choose_precision, computes_in_bf16, describe, place, to_device
 from tiny import CFG, sample, tiny_model
 
@@ -99,7 +99,7 @@ def test_auto_takes_bf16_only_where_the_processor_has_it(monkeypatch, machine, a
     chosen, reason = ("bf16", "") if wanted else ("fp32", ": no bf16 instructions")
     assert computes_in_bf16(CPU) is wanted and choose_precision("auto", CPU) == chosen
     assert choose_precision("fp32", CPU) == "fp32"
-    assert describe(CPU, "auto") == f"CPU, {torch.get_num_threads()} threads, {chosen}{reason}"
+    assert describe(CPU, "auto") == f"{device_name(CPU)}, {chosen}{reason}"
 
 
 @pytest.mark.parametrize("native", [True, False])
