@@ -16,7 +16,7 @@ EVIDENCE ?= --dataset shapes --splits 10p,1p,2p,5p,20p,30p,40p,50p --seeds 0,1,2
 .PHONY: help setup lock lock-check demo test test-all lab bench evidence readme
 
 help:
-	@echo "make demo    the whole pipeline on the built-in data set, with short schedules (SPLIT=10p SEED=0)"
+	@echo "make demo    the whole pipeline on the built-in data set, with short schedules (SPLIT=10p SEED=0); about 6 minutes on two cores with bf16 instructions"
 	@echo "make test    every test and every notebook's examples"
 	@echo "make test-all  the long versions of some tests, too"
 	@echo "make lab     JupyterLab on the notebooks"

@@ -46,4 +46,4 @@ def summary(
     figures = figures_beside(folder.parents[2])
     title = f"{name}{' ' * bool(variant)}{variant}, {share_of(split):g}% of the images with masks, seed {folder.name[1:]}"
     places = f"Pictures and tables: {figures}, all on one page in {figures / 'report.html'}\nNotebooks: {folder}/STAGE/notebook.ipynb"
-    return "\n".join([title, *lines, f"Time: {times}; together {_time(sum(took.values()))}", places])
+    return "\n".join([title, *lines, f"Time: {times}; added up {_time(sum(took.values()))}, some side by side", places])
