@@ -381,6 +381,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
                                   'pointwssis.graph.finished': ('graph.html#finished', 'pointwssis/graph.py'),
                                   'pointwssis.graph.given_hashes': ('graph.html#given_hashes', 'pointwssis/graph.py'),
                                   'pointwssis.graph.is_done': ('graph.html#is_done', 'pointwssis/graph.py'),
+                                  'pointwssis.graph.of_run': ('graph.html#of_run', 'pointwssis/graph.py'),
                                   'pointwssis.graph.output_hashes': ('graph.html#output_hashes', 'pointwssis/graph.py'),
                                   'pointwssis.graph.precision_of': ('graph.html#precision_of', 'pointwssis/graph.py'),
                                   'pointwssis.graph.ready_needs': ('graph.html#ready_needs', 'pointwssis/graph.py'),

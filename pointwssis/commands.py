@@ -124,11 +124,10 @@ def config_for(
     args: argparse.Namespace,  # with the options of a run
 ) -> tuple[Any, Any]:          # the run's Config, and the SOLOv2Config of the network
     "The configuration that weights were trained with."
-    from pointwssis.graph import config_of
-    from pointwssis.pipeline import RUN
+    from pointwssis.graph import config_of, of_run
     path = weights.parent.parent / "params.json"
     manifest = read_json(path) if path.is_file() else {"stage": "", "parameters": run_params(args)}
-    params = {key: value for key, value in manifest["parameters"].items() if key in RUN}
+    params = of_run(manifest["parameters"])
     params["overrides"] = {**params.get("overrides", {}), **dict(args.overrides)}
     cfg = config_of(**params)
     return cfg, cfg.teacher if manifest["stage"] == "teacher" else cfg.student

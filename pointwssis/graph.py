@@ -17,9 +17,9 @@ from .results import RUNS
 from .splits import percentage
 
 # %% auto #0
-__all__ = ['WEAK', 'TEACHER', 'REFINER', 'STUDENT', 'WEIGHTS', 'LAST', 'NETWORKS', 'STAGES', 'TRAINED', 'ASKED', 'Stage',
-           'find_stage', 'config_of', 'precision_of', 'run_folder', 'given_hashes', 'ready_needs', 'output_hashes',
-           'decisive', 'fingerprint', 'size_of', 'finished', 'is_done', 'expected']
+__all__ = ['WEAK', 'TEACHER', 'REFINER', 'STUDENT', 'WEIGHTS', 'LAST', 'NETWORKS', 'STAGES', 'RUN', 'TRAINED', 'ASKED', 'Stage',
+           'find_stage', 'of_run', 'config_of', 'precision_of', 'run_folder', 'given_hashes', 'ready_needs',
+           'output_hashes', 'decisive', 'fingerprint', 'size_of', 'finished', 'is_done', 'expected']
 
 # %% ../nbs/43_graph.ipynb #62c0b16b
 @dataclass(frozen=True)
@@ -64,6 +64,14 @@ def find_stage(
     return STAGES[name]
 
 # %% ../nbs/43_graph.ipynb #f5527756
+RUN = ("dataset", "split", "seed", "data_root", "overrides")  # parameters that every stage notebook has
+
+def of_run(
+    params: dict[str, Any],  # of a stage notebook
+) -> dict[str, Any]:
+    "Those parameters that `config_of` takes."
+    return {key: params[key] for key in RUN if key in params}
+
 def config_of(
     dataset: str = "shapes",  # a preset
     split: str = "10p",       # share of images with masks

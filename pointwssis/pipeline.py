@@ -15,8 +15,8 @@ from .config import DRAWN, Config, check_start
 from .core import CheckpointError, ConfigError, DataError, PointWSSISError, StageError, atomic_path, device_name, nearest
 from .core import pick_device, put_in_place, read_json, remove_litter, versions, write_json
 from .executed import command_of, drop_pictures, hashes_of, tidy
-from .graph import STAGES, Stage, config_of, expected, find_stage, finished, is_done, output_hashes, precision_of, ready_needs
-from .graph import run_folder, size_of
+from .graph import RUN, STAGES, Stage, config_of, expected, find_stage, finished, is_done, output_hashes, precision_of, ready_needs
+from .graph import of_run, run_folder, size_of
 from .journal import UNFINISHED
 from .jobs import Named, beside, check_jobs, cores, side_by_side
 from .kernels import Kernel, Kernels, ask, fresh, import_papermill, kernels, one_directory, share_threads
@@ -28,7 +28,7 @@ from .sources import git_commit, source_hash
 from .sums import write_sums
 
 # %% auto #0
-__all__ = ['PAPERMILL', 'NOTEBOOKS', 'RUN', 'declared_parameters', 'check_parameters', 'Outcome', 'machine_of', 'run_stage',
+__all__ = ['PAPERMILL', 'NOTEBOOKS', 'declared_parameters', 'check_parameters', 'Outcome', 'machine_of', 'run_stage',
            'default_jobs', 'reproduce', 'stage_times']
 
 # %% ../nbs/48_pipeline.ipynb #5474e0f0
@@ -123,7 +123,6 @@ def _make(notebook: Path, partial: Path, target: Path, params: dict[str, Any], c
 # %% ../nbs/48_pipeline.ipynb #2c220be3
 _INSTALLED = Path(pointwssis.__file__).parent / "stage_notebooks"
 NOTEBOOKS = _INSTALLED if _INSTALLED.is_dir() else Path(pointwssis.__file__).parent.parent / "nbs" / "stages"
-RUN = ("dataset", "split", "seed", "data_root", "overrides")  # parameters that every stage notebook has
 
 @dataclass(frozen=True)
 class Outcome:
@@ -176,16 +175,15 @@ def machine_of(name: str, params: dict[str, Any], among: int = 1) -> dict[str, s
 
 def _machine(name: str, params: dict[str, Any], cfg: Config, kernel: Kernel, among: int) -> dict[str, str]:
     "The same in the stage's kernel."
-    own = {key: params[key] for key in RUN if key in params}
+    own = of_run(params)
     if not precision_of(name, cfg): return machine_of(name, own)
     return ask(kernel, "", f"__import__('pointwssis.pipeline').pipeline.machine_of({name!r}, {own!r}, {among})")
 
 def _configured(params: dict[str, Any]) -> tuple[dict[str, Any], Config]:
     "The parameters, and the configuration that they describe, after everything that can be checked."
-    def cfg_of(params: dict[str, Any]) -> Config: return config_of(**{key: params[key] for key in RUN if key in params})
-    cfg_of(params)
+    config_of(**of_run(params))
     params = _with_root(params)
-    cfg = cfg_of(params)
+    cfg = config_of(**of_run(params))
     _check_weights(cfg)
     return params, cfg
 
@@ -287,7 +285,7 @@ def reproduce(
     "Run every stage of the pipeline that is not up to date, independent ones side by side."
     if pool is None:
         with kernels() as pool: return reproduce(params, runs, force, notebooks, stages, tell, jobs, pool, same_code)
-    cfg, wanted, stages = config_of(**{key: params[key] for key in RUN if key in params}), check_jobs(jobs), tuple(stages)
+    cfg, wanted, stages = config_of(**of_run(params)), check_jobs(jobs), tuple(stages)
     if not force: _check_places(params, Path(os.path.relpath(runs)), stages)
     graph = {name: [need for need in find_stage(name).needs if need in stages] for name in stages}
     def places() -> int:

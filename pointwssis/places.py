@@ -13,7 +13,7 @@ from typing import Any
 
 from .config import Config
 from .core import ConfigError, StageError, atomic_path, read_json
-from .graph import STAGES, Stage, config_of, decisive, expected, finished, given_hashes, is_done, ready_needs
+from .graph import STAGES, Stage, config_of, decisive, expected, finished, given_hashes, is_done, of_run, ready_needs
 
 # %% auto #0
 __all__ = ['differences', 'refuse_other', 'check_inputs', 'twin_of', 'take_over', 'set_aside', 'prepare']
@@ -22,8 +22,7 @@ __all__ = ['differences', 'refuse_other', 'check_inputs', 'twin_of', 'take_over'
 def _config_in(manifest: dict[str, Any]) -> dict[str, Any]:
     "The configuration that a result was made with; {} where the manifest has none and today's options do not know its parameters."
     if "config" in manifest: return manifest["config"]
-    asked = {key: value for key, value in manifest.get("parameters", {}).items() if key in ("dataset", "split", "seed", "data_root", "overrides")}
-    try: return asdict(config_of(**asked))
+    try: return asdict(config_of(**of_run(manifest.get("parameters", {}))))
     except ConfigError: return {}
 
 def _text(value: Any) -> str:
