@@ -277,6 +277,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
                                    'pointwssis.engine._next': ('engine.html#_next', 'pointwssis/engine.py'),
                                    'pointwssis.engine._progress': ('engine.html#_progress', 'pointwssis/engine.py'),
                                    'pointwssis.engine._start': ('engine.html#_start', 'pointwssis/engine.py'),
+                                   'pointwssis.engine._watching_workers': ('engine.html#_watching_workers', 'pointwssis/engine.py'),
                                    'pointwssis.engine.learning_rate': ('engine.html#learning_rate', 'pointwssis/engine.py'),
                                    'pointwssis.engine.make_optimizer': ('engine.html#make_optimizer', 'pointwssis/engine.py'),
                                    'pointwssis.engine.newest_state': ('engine.html#newest_state', 'pointwssis/engine.py'),

@@ -6,6 +6,7 @@
 from __future__ import annotations
 import math, os, re, sys, time, zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,12 @@ def _next(batches: Iterator) -> Any:
     except PointWSSISError as e: raise type(e)(str(e).rpartition(f"{type(e).__name__}: ")[2].strip()) from None
     except (RuntimeError, ConnectionError, EOFError) as e: raise _dead_worker(e) or e from None
 
+@contextmanager
+def _watching_workers() -> Iterator[None]:
+    "The signal that a worker has died reaches the main thread between any two of its lines, not only in `next`."
+    try: yield
+    except RuntimeError as e: raise _dead_worker(e) or e from None
+
 # %% ../nbs/17_engine.ipynb #bdf89f21
 def _advance(run: Run, loss_fn: Callable, batches: Iterator, cfg: TrainConfig, meter: Meter) -> None:
     "One optimiser step."
@@ -283,7 +290,8 @@ def train(
         run = _start(place(model, device, cfg.steps), cfg, seed, length, out, resume)
         sampler = StepSampler(length, cfg.batch_size, cfg.steps, seed, run.step, rank, world, cfg.accumulate)
         agree(model.state_dict().values())
-        if run.step < cfg.steps: _loop(run, loss_fn, iter(loader_fn(sampler)), cfg, out, seed, rank, log_every)
+        with _watching_workers():
+            if run.step < cfg.steps: _loop(run, loss_fn, iter(loader_fn(sampler)), cfg, out, seed, rank, log_every)
         agree(run.weights().values())
         load_into(model, run.weights(), out)
     return run.history

@@ -1,5 +1,5 @@
 "The training loop: reproducible when resumed, accumulated or shared, and loud when it diverges."
-import json, math, os, resource, signal, subprocess, sys, textwrap
+import json, math, os, resource, signal, subprocess, sys, textwrap, time
 from dataclasses import replace
 from pathlib import Path
 
@@ -400,3 +400,14 @@ def test_a_worker_that_dies_is_one_line(tmp_path, how, words):
         def __getitem__(self, item): return how() if item[1] == 2 else super().__getitem__(item)
     def workers(sampler): return DataLoader(Dying(), batch_sampler=sampler, num_workers=1)
     with pytest.raises(StageError, match=rf"a worker process that reads pictures {words}\. .*set workers lower, or to 0"): run(tmp_path, loader_fn=workers)
+
+
+def test_a_worker_that_dies_while_the_network_trains_is_one_line(tmp_path):
+    "PyTorch raises from the signal's handler, wherever the main thread is: in a step, or while the error of another place is raised."
+    class Dying(Items):
+        def __getitem__(self, item): return os._exit(3) if item[1] == 2 else super().__getitem__(item)
+    def slow(model, batch):
+        time.sleep(30)
+        return loss(model, batch)
+    def workers(sampler): return DataLoader(Dying(), batch_sampler=sampler, num_workers=1)
+    with pytest.raises(StageError, match="a worker process that reads pictures ended unexpectedly"): run(tmp_path, loader_fn=workers, loss_fn=slow)
