@@ -6,7 +6,7 @@
 from __future__ import annotations
 import math, os, re, sys, time, zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -197,6 +197,7 @@ def _dead_worker(e: BaseException) -> StageError | None:
     found = [dead for part in chain if (dead := DEAD_WORKER.search(str(part)))]
     if not found and not isinstance(e, (ConnectionError, EOFError)): return None
     how = next((f"was killed by signal {dead[1]}" for dead in found if dead[1]), "ended unexpectedly")
+    with suppress(RuntimeError): time.sleep(1)   # its signal raises where it arrives: here, not while the error below is on its way
     advice = "Most often memory, or shared memory in a container, has run out: set workers lower, or to 0."
     return StageError(f"a worker process that reads pictures {how}. {advice}")
 
