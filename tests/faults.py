@@ -111,10 +111,16 @@ def untimed(value):
     return list(map(untimed, value)) if isinstance(value, list) else value
 
 
+def is_kernel(process: psutil.Process) -> bool:
+    "Whether it is a kernel that runs; one that ends meanwhile has no command line."
+    try: return "ipykernel" in " ".join(process.cmdline())
+    except psutil.Error: return False
+
+
 def kernel_of(runner: subprocess.Popen) -> psutil.Process | None:
     try: children = psutil.Process(runner.pid).children(recursive=True)
     except psutil.NoSuchProcess: return None
-    return next((p for p in children if p.is_running() and "ipykernel" in " ".join(p.cmdline())), None)
+    return next((p for p in children if is_kernel(p)), None)
 
 
 def inject(run: Run, r: random.Random, longest: float) -> str:
