@@ -28,7 +28,7 @@ help:
 
 setup: $(READY)
 
-$(READY): requirements.lock
+$(READY): requirements.lock settings.ini
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	@echo "Setting up .venv, a few minutes the first time"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv

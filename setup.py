@@ -2,7 +2,7 @@
 from configparser import ConfigParser
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 root = Path(__file__).parent
 parser = ConfigParser(delimiters=["="], interpolation=None)
@@ -36,7 +36,7 @@ setup(
     install_requires=cfg["requirements"].split(),
     extras_require={name: cfg[f"{name}_requirements"].split() for name in ("dev", "cluster")},
     entry_points={"console_scripts": cfg["console_scripts"].split()},
-    packages=["pointwssis", "pointwssis.stage_notebooks"],
+    packages=[*find_packages(include=["pointwssis*"]), "pointwssis.stage_notebooks"],
     package_dir={"pointwssis.stage_notebooks": "nbs/stages"},
     package_data={"pointwssis": ["*.mplstyle", "*.html"], "pointwssis.stage_notebooks": ["*.ipynb"]},
     zip_safe=False,

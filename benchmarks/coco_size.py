@@ -14,8 +14,8 @@ from faster_coco_eval import mask as rle_api
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from pointwssis import coco, store
-from pointwssis.evaluate import SLICES, coco_ap
+from pointwssis.data import coco, store
+from pointwssis.data.evaluation import SLICES, coco_ap
 
 HEIGHT, WIDTH = 480, 640
 CLASSES = coco.CategoryTable(tuple(range(1, 81)), tuple(f"class {i}" for i in range(1, 81)))

@@ -6,11 +6,12 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from pointwssis.coco import encode
-from pointwssis.config import RefinerConfig, preset
+from pointwssis.config import RefinerConfig
 from pointwssis.core import rng
-from pointwssis.refinenet import MaskRefineNet
-from pointwssis.refiner import refine_rles
+from pointwssis.data.coco import encode
+from pointwssis.refiner.inference import refine_rles
+from pointwssis.refiner.network import MaskRefineNet
+from pointwssis.runs.presets import preset
 
 from .fresh import Cost, fresh
 from .harness import Row

@@ -9,8 +9,8 @@ from unittest.mock import patch
 
 import torch
 
-from pointwssis import shapes
 from pointwssis.core import rng
+from pointwssis.data import shapes
 
 from .coco_size import write_annotations
 from .fresh import Cost, fresh

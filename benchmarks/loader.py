@@ -14,12 +14,12 @@ from tempfile import TemporaryDirectory
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from pointwssis.batches import solov2_loss, training_batch
 from pointwssis.config import SOLOv2Config, TrainConfig
-from pointwssis.dataset import CocoDataset, collate
-from pointwssis.engine import train
-from pointwssis.sampler import StepSampler
-from pointwssis.solov2 import SOLOv2
+from pointwssis.data.transforms import CocoDataset, collate
+from pointwssis.detector.batches import solov2_loss, training_batch
+from pointwssis.detector.solov2 import SOLOv2
+from pointwssis.training.sampler import StepSampler
+from pointwssis.training.trainer import train
 
 from . import usual
 from .coco_size import write_pictures

@@ -7,14 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import masks_to_boxes
 
-from pointwssis.coco import encode
 from pointwssis.config import SOLOv2Config
-from pointwssis.crops import crop_inputs, normalise, paste
-from pointwssis.decode import STRIDES, Outputs
-from pointwssis.points import crop_window, gaussian_map
-from pointwssis.prompt import Prompts
-from pointwssis.refinenet import MaskRefineNet
-from pointwssis.targets import Truth
+from pointwssis.data.coco import encode
+from pointwssis.data.points import Prompts
+from pointwssis.data.transforms import Truth
+from pointwssis.detector.inference import Outputs, STRIDES
+from pointwssis.refiner.crops import crop_inputs, crop_window, gaussian_map, normalise, paste
+from pointwssis.refiner.network import MaskRefineNet
 
 from . import usual
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 import torch
 from faster_coco_eval import mask as rle_api
 
-from pointwssis.coco import encode_many
-from pointwssis.config import TEACHER_GRIDS, TEACHER_RANGES, SOLOv2Config
-from pointwssis.decode import Outputs, to_instances
-from pointwssis.prompt import Prompts, as_prompts, candidates
-from pointwssis.solov2 import SOLOv2
+from pointwssis.config import SOLOv2Config, TEACHER_GRIDS, TEACHER_RANGES
+from pointwssis.data.coco import encode_many
+from pointwssis.data.points import Prompts, as_prompts
+from pointwssis.detector.inference import Outputs, candidates, to_instances
+from pointwssis.detector.solov2 import SOLOv2
 
 from . import loops
 from .harness import Row, alternate, compare, peak_mib

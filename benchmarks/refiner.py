@@ -5,12 +5,13 @@ from dataclasses import replace
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pointwssis.config import RefinerConfig, preset
-from pointwssis.device import computes_in_bf16
-from pointwssis.points import gaussian_map
-from pointwssis.refinenet import MaskRefineNet
-from pointwssis.refiner import refine_many
-from pointwssis.shapes import CLASSES
+from pointwssis.config import RefinerConfig
+from pointwssis.data.shapes import CLASSES
+from pointwssis.refiner.crops import gaussian_map
+from pointwssis.refiner.inference import refine_many
+from pointwssis.refiner.network import MaskRefineNet
+from pointwssis.runs.presets import preset
+from pointwssis.training.device import computes_in_bf16
 
 from . import loops
 from .harness import Row, Work, compare

@@ -14,17 +14,19 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from pointwssis import coco, splits
-from pointwssis.config import SHAPES, RefinerConfig, SOLOv2Config, preset
+from pointwssis.config import RefinerConfig, SOLOv2Config
 from pointwssis.core import atomic_path
-from pointwssis.decode import Outputs, flat
-from pointwssis.device import choose_precision, in_precision, place
-from pointwssis.prompt import as_prompts
-from pointwssis.refinenet import MaskRefineNet
-from pointwssis.refiner import refine_many
-from pointwssis.show import save_picture, style
-from pointwssis.solov2 import SOLOv2
-from pointwssis.targets import Targets, assign, focal_loss, losses
+from pointwssis.data import coco
+from pointwssis.data.points import as_prompts
+from pointwssis.data.show import save_picture, style
+from pointwssis.detector.inference import Outputs, flat
+from pointwssis.detector.solov2 import SOLOv2
+from pointwssis.detector.targets import Targets, assign, focal_loss, losses
+from pointwssis.method import splits
+from pointwssis.refiner.inference import refine_many
+from pointwssis.refiner.network import MaskRefineNet
+from pointwssis.runs.presets import SHAPES, preset
+from pointwssis.training.device import choose_precision, in_precision, place
 
 from .coco_size import write_annotations
 from .counting import Counts

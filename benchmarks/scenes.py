@@ -7,9 +7,9 @@ from torch import Tensor
 
 from pointwssis.config import SOLOv2Config
 from pointwssis.core import torch_generator
-from pointwssis.decode import Outputs
-from pointwssis.points import Point
-from pointwssis.targets import Truth
+from pointwssis.data.points import Point
+from pointwssis.data.transforms import Truth
+from pointwssis.detector.inference import Outputs
 
 
 def blobs(count: int, height: int, width: int, sides: tuple[float, float], seed: int) -> Tensor:   # (N, H, W) bool

@@ -15,13 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from pointwssis import coco, device as placing, shapes
-from pointwssis.batches import solov2_loss, training_batch
-from pointwssis.config import SOLOv2Config, TrainConfig, preset
-from pointwssis.dataset import CocoDataset, collate, normalise
-from pointwssis.engine import learning_rate, train
-from pointwssis.solov2 import SOLOv2
-from pointwssis.targets import assign, losses
+from pointwssis.config import SOLOv2Config, TrainConfig
+from pointwssis.data import coco, shapes
+from pointwssis.data.transforms import CocoDataset, collate, normalise
+from pointwssis.detector.batches import solov2_loss, training_batch
+from pointwssis.detector.solov2 import SOLOv2
+from pointwssis.detector.targets import assign, losses
+from pointwssis.runs.presets import preset
+from pointwssis.training import device as placing
+from pointwssis.training.trainer import learning_rate, train
 
 from .coco_size import write_pictures
 from .harness import RUNS, Row, peak_mib
@@ -95,7 +97,7 @@ def plainly(task: Task) -> tuple[float, float]:
 
 @contextmanager
 def chosen(name: str, choice: Callable) -> Iterator[None]:
-    "One of the decisions of `pointwssis.device`, made by hand."
+    "One of the decisions of `pointwssis.training.device`, made by hand."
     before = getattr(placing, name)
     setattr(placing, name, choice)
     try: yield

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.ops import masks_to_boxes
 
-from pointwssis.dataset import target_size
+from pointwssis.data.transforms import target_size
 
 
 def pairwise_iou(masks: Tensor) -> Tensor:   # (N, h, w) bool -> (N, N)

@@ -1,10 +1,11 @@
 "The stages as plain calls, with networks and schedules as small as they can be."
 from pathlib import Path
 
-from pointwssis import coco, stages
 from pointwssis.core import file_hash
-from pointwssis.gallery import open_left
-from pointwssis.graph import config_of
+from pointwssis.data import coco
+from pointwssis.method import stages
+from pointwssis.method.gallery import open_left
+from pointwssis.runs.stage_graph import config_of
 
 TINY = {"teacher_train.steps": 6, "teacher_train.checkpoint_steps": (2, 4), "student_train.steps": 4, "refiner_train.steps": 3,
         "teacher_train.batch_size": 4, "student_train.batch_size": 4, "refiner_train.batch_size": 4}

@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from pointwssis.device import computes_in_bf16
+from pointwssis.training.device import computes_in_bf16
 
 GPU = torch.device("cuda", 0)
 BELOW = torch.device("cpu", 0)     # what autograd is told, which would look for a driver; tensors of the host have no number

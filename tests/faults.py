@@ -24,8 +24,8 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from chain import TINY                       # noqa: E402
-from pointwssis import shapes                # noqa: E402
-from pointwssis.graph import STAGES          # noqa: E402
+from pointwssis.data import shapes                # noqa: E402
+from pointwssis.runs.stage_graph import STAGES          # noqa: E402
 
 WATCHER = '''import os, signal, sys
 number, moment, role, place = os.environ["FAULT"].split(":", 3)
@@ -72,7 +72,7 @@ class Run:
         options = [part for key, value in SMALL.items() for part in ("--set", f"{key}={json.dumps(value)}")]
         common = ["--dataset", "shapes", "--split", "25p", "--seed", "1", "--data-root", "data", "--runs", "runs", *options]
         calls = [["run", stage] for stage in self.stages] or [["reproduce"]]
-        listen = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from pointwssis.cli import main\n"
+        listen = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from pointwssis.runs.cli import main\n"
         code = listen + f"for call in {calls!r}:\n    if found := main([*call, *{common!r}]): sys.exit(found)"
         env = {**os.environ, "FAULT": fault, "FAULT_NOTE": str(self.note), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
                "PYTHONPATH": os.pathsep.join((str(self.place / "watch"), str(ROOT))), "XDG_CACHE_HOME": str(self.place / "cache")}

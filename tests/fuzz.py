@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 
-from pointwssis import coco, store
-from pointwssis.cli import setting
-from pointwssis.config import preset
+from pointwssis.config import override
 from pointwssis.core import PointWSSISError
-from pointwssis.masks import decode, encode
-from pointwssis.options import override
-from pointwssis.points import points_of
-from pointwssis.splits import percentage
-from pointwssis.survey import survey, told
+from pointwssis.data import coco, store
+from pointwssis.data.masks import decode, encode
+from pointwssis.data.points import points_of
+from pointwssis.data.survey import survey, told
+from pointwssis.method.splits import percentage
+from pointwssis.runs.cli import setting
+from pointwssis.runs.presets import preset
 
 HUGE = st.sampled_from([10**9, 2**31, 2**32, 2**63, 10**18, -10**18, -1, 0, 1e308, -1e308, 1e-308,
                         float("nan"), float("inf"), 10**400])

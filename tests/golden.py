@@ -5,11 +5,11 @@ from zlib import crc32
 import numpy as np
 import torch
 
-GOLDEN = Path(__file__).parent / "data/golden"
+GOLDEN = Path(__file__).parent / "recorded/golden"
 
 
 def formula(name: str, shape: tuple[int, ...]) -> torch.Tensor:
-    "The value of a parameter by its published name, as data/golden/README.md defines it."
+    "The value of a parameter by its published name, as recorded/golden/README.md defines it."
     if name.endswith("num_batches_tracked"): return torch.tensor(0)
     phase = crc32(name.encode()) % 1000 / 1000 * 2 * np.pi
     v = np.sin(1.2345 * np.arange(int(np.prod(shape))) + phase).reshape(shape)

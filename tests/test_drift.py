@@ -28,7 +28,7 @@ def run(root: Path, *command: str) -> None:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    return {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.py"))}
+    return {path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8") for path in sorted(folder.rglob("*.py"))}
 
 
 def test_the_package_is_what_the_notebooks_export(copy):

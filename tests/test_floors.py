@@ -1,60 +1,65 @@
-"""A module imports only from floors below its own: that is what lets a reader start at the bottom."""
+"""A room is a folder of notebooks. Rooms import only from rooms below them, which lets a reader enter each one alone."""
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "pointwssis"
-FLOORS = [
-    {"core", "decode", "parallel", "markup"},
-    {"executed", "sums", "options", "ablations", "sources", "masks", "store", "checkpoint", "results", "sampler", "process", "journal", "show", "page", "matches", "image_files"},
-    {"config", "coco", "device", "plan", "details", "bootstrap", "weights", "pictures", "summary"},
-    {"backbone", "submission", "shapes", "points", "targets", "engine", "evaluate", "crops", "plots", "evidence"},
-    {"refinenet", "splits", "dataset", "prompt", "tables", "manifests"},
-    {"refiner", "solov2", "graph", "survey", "batches", "comparisons"},
-    {"pseudo", "predict", "release", "report", "places"},
-    {"gallery", "verify"},
-    {"split_stage", "kernels", "jobs"},
-    {"stages"},
-    {"pipeline", "published", "records"},
-    {"experiments", "doctor"},
-    {"commands"},
-    {"cli"},
-]
-FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if not path.stem.startswith("_"))
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "pointwssis"
+MODULES = {path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", "."): path
+           for path in PACKAGE.rglob("*.py") if not path.stem.startswith("_")}
+ROOMS = {path.name.partition("_")[2] for path in (ROOT / "nbs").glob("[0-9]_*") if path.is_dir()}
 
 
-def imported(source: str) -> set[str]:
-    "Modules of this package that a source imports, at the top or inside a function."
-    found: set[str] = set()
+def room_of(module: str) -> str: return module.rpartition(".")[0] or "core"
+
+
+def imported(source: str, module: str) -> set[str]:
+    "Modules of this package that a module's source imports, at the top or inside a function."
+    found, parents = set(), module.split(".")
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and node.level == 1 and not node.module: found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.level == 1: found.add(node.module.split(".")[0])
-        elif isinstance(node, ast.ImportFrom) and node.module == "pointwssis": found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pointwssis."): found.add(node.module.split(".")[1])
-        elif isinstance(node, ast.Import): found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("pointwssis.")}
-    return found - {"__version__"}
+        if isinstance(node, ast.Import): found |= {a.name.partition(".")[2] for a in node.names if a.name.startswith("pointwssis.")}
+        if not isinstance(node, ast.ImportFrom): continue
+        whole = ["pointwssis", *parents][:-node.level] if node.level else []
+        base = ".".join([*whole, *filter(None, [node.module])])
+        if base.split(".")[0] == "pointwssis": found |= {f"{base}.{name}".partition(".")[2] for name in ["", *(a.name for a in node.names)]}
+    return {name.rstrip(".") for name in found} & set(MODULES)
+
+
+def uses() -> dict[str, set[str]]:
+    return {name: imported(path.read_text(encoding="utf-8"), name) for name, path in MODULES.items()}
 
 
 def test_the_reader_of_imports_sees_every_form():
-    source = "from .a import x\nfrom . import b\nfrom pointwssis.c import y\nfrom pointwssis import d\nimport pointwssis.e\n"
-    assert imported(source + "def f():\n    from .g.h import z\n") == {"a", "b", "c", "d", "e", "g"}
+    source = "from .masks import x\nfrom . import store\nfrom pointwssis.data.coco import y\nfrom pointwssis import core\nimport pointwssis.journal\n"
+    more = "def f():\n    from ..runs.cli import z\n    from ..method import stages\n"
+    assert imported(source + more, "data.show") == {"data.masks", "data.store", "data.coco", "core", "journal", "runs.cli", "method.stages"}
 
 
-def test_every_module_has_a_floor():
-    assert set(MODULES) <= set(FLOOR)
+def test_each_module_lies_in_the_room_of_its_notebook():
+    for name, path in MODULES.items():
+        notebook = path.read_text(encoding="utf-8").partition("File to edit: ")[2].split()[0]
+        assert room_of(name) == Path(notebook).parent.name.partition("_")[2], name
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_imports_point_downwards(name):
-    used = imported((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))
-    assert {other for other in used if FLOOR[other] >= FLOOR[name]} == set()
+def test_rooms_import_only_from_rooms_below():
+    "graphlib finds a circle of rooms, and the floors: a room stands one above the highest that it uses."
+    below = {room: set() for room in ROOMS}
+    for name, used in uses().items(): below[room_of(name)] |= {room_of(other) for other in used} - {room_of(name)}
+    order, floor = TopologicalSorter(below), {}
+    for room in order.static_order(): floor[room] = 1 + max((floor[other] for other in below[room]), default=0)
+    assert set(floor) == ROOMS and max(floor.values()) <= 8, floor
 
 
-@pytest.mark.parametrize("name", ["results", "tables", "plots", "report", "verify", "graph", "split_stage", "pipeline", "experiments", "cli"])
+def test_modules_of_a_room_import_each_other_in_one_direction():
+    list(TopologicalSorter(uses()).static_order())
+
+
+@pytest.mark.parametrize("name", ["report.results", "report.tables", "report.figures", "report.report", "report.verify", "runs.stage_graph",
+                                  "method.split_stage", "runs.runner", "runs.sweeps", "runs.cli"])
 def test_needs_no_torch(name):
     code = f"import sys, pointwssis.{name}; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

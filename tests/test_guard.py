@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from pointwssis.batches import solov2_loss, training_batch
 from pointwssis.config import RefinerConfig, TrainConfig
 from pointwssis.core import rng
-from pointwssis.dataset import normalise
-from pointwssis.engine import train
-from pointwssis.points import Point
-from pointwssis.refiner import MaskRefineNet, refine_many, refiner_loss
-from pointwssis.solov2 import SOLOv2
-from pointwssis.targets import assign
+from pointwssis.data.points import Point
+from pointwssis.data.transforms import normalise
+from pointwssis.detector.batches import solov2_loss, training_batch
+from pointwssis.detector.solov2 import SOLOv2
+from pointwssis.detector.targets import assign
+from pointwssis.refiner.inference import MaskRefineNet, refine_many, refiner_loss
+from pointwssis.training.trainer import train
 from tiny import CFG, sample, squares, tiny_model
 
 sys.path.insert(0, str(Path(__file__).parent.parent))

@@ -82,7 +82,7 @@ def test_readme_is_made_from_the_index(tmp_path):
 
 
 def test_the_recorded_values_are_bytes_to_git():
-    names = [str(path.relative_to(ROOT)) for path in tracked("tests/data/golden/*.npz", "tests/data/golden/*.safetensors")]
+    names = [str(path.relative_to(ROOT)) for path in tracked("tests/recorded/golden/*.npz", "tests/recorded/golden/*.safetensors")]
     command = ["git", "check-attr", "text", "--", *names]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert len(names) == 5 and said.count(": text: unset\n") == 5
@@ -92,7 +92,7 @@ def test_the_wheel_holds_the_package_alone(tmp_path):
     made = ["egg_info", f"--egg-base={tmp_path}", "build", f"--build-base={tmp_path}", "bdist_wheel", f"--dist-dir={tmp_path}"]
     subprocess.run([sys.executable, "setup.py", "-q", *made], cwd=ROOT, capture_output=True, check=True)
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel: names = wheel.namelist()
-    assert "pointwssis/solov2.py" in names and {name.split("/")[0].split("-")[0] for name in names} == {"pointwssis"}
+    assert "pointwssis/detector/solov2.py" in names and {name.split("/")[0].split("-")[0] for name in names} == {"pointwssis"}
 
 
 def test_the_evidence_is_small():

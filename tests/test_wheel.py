@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pointwssis import shapes
+from pointwssis.data import shapes
 
 ROOT = Path(__file__).parent.parent
 SOURCES = ("settings.ini", "setup.py", "pyproject.toml", "README.md", "LICENSE", "NOTICE", "pointwssis", "nbs/stages")

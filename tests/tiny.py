@@ -4,9 +4,8 @@ import torch
 
 from pointwssis.config import SOLOv2Config
 from pointwssis.core import rng
-from pointwssis.dataset import Sample
-from pointwssis.solov2 import SOLOv2
-from pointwssis.targets import Truth
+from pointwssis.data.transforms import Sample, Truth
+from pointwssis.detector.solov2 import SOLOv2
 
 CFG = SOLOv2Config("timm:test_resnet", num_classes=3, fpn_channels=16, instance_channels=16, instance_convs=1, mask_channels=16, num_kernels=16,
                    scale_ranges=((1, 16), (12, 28), (24, 48), (40, 80), (72, 2048)), num_grids=(16, 12, 8, 6, 4), frozen_stages=0, frozen_norm=False)

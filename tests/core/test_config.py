@@ -1,0 +1,79 @@
+"Presets and overrides: what is refused, what follows from what, and that words known here are known where they are used."
+from dataclasses import asdict
+
+import pytest
+
+from pointwssis.config import CHOICES
+from pointwssis.core import ConfigError
+from pointwssis.detector.inference import STRIDES
+from pointwssis.method.points import STRATEGIES
+from pointwssis.registry import DATASETS, PROMPTS
+from pointwssis.runs.presets import preset
+from pointwssis.training.trainer import OPTIMIZERS, SCHEDULES
+
+
+def test_known_words_are_those_of_the_code():
+    levels = range(-1, len(STRIDES))
+    users = {"point_strategy": STRATEGIES, "prompt": PROMPTS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "level": levels}
+    assert {key: set(CHOICES[key]) for key in users} == {key: set(names) for key, names in users.items()}
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("split", ["1p", "12.5p", "50p", "90p"])
+def test_every_preset_is_one_that_can_run(dataset, split):
+    cfg = preset(dataset, split)
+    for net in (cfg.teacher, cfg.student): assert len(net.scale_ranges) == len(net.num_grids) == len(STRIDES)
+    for schedule in (cfg.teacher_train, cfg.student_train, cfg.refiner_train):
+        assert all(0 < at < schedule.steps for at in schedule.decay_at) and schedule.warmup_steps < schedule.steps
+    assert 0 < min(cfg.teacher_train.checkpoint_steps) <= max(cfg.teacher_train.checkpoint_steps) <= cfg.teacher_train.steps
+
+
+def test_decays_and_checkpoints_move_with_the_length():
+    short = preset("coco", "10p", **{"teacher_train.steps": 450, "student_train.steps": 2700})
+    assert short.teacher_train.decay_at == (350, 400) and short.teacher_train.checkpoint_steps == (300, 400)
+    assert short.student_train.decay_at == (2100, 2500)
+    assert short.refiner_train == preset("coco").refiner_train
+    chosen = preset("coco", "10p", **{"teacher_train.steps": 450, "teacher_train.checkpoint_steps": [7]})
+    assert chosen.teacher_train.checkpoint_steps == (7,) and chosen.teacher_train.decay_at == (350, 400)
+    assert preset("shapes", **{"teacher_train.steps": 1}).teacher_train.checkpoint_steps == (1, 1)
+
+
+@pytest.mark.parametrize("kept", [[], [0], [401], [200, 500]])
+def test_a_teacher_must_leave_lessons(kept):
+    with pytest.raises(ConfigError, match=r"the refiner needs one or more of the teacher's steps 1 to 400"):
+        preset("shapes", **{"teacher_train.checkpoint_steps": kept})
+
+
+@pytest.mark.parametrize("key, value, says", [
+    ("prompt", "pint", "unknown prompt 'pint'. Did you mean 'point'?"),
+    ("level", 5, "unknown level '5'"),
+    ("student_train.schedule", "cos", "unknown student_train.schedule 'cos'. Did you mean 'cosine'?"),
+    ("data.short_side", 0, "option 'data.short_side' is 0. It must be at least 1."),
+    ("teacher_train.steps", True, "wants int, got True (bool)"),
+    ("student_train.scale_jitter", [1], "got [1] (list)"),
+])
+def test_values_that_mean_nothing_are_refused(key, value, says):
+    with pytest.raises(ConfigError) as e: preset("shapes", **{key: value})
+    assert says in str(e.value) and "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("value", [True, False, "bf16"])
+def test_an_option_of_earlier_versions_names_the_new_one(value):
+    with pytest.raises(ConfigError, match="'student_train.amp'.*'student_train.precision': auto, fp32 or bf16"):
+        preset("shapes", **{"student_train.amp": value})
+
+
+def test_precisions_are_checked_when_a_configuration_is_made():
+    with pytest.raises(ConfigError, match="unknown teacher_train.precision 'fp16'.*auto, fp32, bf16"):
+        preset("shapes", **{"teacher_train.precision": "fp16"})
+    assert preset("coco").student_train.precision == "auto"
+
+
+def test_the_demo_is_shapes_with_shorter_schedules():
+    "Networks, data and method are the same; a student still learns longer than its teacher, or its labels could not show what they are worth."
+    demo, shapes = preset("demo"), preset("shapes")
+    assert (demo.teacher, demo.student, demo.refiner, demo.data) == (shapes.teacher, shapes.student, shapes.refiner, shapes.data)
+    for part in ("teacher_train", "refiner_train", "student_train"):
+        short, long = (asdict(getattr(cfg, part)) for cfg in (demo, shapes))
+        assert {key for key in short if short[key] != long[key]} <= {"steps", "checkpoint_steps"} and short["steps"] < long["steps"]
+    assert demo.student_train.steps >= 2 * demo.teacher_train.steps and {name for name, found in DATASETS.items() if found.draw} == {"demo", "shapes"}

@@ -1,0 +1,124 @@
+"""Counts are counts: what is decided about masks is computed in fp32, also where a caller has switched autocast on. On a GPU that is how the
+network runs; here the same is done on the CPU."""
+from dataclasses import replace
+from unittest.mock import patch
+
+import pytest
+import torch
+
+from pointwssis.config import RefinerConfig
+from pointwssis.core import rng
+from pointwssis.data.points import Point, Prompts
+from pointwssis.detector.inference import Outputs, candidates, mask_nms, matrix_nms, measure, pairwise_iou, shared_pixels, soft_masks
+from pointwssis.detector.inference import to_instances, to_original
+from pointwssis.detector.targets import assign, losses
+from pointwssis.refiner.inference import MaskRefineNet, dice_loss, refine_many
+from pointwssis.registry import PROMPTS
+from tiny import CFG, squares, tiny_model
+
+SIZE = (64, 96)
+
+
+def bf16() -> torch.autocast: return torch.autocast("cpu", torch.bfloat16)
+
+
+def rectangles(count: int) -> torch.Tensor:   # (N, 160, 200) bool, some of many thousand pixels
+    "Masks whose overlaps are no powers of two, so that bf16 rounds most of them."
+    random, masks = rng(0, "rectangles"), torch.zeros(count, 160, 200, dtype=torch.bool)
+    for mask in masks:
+        y, x = random.integers(0, 80), random.integers(0, 100)
+        mask[y:y + random.integers(30, 80), x:x + random.integers(30, 100)] = True
+    return masks
+
+
+@pytest.mark.parametrize("capability", ["AVX2", "NEON"])
+def test_pixels_are_counted_exactly_within_autocast(capability):
+    masks, scores, classes = rectangles(20), torch.linspace(1, .5, 20), torch.zeros(20, dtype=torch.long)
+    counted = (masks[:, None] & masks[None]).sum((2, 3)).float()
+    assert (counted.bfloat16() != counted).float().mean() > .3           # what would go wrong
+    with patch("torch.backends.cpu.get_cpu_capability", return_value=capability):
+        exact = pairwise_iou(masks), matrix_nms(masks, scores, classes), mask_nms(masks, classes)
+        with bf16():
+            assert torch.equal(shared_pixels(masks), counted)
+            rough = pairwise_iou(masks), matrix_nms(masks, scores, classes), mask_nms(masks, classes)
+    assert all(torch.equal(a, b) for a, b in zip(exact, rough))
+
+
+def test_areas_and_masks_are_the_same_within_autocast():
+    g = torch.Generator().manual_seed(0)
+    kernels, features = torch.randn(30, 16, generator=g), torch.randn(16, 40, 50, generator=g)
+    soft = soft_masks(kernels, features)
+    exact = soft, *measure(kernels, features), to_original(soft, (150, 200), (97, 131))
+    with bf16(): again = soft_masks(kernels, features), *measure(kernels, features), to_original(soft, (150, 200), (97, 131))
+    assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(exact, again))
+    assert exact[1].tolist() == (soft > .5).sum((1, 2)).tolist()
+
+
+def test_features_in_bf16_are_decoded_in_fp32():
+    g = torch.Generator().manual_seed(0)
+    kernels, features = (torch.randn(*shape, generator=g).bfloat16() for shape in ((30, 16), (16, 40, 50)))
+    assert torch.equal(soft_masks(kernels, features), soft_masks(kernels.float(), features.float()))
+    areas, sure = measure(kernels, features)
+    assert areas.dtype == sure.dtype == torch.float32
+    assert torch.equal(areas, (soft_masks(kernels, features) > .5).sum((1, 2)))
+
+
+@pytest.fixture(scope="module")
+def outputs() -> Outputs:
+    torch.manual_seed(0)
+    with torch.no_grad(), bf16(): return tiny_model().features(torch.randn(1, 3, *SIZE))
+
+
+def known() -> Prompts:
+    xy = torch.tensor([[20., 30.], [70., 40.], [50., 12.]], dtype=torch.float64)
+    return Prompts(xy, torch.tensor([0, 1, 2]), torch.cat([xy - 9, xy + 9], 1))
+
+
+@pytest.mark.parametrize("nms", ["matrix", "mask"])
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_every_prompt_is_decoded_alike_within_autocast(outputs, prompt, nms):
+    cfg = replace(CFG, score_threshold=.001, update_threshold=0.)
+    def found() -> tuple:
+        seen = candidates(outputs, 0, prompt, known().to_input(SIZE, SIZE, torch.device("cpu")), SIZE, cfg)
+        areas = seen.areas
+        made = to_instances(seen, outputs.mask_features[0].float(), SIZE, SIZE, cfg, nms)
+        return areas, seen.scores, made.masks, made.scores, made.classes, made.points
+    exact = found()
+    with bf16(): assert all(torch.equal(a, b) for a, b in zip(exact, found(), strict=True))
+    assert len(exact[0])
+
+
+def test_a_prediction_within_autocast_decodes_what_the_network_gave():
+    model, images = tiny_model(), torch.randn(1, 3, *SIZE, generator=torch.Generator().manual_seed(0))
+    points = [[Point(20., 30., 0, 1), Point(70., 40., 1, 2)]]
+    with bf16():
+        whole = model.predict(images, [SIZE], [SIZE], points, "point", "mask")[0]
+        with torch.inference_mode(): out = model.features(images)
+    with patch.object(model, "features", lambda _: out): parts = model.predict(images, [SIZE], [SIZE], points, "point", "mask")[0]
+    assert torch.equal(whole.masks, parts.masks) and torch.equal(whole.scores, parts.scores) and len(whole)
+
+
+def test_refined_masks_are_cut_and_pasted_alike_within_autocast():
+    torch.manual_seed(0)
+    net = MaskRefineNet(3, RefinerConfig("torchvision:resnet18", "", crop_size=32, aspp_channels=16, decoder_channels=(16, 16, 16))).eval()
+    masks = rectangles(3)
+    item = torch.randint(256, (3, *masks.shape[1:]), dtype=torch.uint8), masks, torch.rand(3, 2) * 100, torch.tensor([0, 1, 2])
+    for behaviour in ("fixed", "published"):
+        exact = refine_many(net, [item], behaviour)[0]
+        with bf16(): assert torch.equal(refine_many(net, [item], behaviour)[0], exact)
+
+
+def test_targets_and_losses_are_summed_in_fp32_within_autocast(outputs):
+    "Of the losses only SOLOv2's dynamic convolution, a part of the network, follows autocast."
+    truth, g = squares([(5, 8, 40, 50), (50, 10, 90, 60)], [0, 2], SIZE), torch.Generator().manual_seed(0)
+    logits, target = torch.randn(2, 2, 40, 40, generator=g), torch.ones(2, 40, 40)
+    logits_of, kernels = ([x.float() for x in x] for x in (outputs.category_logits, outputs.kernels))
+    given = Outputs(logits_of, kernels, outputs.mask_features.float(), [])
+    def computed() -> tuple:
+        targets = assign(CFG, [truth], (16, 24))
+        found = losses(given, targets)
+        return found["loss_ins"], found["loss_cate"], targets.classes, targets.masks, dice_loss(logits, target)
+    dice, *exact = computed()
+    with bf16(): rough, *again = computed()
+    assert all(torch.equal(a, b) for a, b in zip(exact, again, strict=True))
+    assert rough.dtype == torch.float32 and rough.item() == pytest.approx(dice.item(), rel=1e-3)

@@ -1,0 +1,136 @@
+"One setting, `behaviour`: what `published` keeps of the published code's faults, and `fixed` does not."
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from pointwssis.config import Config, SOLOv2Config, TrainConfig
+from pointwssis.core import ConfigError
+from pointwssis.data import coco, shapes
+from pointwssis.data.evaluation import coco_ap
+from pointwssis.data.points import Point, Prompts, as_prompts
+from pointwssis.data.transforms import CocoDataset, collate
+from pointwssis.detector.inference import candidates
+from pointwssis.detector.targets import assign
+from pointwssis.method.prompts import point_cells
+from pointwssis.method.pseudo_labels import PseudoMask, as_results, choose_weights
+from pointwssis.runs.presets import preset
+from tiny import CFG, tiny_model
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("shapes")
+    shapes.write(root, train=4, val=1, size=72)
+    return coco.load(root / "annotations/instances_train.json", need="masks")
+
+
+def test_only_two_words_are_known():
+    assert preset("shapes").behaviour == "fixed" and preset("coco", behaviour="published").behaviour == "published"
+    for make in (lambda: preset("shapes", behaviour="publish"), lambda: Config("shapes", behaviour="publish")):
+        with pytest.raises(ConfigError, match="unknown behaviour 'publish'. Did you mean 'published'"): make()
+
+
+# --- points without a mask
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_a_point_without_mask_is_background_when_published_and_ignored_when_fixed(data, cache):
+    first = data.ids[0]
+    lost = {"id": 1, "image_id": first, "category_id": data.categories.ids[0], "point": [40., 20.], "iscrowd": 0}
+    blind = replace(data, annotations=data.annotations | {first: []}, info={"dropped_points": [lost]})
+    schedule = TrainConfig(short_sides=(72,), long_side=72, flip=0.)
+    labels = {}
+    for behaviour in ("published", "fixed"):
+        batch = collate([CocoDataset(blind, schedule, cache=cache, behaviour=behaviour)[0, 0, 0]])
+        labels[behaviour] = assign(CFG, batch["truth"], (24, 24)).classes
+    assert (labels["published"] == CFG.num_classes).all()
+    assert (labels["fixed"] == -1).any() and set(labels["fixed"].unique().tolist()) == {-1, CFG.num_classes}
+
+
+# --- cut points
+
+def test_coarse_points_are_cut_not_rounded():
+    xy = torch.tensor([[99.996, 0.], [50.005, 19.99999], [0.00099, 12.3456]], dtype=torch.float64)
+    cut = Prompts(xy, torch.zeros(3, dtype=torch.long)).coarse((20, 100)).xy
+    assert torch.allclose(cut, torch.tensor([[99.99, 0.], [50., 19.998], [0., 12.344]], dtype=torch.float64), atol=1e-9)
+
+
+def test_published_points_are_cut_and_only_under_the_point_prompt(monkeypatch):
+    seen, model = [], tiny_model()
+
+    def note(out, b, prompt, known, *rest):
+        seen.append(known.xy[0, 0].item())
+        return candidates(out, b, prompt, known, *rest)
+    monkeypatch.setattr("pointwssis.detector.solov2.candidates", note)
+    click = Prompts(torch.tensor([[48.003, 30.]], dtype=torch.float64), torch.tensor([0]), torch.tensor([[40., 20., 56., 40.]]))
+    for prompt in ("point", "point_with_size"):
+        for behaviour in ("published", "fixed"):
+            model.predict(torch.zeros(1, 3, 64, 96), [(64, 96)], [(64, 96)], [click], prompt, "mask", behaviour)
+    exact = 48.003 - .5
+    assert seen[0] == pytest.approx(int(exact / 96 * 10_000) / 10_000 * 96) and seen[0] < exact - 1e-3
+    assert seen[1:] == [pytest.approx(exact)] * 3
+
+
+# --- cells of clicks
+
+@pytest.mark.parametrize("share, cell", [(.9625, 76), (.9624, 76), (.9626, 77), (0., 0), (.5, 39)])
+def test_published_cells_are_counted_by_a_division_in_floats(share, cell):
+    grids = SOLOv2Config(num_grids=(80, 64, 32, 24, 12))
+    xy = torch.tensor([[share * 640, 0.]], dtype=torch.float64)
+    assert point_cells(xy, (640, 640), grids, "published")[0, 0].item() == cell == int(share // (1 / 80))
+    assert point_cells(xy, (640, 640), grids)[0, 0].item() == int(share * 80)
+
+
+def asked(model, points, behaviour):
+    return model.predict(torch.zeros(1, 3, 64, 96), [(64, 96)], [(64, 96)], [points], "point", "mask", behaviour)[0]
+
+
+def drawn(model, points, behaviour):
+    "Which clicks are candidates, before any NMS."
+    with torch.inference_mode():
+        known = as_prompts(points).to_input((64, 96), (64, 96), "cpu")
+        return candidates(model.features(torch.zeros(1, 3, 64, 96)), 0, "point", known, (64, 96), CFG, behaviour)
+
+
+def test_a_later_click_in_the_same_cell_replaces_the_earlier_one_when_published():
+    model, (x, y) = tiny_model(), (49., 33.)
+    twice = [Point(x, y, 0, 7), Point(x, y, 1, 8)]
+    assert drawn(model, twice, "published").points.tolist() == [1] and drawn(model, twice, "fixed").points.tolist() == [0, 1]
+    assert drawn(model, twice[::-1], "published").classes.tolist() == [0]
+    assert set(asked(model, twice, "published").points.tolist()) <= {1}
+
+
+def test_a_click_keeps_the_levels_where_it_is_alone():
+    "Clicks 5 pixels apart share the cells of the coarse grids alone."
+    model = tiny_model()
+    near = [Point(49., 33., 0, 7), Point(55., 33., 1, 8)]
+    cells = point_cells(as_prompts(near).xy - .5, (64, 96), CFG, "published")
+    assert (cells[0] == cells[1]).any() and (cells[0] != cells[1]).any()
+    found, alone = drawn(model, near, "published"), drawn(model, near[:1], "published")
+    shared = [level for level in range(5) if cells[0, level] == cells[1, level]]
+    assert found.points.tolist() == [0, 1]
+    with torch.inference_mode(): out = model.features(torch.zeros(1, 3, 64, 96))
+    known = as_prompts(near).to_input((64, 96), (64, 96), "cpu")
+    for level in range(5):
+        left = candidates(out, 0, "point", known, (64, 96), CFG, "published", level).points.tolist()
+        assert left == ([1] if level in shared else [0, 1])
+    assert torch.equal(found.kernels[1], drawn(model, near[1:], "published").kernels[0]) and len(alone.points) == 1
+
+
+# --- which refiner
+
+def test_published_takes_the_best_weights_and_fixed_asks_nobody():
+    saved, asked = [Path(name) for name in "abc"], []
+    def judge(path): return asked.append(path) or {"a": 1., "b": 3., "c": 3.}[path.name]
+    assert choose_weights(saved, judge) == saved[2] and asked == []
+    assert choose_weights(saved, judge, "published") == saved[1] and asked == saved
+    assert choose_weights(saved[:1], judge) == choose_weights(saved[:1], judge, "published") == saved[0]
+
+
+def test_pseudo_masks_are_judged_as_equally_sure(data):
+    first = data.ids[0]
+    masks = [PseudoMask(a["id"], first, data.categories.index(a["category_id"]), a["segmentation"], .2 + .1 * k)
+             for k, a in enumerate(data.annotations[first])]
+    results = as_results(masks, data)
+    assert {r["score"] for r in results} == {1.} and coco_ap(data.select([first]), results)["ap_percent"] == pytest.approx(100)

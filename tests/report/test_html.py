@@ -1,0 +1,315 @@
+"The report as one page: what it holds, where its links lead, and what happens when a reader clicks, in a real browser."
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from browser import MISSING, Browser
+from pointwssis.core import write_json
+from pointwssis.report.html import ORDER, evidence, plates, sheets, write_page
+from pointwssis.report.markup import embedded, escaped, inline, link, to_html
+
+NOTE = "Same method, other data."
+TABLE = """**toys.** Same method, other data.
+
+| masks | result | AP | a rather long head for a narrow screen | and one more that is as long | difference |
+| --- | --- | --- | --- | --- | --- |
+| 5% | teacher | 9.5 ± 0.2 | a | b | +1.0 |
+| 10% | student | 22.5 | a | b | —¹ |
+| 20% | student | 100.0 | a | b | -3.0 |
+| 2% | `student` | — | a | b | +12.0 |
+
+¹ nobody knows
+"""
+
+
+def picture(figures, stem, size=(660, 520), **about):
+    figures.mkdir(exist_ok=True)
+    Image.new("RGB", size, "white").save(figures / f"{stem}.png")
+    (figures / f"{stem}.pdf").write_bytes(b"%PDF")
+    write_json(figures / f"{stem}.json", about)
+
+
+def stage(runs, run, name, wall_s=60.0):
+    write_json(runs / run / name / "params.json", {"wall_s": wall_s, "device": "CPU, 2 threads", "status": "done"} if wall_s else {"status": "running"})
+    (runs / run / name / "notebook.ipynb").write_text("{}")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    "Runs and figures of two data sets, and the page."
+    root = tmp_path_factory.mktemp("page")
+    runs, figures = root / "runs", root / "figures"
+    for name in ("curves", "gains", "ablation_levels", "ap_by_split"):
+        picture(figures, f"{name}_toys", shows=name, dataset="toys", caption=f"All about {name} & more.", note=NOTE)
+    for split in ("10p", "5p"):
+        for name in ("rough", "story"): picture(figures, f"toys_{split}_{name}", (880, 220), shows=name, dataset="toys", split=split, seed=0)
+    picture(figures, "ap_by_split_toys_two", shows="ap_by_split", dataset="toys_two", caption="Another.")
+    (figures / "results_toys.md").write_text(TABLE)
+    (figures / "results_toys.csv").write_text("masks\n")
+    (figures / "table_levels_toys.md").write_text("**levels**\n\n| level | AP | seeds |\n| --- | --- | --- |\n| 1 | 2.0 | [0](../runs/toys/10p/s0/evaluate/notebook.ipynb) |\n")
+    (figures / "table_times_toys.md").write_text("**times**\n")
+    (figures / "some_notes.md").write_text("of no data set")
+    stages = ["toys/10p/s0/evaluate", "toys/10p/s0/teacher"]
+    facts = {stages[0]: {"git_commit": "0123abc", "device": "CPU", "versions": {"numpy": "2.0"}, "wall_s": 2.5, "data": {"a.json": "f" * 64}}}
+    behind = {"how": "mean", "numbers": {"value": 2.0}, "runs": stages}
+    write_json(figures / "table_levels_toys.json", {"dataset": "toys", "rows": [["1", behind, {"how": "runs", "runs": stages[:1]}]], "root": "../runs", "runs": facts})
+    write_json(figures / "table_times_toys.json", {"dataset": "toys", "rows": [], "runs": {}})
+    (figures / "results_toys_two.md").write_text(TABLE.replace("toys", "toys_two"))
+    for run in ("toys/10p/s0", "toys/10p/s10", "toys/10p/s2", "toys/10p-level_0/s0", "toys/5p/s0", "toys_two/10p/s0"): stage(runs, run, "split", 30.0)
+    for name in ("teacher", "evaluate", "report"): stage(runs, "toys/10p/s0", name)
+    stage(runs, "toys/5p/s0", "teacher", 0)
+    stage(runs, "toys/5p/s0", ".teacher.partial")
+    write_json(runs / "toys/10p/s0/evaluate/metrics.json", {"stages": {"split": {}, "teacher": {}, "student": {}}})
+    write_page(runs, figures)
+    return root
+
+
+@pytest.fixture(scope="module")
+def page(folder) -> str: return (folder / "figures/report.html").read_text(encoding="utf-8")
+
+
+def test_markdown_becomes_html():
+    assert inline("a **b** `c*d` [e](../f_g.ipynb) & <i>") == 'a <strong>b</strong> <code>c*d</code> <a href="../f_g.ipynb">e</a> &amp; &lt;i&gt;'
+    assert to_html("# A\n\nb\nc\n\n### D") == "<h1>A</h1>\n<p>b c</p>\n<h3>D</h3>"
+    made = to_html(TABLE)
+    assert made.count("<th ") == made.count("<button") == 6 and made.count("<tr>") == 5 and made.count("<td") == 24 and "---" not in made
+    assert "<td>9.5 ± 0.2</td>" in made and made.endswith("<p>¹ nobody knows</p>")
+    assert '<td class="long">' in to_html("| a |\n| --- |\n| " + "word " * 20 + "|")
+
+
+def test_pictures_come_in_the_order_of_the_story(folder):
+    found = plates(folder / "figures")
+    assert [p.stem for p in found] == ["ap_by_split_toys", "ap_by_split_toys_two", "gains_toys", "ablation_levels_toys", "curves_toys",
+                                       "toys_5p_story", "toys_5p_rough", "toys_10p_story", "toys_10p_rough"]
+    assert found[0].caption == f"All about ap_by_split & more. {NOTE}" and "10% of the images with masks, seed 0" in found[-1].caption
+    assert len(set(ORDER)) == len(ORDER)
+
+
+def test_pictures_that_say_nothing_are_left_out(tmp_path):
+    picture(tmp_path, "list", dataset="x")
+    (tmp_path / "list.json").write_text("[1, 2]")
+    Image.new("RGB", (4, 4)).save(tmp_path / "bare.png")
+    picture(tmp_path, "other", dataset="x", unknown=1)
+    assert [p.stem for p in plates(tmp_path)] == ["other"]
+
+
+def test_pictures_are_small_and_whole(folder):
+    for photograph, kind in ((True, "jpeg"), (False, "png")):
+        made = embedded(folder / "figures/toys_10p_story.png", photograph)
+        assert made.startswith(f"data:image/{kind};base64,") and len(made) < 6000
+
+
+def test_evidence_leads_to_every_notebook(folder):
+    made = evidence(folder / "runs", "toys", folder / "figures").split("\n")
+    assert made[0] == "| run | seed | split | teacher | evaluate | device |"
+    assert [tuple(line.split(" | ")[:2]) for line in made[2:]] == [("| 5p", "0"), ("| 10p", "0"), ("| 10p", "2"), ("| 10p", "10"), ("| 10p-level_0", "0")]
+    assert "| [0.5](../runs/toys/10p/s0/split/notebook.ipynb) | [1.0](../runs/toys/10p/s0/teacher/notebook.ipynb) |" in made[3]
+    assert made[2].endswith("| — | — | CPU, 2 threads |") and evidence(folder / "runs", "unknown", folder / "figures") == ""
+
+
+class Links(HTMLParser):
+    def __init__(self): super().__init__(); self.found, self.open = [], []
+    def handle_starttag(self, tag, attributes):
+        self.found += [(tag, value) for name, value in attributes if name in ("href", "src")]
+        if tag not in ("meta", "img", "link"): self.open.append(tag)
+    def handle_endtag(self, tag): assert self.open.pop() == tag
+
+
+def test_the_page_holds_everything_and_its_links_hold(folder, page):
+    parser = Links()
+    parser.feed(page)
+    assert parser.open == []
+    resources = [value for tag, value in parser.found if tag != "a"]
+    assert len(resources) == 9 and all(value.startswith("data:image/") for value in resources) and "@import" not in page and "url(" not in page
+    ids = set(re.findall(r'id="([^"]+)"', page))
+    for _, value in (pair for pair in parser.found if pair[0] == "a"):
+        assert value[1:] in ids if value.startswith("#") else (folder / "figures" / value).exists(), value
+    assert sum(value.endswith("notebook.ipynb") for _, value in parser.found) == 9
+
+
+def test_data_sets_keep_to_themselves(page):
+    first, second = page.split('<section id="toys_two">')
+    assert "Another." in second and "Another." not in first and "All about gains &amp; more." in first and "All about" not in second
+    assert first.count("<details open>") == 1 and first.count("<details>") == 1 and "<details" not in second
+    places = [first.index(text) for text in ("Same method, other data.", "<strong>levels", "<strong>times", "All about", "executed notebooks</h3>")]
+    assert places == sorted(places) and "of no data set" not in page
+
+
+def test_numbers_know_their_runs(folder, page):
+    made = {sheet.name: sheet for sheet in sheets(folder / "figures")}
+    assert list(made) == ["results_toys", "results_toys_two", "table_levels_toys", "table_times_toys"]
+    assert made["table_levels_toys"].cells == [[[], ["toys/10p/s0/evaluate", "toys/10p/s0/teacher"], ["toys/10p/s0/evaluate"]]]
+    assert '<td>1</td><td><button type="button" class="told" data-runs="0 1">2.0</button></td><td><a href="../runs/toys/10p/s0/' in page
+    assert page.count('class="told"') == 1 and '["versions", "numpy 2.0"]' in page and '["data", "a.json ffffffffffff"]' in page
+
+
+def test_the_markdown_page_says_the_same(folder, page):
+    text = (folder / "figures/report.md").read_text(encoding="utf-8")
+    assert TABLE.strip() in text and text.count("![") == 9 and "](../runs/toys/10p/s0/teacher/notebook.ipynb)" in text
+    for target in re.findall(r"\]\(([^)]+)\)", text): assert (folder / "figures" / target).exists(), target
+
+
+def test_the_same_folder_gives_the_same_page(folder, page):
+    write_page(folder / "runs", folder / "figures")
+    assert (folder / "figures/report.html").read_text(encoding="utf-8") == page
+
+
+def test_an_empty_folder_is_a_page_without_sections(tmp_path):
+    assert "<section" not in write_page(tmp_path / "runs", tmp_path)[0].read_text()
+
+
+def test_the_page_needs_no_torch():
+    code = "import sys, pointwssis.report.html; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory, folder):
+    if MISSING: pytest.skip(MISSING)
+    browser = Browser(tmp_path_factory.mktemp("desk"), 1200, 800)
+    browser.open(folder / "figures/report.html")
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="module")
+def phone(tmp_path_factory, folder):
+    if MISSING: pytest.skip(MISSING)
+    browser = Browser(tmp_path_factory.mktemp("phone"), 390, 844, phone=True)
+    browser.open(folder / "figures/report.html")
+    yield browser
+    browser.close()
+
+
+def column(browser, number):
+    return browser.run(f"[...document.querySelector('table').tBodies[0].rows].map(row => row.cells[{number}].textContent)")
+
+
+@pytest.mark.parametrize("number, rising, falling", [
+    (0, ["2%", "5%", "10%", "20%"], ["20%", "10%", "5%", "2%"]),
+    (1, ["student", "student", "student", "teacher"], ["teacher", "student", "student", "student"]),
+    (2, ["9.5 ± 0.2", "22.5", "100.0", "—"], ["100.0", "22.5", "9.5 ± 0.2", "—"]),
+    (5, ["-3.0", "+1.0", "+12.0", "—¹"], ["+12.0", "+1.0", "-3.0", "—¹"])])
+def test_a_click_on_a_head_sorts_its_column(desk, number, rising, falling):
+    head = f"table th:nth-child({number + 1})"
+    desk.click(f"{head} button")
+    assert column(desk, number) == rising and desk.run(f"document.querySelector('{head}').ariaSort") == "ascending"
+    desk.click(f"{head} button")
+    assert column(desk, number) == falling and desk.run(f"document.querySelector('{head}').ariaSort") == "descending"
+    assert desk.run("document.querySelectorAll('th[aria-sort]').length") == 1
+
+
+def test_sorting_moves_whole_rows(desk):
+    desk.click("table th:nth-child(3) button")
+    pairs = dict(zip(column(desk, 2), column(desk, 0)))
+    assert pairs == {"9.5 ± 0.2": "5%", "22.5": "10%", "100.0": "20%", "—": "2%"}
+
+
+def test_a_click_on_a_number_tells_where_it_is_from(desk):
+    shown = "document.querySelector('.origin').open"
+    desk.click(".told")
+    assert desk.run(shown)
+    said = desk.run("document.querySelector('.origin').innerText")
+    assert "2.0 is from these stages" in said and "toys/10p/s0/teacher" in said and "0123abc" in said and "numpy 2.0" in said
+    links = desk.run("[...document.querySelectorAll('.origin a')].map(link => link.getAttribute('href'))")
+    assert links == [f"../runs/toys/10p/s0/{stage}/notebook.ipynb" for stage in ("evaluate", "teacher")]
+    desk.click(".origin button")
+    assert not desk.run(shown)
+
+
+@pytest.mark.parametrize("how", ["escape", "click"])
+def test_a_click_on_a_picture_enlarges_it(desk, how):
+    width = "document.querySelector('{}').getBoundingClientRect().width"
+    before = desk.run(width.format("#gains_toys img"))
+    assert not desk.run("document.querySelector('.large').open")
+    desk.click("#gains_toys .enlarge")
+    assert desk.run("document.querySelector('.large').open") and desk.run(width.format(".large img")) > 1.5 * before
+    assert desk.run("document.querySelector('.large img').src === document.querySelector('#gains_toys img').src")
+    assert desk.run("document.querySelector('.large p').textContent") == f"All about gains & more. {NOTE}"
+    if how == "escape": desk.press("\ue00c")
+    else: desk.click(".large")
+    assert not desk.run("document.querySelector('.large').open")
+
+
+def test_pictures_of_other_splits_open(desk):
+    shown = "document.querySelector('#toys_10p_rough img').checkVisibility()"
+    assert not desk.run(shown)
+    desk.click("details:not([open]) summary")
+    assert desk.run(shown)
+
+
+def test_nothing_is_wider_than_a_phone(phone):
+    phone.run("document.querySelectorAll('details').forEach(part => part.open = true)")
+    assert phone.run("innerWidth") == 390 and phone.run("document.documentElement.scrollWidth") == 390
+    wide = "[...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll') && e.getBoundingClientRect().right > 390.5).map(e => e.tagName)"
+    assert phone.run(wide) == []
+    box = "document.querySelector('.scroll')"
+    assert phone.run(f"{box}.scrollWidth > {box}.clientWidth") and phone.run(f"getComputedStyle({box}).overflowX") == "auto"
+    assert phone.run("Math.min(...[...document.querySelectorAll('p, td, figcaption')].map(e => parseFloat(getComputedStyle(e).fontSize)))") >= 12
+
+
+def test_a_picture_enlarges_on_a_phone(phone):
+    phone.click("#toys_5p_story .enlarge")
+    assert phone.run("document.querySelector('.large img').getBoundingClientRect().width") == 880       # its own size, to be moved about
+    assert phone.run("document.documentElement.scrollWidth") == 390
+    phone.click(".large")
+    assert not phone.run("document.querySelector('.large').open")
+
+
+def test_names_from_data_are_text_on_the_page(tmp_path):
+    name = 'toys"><script>alert(1)<'
+    picture(tmp_path / "figures", 'ap_by_split_"toys"', shows="ap_by_split", dataset=name, caption=f"All of {name}.")
+    page = next(path for path in write_page(tmp_path / "runs", tmp_path / "figures") if path.suffix == ".html").read_text()
+    assert "<script>alert" not in page and page.count("&lt;script&gt;alert(1)&lt;") >= 4
+    assert 'id="ap_by_split_&quot;toys&quot;"' in page and page.count("data:image/png") == 1
+
+
+NAMES = ["<script>alert(1)</script>", "a|b", "[x](javascript:alert(1))", "$\\frac{x$", "`a` *b* \\c"]
+
+
+class Read(HTMLParser):
+    "Text, tags and targets of links."
+    def __init__(self, page):
+        super().__init__()
+        self.text, self.tags, self.targets = "", [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.targets += [value for key, value in attrs if key in ("href", "src")]
+
+    def handle_data(self, data): self.text += data
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_escaped_names_come_back_as_they_were(name):
+    read = Read(to_html(f"# {escaped(name)}\n\n| a | b |\n| --- | --- |\n| {escaped(name)} | 2 |\n\n**{escaped(name)}.** Text"))
+    assert read.text.count(name) == 3 and not {"script", "a", "code", "em"} & set(read.tags) and read.tags.count("td") == 2
+
+
+@pytest.mark.parametrize("target", ["javascript:alert(1)", "JavaScript:x", "data:text/html,x", "//other.example/a", "vbscript:x", "file:///etc"])
+def test_links_lead_to_files_beside_the_page_or_to_the_web(target):
+    assert "<a" not in inline(f"[x]({target})") and Read(f'<a href="{link(target)}">').targets[0].count(":") == 0
+    assert '<a href="https://a.b/c">' in inline("[x](https://a.b/c)") and '<a href="../a/b.ipynb">' in inline("[x](../a/b.ipynb)")
+
+
+@pytest.mark.parametrize("name", [name.replace("/", "") for name in NAMES])
+def test_names_of_runs_and_files_are_text_on_both_pages(tmp_path, name):
+    runs, figures = tmp_path / "runs", tmp_path / "figures"
+    picture(figures, f"curves_{name}", shows="curves", dataset=name, caption=f"Of {name}.")
+    folder = f"{name}/10p/s0/evaluate"
+    stage(runs, f"{name}/10p/s0", "evaluate")
+    table = {"dataset": name, "rows": [["1", {"how": "mean", "numbers": {}, "runs": [folder]}]], "runs": {folder: {"device": name}}}
+    write_json(figures / "table_levels_x.json", table)
+    (figures / "table_levels_x.md").write_text(f"**{escaped(name)}.** Text\n\n| a | b |\n| --- | --- |\n| 1 | 2 |\n")
+    page, text = (path.read_text(encoding="utf-8") for path in write_page(runs, figures))
+    read = Read(page)
+    assert read.tags.count("script") == page.count("</script>") == 2 and not any("javascript:" in target for target in read.targets)
+    assert f"Of {name}." in read.text and f"{name}: executed notebooks" in read.text
+    bare = re.sub(r"\\[\\`*\[\]<>|$]", "", text)
+    assert "<" not in bare and "$" not in bare and "](javascript" not in bare and "## " in bare

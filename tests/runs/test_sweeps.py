@@ -1,0 +1,116 @@
+"Lists of runs: what is in them, that a stage is run once, that one failure does not end them, and the command line."
+import json
+from pathlib import Path
+
+import pytest
+
+from pointwssis.core import ConfigError, StageError
+from pointwssis.method.ablations import ABLATIONS, VARIANTS, choose_tables, settings_of
+from pointwssis.report.report import write_report
+from pointwssis.report.results import collect
+from pointwssis.report.verify import BARE
+from pointwssis.runs.cli import main
+from pointwssis.runs.runner import reproduce, run_stage
+from pointwssis.runs.stage_graph import STAGES, config_of
+from pointwssis.runs.sweeps import LABELS, VARIANT, experiments, reproduce_all
+from test_runner import run, stages, writes     # noqa: F401  (the fixture with fake notebooks)
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_changes_what_it_says_and_no_stage_before(name):
+    "The stages that it shares with the method have the same configuration, as far as they look at it."
+    plain, varied = (vars(config_of(overrides=settings_of(v))) for v in ("", name))
+    changed = {key for key in plain if plain[key] != varied[key]} - {"variant"}
+    assert len(changed) == 1
+    affected = [stage for stage in STAGES.values() if changed - set(stage.ignores)]
+    assert "evaluate" in {s.name for s in affected} and "supervised" not in {s.name for s in affected}
+    assert ("teacher" in {s.name for s in affected}) is False
+
+
+def test_tables_are_chosen_by_name():
+    assert choose_tables("") == {} and choose_tables("all") == ABLATIONS
+    assert all("" in table.rows.values() for table in ABLATIONS.values())
+    with pytest.raises(ConfigError, match="unknown table 'point'. Did you mean 'points'?"): choose_tables("levels,point")
+    with pytest.raises(ConfigError, match="unknown variant 'level_7'"): settings_of("level_7")
+
+
+def test_no_row_of_an_ablation_reads_like_a_number():
+    "`report --verify` would ask for its evidence."
+    assert not [name for table in ABLATIONS.values() for name in table.rows if BARE.match(name)]
+
+
+def test_the_list_has_main_runs_and_each_variant_once():
+    found = experiments(splits=["10p", "1p", "10%"], seeds=[0, 2], tables="all")
+    names = [str(e) for e in found]
+    assert len(set(names)) == len(names) == 2 * (2 + len(VARIANTS))
+    assert names[:2] == ["shapes/10p/s0", "shapes/1p/s0"] and "shapes/10p-prompt_point_with_size/s2" in names
+    assert not any("/1p-" in name for name in names)
+    assert found[0].stages == tuple(STAGES) and found[2].stages == VARIANT
+    few = {str(e): e.stages for e in experiments(tables="all", labels_only=True)}
+    assert few["shapes/10p-level_3/s0"] == LABELS and few["shapes/10p-unanswered_background/s0"] == VARIANT
+
+
+def test_variants_share_what_they_do_not_change(stages):     # noqa: F811
+    for experiment in experiments(tables="unanswered"):
+        how = {o.stage: o.how for o in reproduce(experiment.params, notebooks=stages, stages=experiment.stages)}
+    assert {name for name, what in how.items() if what == "ran"} == {"student_refined", "evaluate"}
+    assert {name for name, what in how.items() if what == "shared"} == {"split", "teacher", "refiner", "pseudo"}
+    assert Path("outputs/runs/shapes/10p-unanswered_background/s0/evaluate/metrics.json").is_file()
+
+
+def test_an_evaluation_judges_what_is_there_and_again_when_there_is_more(stages):     # noqa: F811
+    first = reproduce({}, notebooks=stages, stages=LABELS)[-1]
+    assert first.metrics["inputs"] == ["pseudo", "split", "teacher"]
+    assert run_stage("evaluate", {}, notebooks=stages).how == "kept"
+    run(stages, "student")
+    again = run_stage("evaluate", {}, notebooks=stages)
+    assert again.how == "ran" and again.metrics["inputs"] == ["pseudo", "split", "student", "teacher"]
+    changed = {"overrides": {"student_train.steps": 7}}                # that student is of another configuration now
+    assert run_stage("evaluate", changed, notebooks=stages, force=True).metrics["inputs"] == ["pseudo", "split", "teacher"]
+
+
+def test_one_failure_does_not_end_the_others(stages, monkeypatch):     # noqa: F811
+    seen = []
+
+    def fails(params, *args, **options):
+        seen.append(params["split"])
+        if params["split"] != "5p": raise StageError(f"broken at {params['split']}.")
+    with pytest.raises(StageError, match="shapes/1p/s0: broken at 1p."): reproduce_all(experiments(splits=["1p", "5p", "9p"]), run=fails)
+    assert seen == ["1p", "5p", "9p"]
+
+
+def test_runs_of_variants_stay_out_of_the_tables_by_split(tmp_path):
+    for folder, value in (("10p", 30.0), ("10p-level_0", 11.0)):
+        place = tmp_path / "runs/toys" / folder / "s0/evaluate"
+        place.mkdir(parents=True)
+        (place / "metrics.json").write_text(json.dumps({"student_sw_refined_ap_percent": value}))
+    assert [(r["split"], r["variant"]) for r in collect(tmp_path / "runs")] == [("10p", ""), ("10p", "level_0")]
+    write_report(tmp_path / "runs", tmp_path / "figures")
+    table = (tmp_path / "figures/results_toys.md").read_text()
+    assert "30.0" in table and "11.0" not in table
+
+
+def test_the_command_runs_all_of_them_and_makes_the_tables(tmp_path, monkeypatch, capsys):
+    def pretend(wanted, runs, force, begin, tell, jobs, same_code):
+        for n, experiment in enumerate(wanted):
+            begin(experiment)
+            (place := Path(runs) / str(experiment) / "evaluate").mkdir(parents=True)
+            (place / "metrics.json").write_text(json.dumps({"student_sw_refined_ap_percent": 20.0 + n}))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pointwssis.runs.sweeps.reproduce_all", pretend)
+    assert main(["reproduce", "--splits", "10p,5p", "--seeds", "0,1", "--tables", "levels"]) == 0
+    said = capsys.readouterr().out
+    assert "[1/16] shapes/10p/s0" in said and "[16/16] shapes/10p-prompt_point_with_size/s1" in said
+    assert Path("outputs/figures/results_shapes.md").is_file()
+
+
+@pytest.mark.parametrize("words, cure", [
+    (["--seeds", "0,x"], "'0,x' is not a list of whole numbers. Write it like 0,1,2."),
+    (["--splits", "10p,ten"], "split 'ten' is not a percentage."),
+    (["--tables", "colours"], "unknown table 'colours'."),
+])
+def test_bad_lists_are_refused_in_one_line(words, cure, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    try: code = main(["reproduce", *words])
+    except SystemExit as e: code = e.code
+    error = capsys.readouterr().err
+    assert code == 2 and cure in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
