@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pointwssis"
 MODULES = {path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", "."): path
-           for path in PACKAGE.rglob("*.py") if not path.stem.startswith("_")}
+           for path in PACKAGE.rglob("*.py") if not path.stem.startswith("_") and path.parent.name != "configs"}
 ROOMS = {path.name.partition("_")[2] for path in (ROOT / "nbs").glob("[0-9]_*") if path.is_dir()}
 
 

@@ -27,7 +27,13 @@ def elsewhere():
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool: yield pool
 
 
+def needs_detectron2(notebook: str) -> bool:
+    "Whether a notebook of the bridge does more than ask for Detectron2."
+    return "8_bridges" in notebook and "d2_install" not in Path(notebook).stem
+
+
 @pytest.mark.parametrize("notebook", NOTEBOOKS)
 def test_every_notebook_runs(notebook, elsewhere):
+    if needs_detectron2(notebook): pytest.importorskip("detectron2._C", reason="Detectron2 cannot be imported: docs/detectron2.md", exc_type=ImportError)
     error = elsewhere.submit(errors_of, notebook).result()
     assert not error, error

@@ -31,8 +31,8 @@ def site(tmp_path_factory) -> Path:
 def test_the_package_carries_what_is_no_module(site):
     names = {path.name for path in (ROOT / "nbs/stages").glob("*.ipynb")}
     assert {path.name for path in (site / "pointwssis/stage_notebooks").glob("*.ipynb")} == names
-    for pattern in ("*.mplstyle", "*.html"):
-        assert {path.name for path in (site / "pointwssis").glob(pattern)} == {path.name for path in (ROOT / "pointwssis").glob(pattern)}
+    for pattern in ("*.mplstyle", "*.html", "bridges/configs/*.*"):
+        assert {path.name for path in (site / "pointwssis").glob(pattern)} == {path.name for path in (ROOT / "pointwssis").glob(pattern)} != set()
 
 
 def test_a_stage_runs_from_the_installed_package(site, tmp_path):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 import shutil, subprocess, sys
 from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
 
 from packaging.requirements import Requirement
 
@@ -39,11 +40,20 @@ def _git() -> tuple[bool, str]:
     said = subprocess.run(["git", "--version"], capture_output=True, text=True).stdout.split()
     return True, f"git {said[2] if len(said) > 2 else ''}".strip()
 
+def _detectron2() -> tuple[bool, str]:
+    "Whether Detectron2, which is optional, loads with its compiled part; tried in a process of its own."
+    if not find_spec("detectron2"): return True, "Detectron2 is not installed (optional; docs/detectron2.md)"
+    load = [sys.executable, "-c", "import detectron2, detectron2._C; print(detectron2.__version__)"]
+    done = subprocess.run(load, capture_output=True, text=True)
+    if not done.returncode: return True, f"Detectron2 {done.stdout.strip()}"
+    fault = (done.stderr.strip().splitlines() or [f"signal {-done.returncode}"])[-1]
+    return False, f"Detectron2 does not load ({fault}): build it again with this torch (docs/detectron2.md)"
+
 def checks() -> list[tuple[bool, str]]:
     "What the suite needs from a machine: whether it is there, and what was found."
     from pointwssis.runs.stage_graph import STAGES
     from pointwssis.runs.runner import NOTEBOOKS
-    rows = [(sys.version_info >= (3, 11), f"Python {sys.version.split()[0]} (3.11 or newer)"), *_packages(), _git()]
+    rows = [(sys.version_info >= (3, 11), f"Python {sys.version.split()[0]} (3.11 or newer)"), *_packages(), _git(), _detectron2()]
     missing = [s.name for s in STAGES.values() if not (NOTEBOOKS / f"{s.notebook or s.name}.ipynb").is_file()]
     rows.append((not missing, f"stage notebooks missing: {', '.join(missing)}" if missing else f"{len(STAGES)} stages with notebooks"))
     rows.append((True, f"device: {device_name(pick_device())}"))
