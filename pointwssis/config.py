@@ -29,7 +29,17 @@ IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 # %% ../nbs/9_core/02_config.ipynb #3d31650a
 @dataclass(frozen=True)
 class SOLOv2Config:
-    "One SOLOv2 network and how it is decoded. Defaults: the published ResNet-101 student (METHOD, section 2)."
+    """One SOLOv2 network and its decoding, frozen. Defaults: the published ResNet-101 student.
+
+    scale_ranges: sqrt(width * height) of the boxes of each level, half open, input pixels.
+    num_grids: S of each level; a level predicts S x S cells. Thresholds are probabilities 0 to 1.
+    `SOLOv2` raises ConfigError for a backbone that does not exist.
+    SOLOv2 (arXiv 2003.10152), section 3; PointWSSIS (arXiv 2303.15062), section 4.
+
+    >>> from pointwssis import SOLOv2Config
+    >>> SOLOv2Config(num_classes=7).num_grids
+    (40, 36, 24, 16, 12)
+    """
     backbone: str = "msra_resnet101"       # "msra_resnet50", "msra_resnet101", "torchvision:NAME" or "timm:NAME"
     weights: str = ""                      # "" random, "imagenet" the library's own, or a .safetensors/.pth/.pkl file
     num_classes: int = 80
@@ -126,7 +136,19 @@ BEHAVIOURS = ("published", "fixed")
 
 @dataclass(frozen=True)
 class Config:
-    "Everything one run of the pipeline depends on."
+    """All options of one run, frozen: data set, share of masks, seed, networks and schedules.
+
+    Parts: data (DataConfig), teacher and student (SOLOv2Config), refiner (RefinerConfig),
+    teacher_train, student_train and refiner_train (TrainConfig). Sizes are pixels, lengths of schedules
+    optimiser steps, shares 0 to 1. `preset` makes one, `config.override` changes one option by its
+    dotted key and raises ConfigError for an unknown key, type or value; `config.to_dict` gives JSON values.
+    Defaults are the published settings: PointWSSIS (arXiv 2303.15062), section 4.
+
+    >>> from pointwssis import Config
+    >>> cfg = Config("coco", split="10p")
+    >>> cfg.student_train.batch_size, cfg.student_train.steps, cfg.data.short_side
+    (16, 270000, 800)
+    """
     dataset: str
     split: str = "10p"
     seed: int = 0

@@ -20,7 +20,16 @@ __all__ = ['Point', 'points_of', 'Prompts', 'as_prompts', 'coarse']
 # %% ../../nbs/4_data/05_points.ipynb #cac0be1b
 @dataclass(frozen=True)
 class Point:
-    "One click: where, and on what."
+    """One click on one object, frozen: a place in pixels of the original image, and a class.
+
+    x, y: floats; the centre of the first pixel is (0.5, 0.5). class_index: 0-based.
+    annotation_id: id of the weak annotation. `data.points.points_of` reads the clicks of an image and
+    raises DataError for annotations without points. PointWSSIS (arXiv 2303.15062), section 3.
+
+    >>> from pointwssis import Point
+    >>> Point(x=40.5, y=31.0, class_index=2, annotation_id=17)
+    Point(x=40.5, y=31.0, class_index=2, annotation_id=17)
+    """
     x: float              # column in original-image pixels, 0 at the left edge of the first pixel
     y: float              # row in original-image pixels, 0 at the top edge of the first pixel
     class_index: int      # 0-based, as the model counts

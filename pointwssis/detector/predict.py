@@ -36,7 +36,19 @@ def load_model(
     cfg: SOLOv2Config,       # the architecture; its number of classes is taken from the file
     weights: str | Path,     # .safetensors or .pth, ours or published
 ) -> SOLOv2:                 # ready to predict
-    "The network with these weights."
+    """A `SOLOv2` with trained weights, on the CPU, ready to predict.
+
+    cfg: the architecture; the number of classes is taken from the file.
+    weights: a .safetensors, .pth or .pkl file of this suite or of the published code.
+    Raises CheckpointError for a file that is missing, corrupt or of another architecture.
+    Weights of teacher and student: PointWSSIS (arXiv 2303.15062), section 4.
+
+    >>> from pointwssis import SOLOv2, load_model, preset
+    >>> cfg = preset("shapes")
+    >>> torch.save(SOLOv2(replace(cfg.student, num_classes=3)).state_dict(), "student.pth")
+    >>> load_model(cfg.student, "student.pth").cfg.num_classes
+    3
+    """
     state = read_weights(weights)
     if HEAD not in state: state = load_official(weights)
     model = SOLOv2(replace(cfg, num_classes=len(state.get(HEAD, ())) or cfg.num_classes, weights=""))
@@ -110,7 +122,19 @@ def predict_image(
     size: DataConfig,       # short_side and long_side at inference
     score: float = 0.3,     # keep what scores at least this
 ) -> Instances:             # masks at the image's size, best first
-    "What the network sees in one picture."
+    """Instances of one image, those with a score of at least `score`, best first.
+
+    image: (H, W, 3) uint8 RGB. size: short_side and long_side in pixels at inference.
+    Returns `Instances`: masks (N, H, W) bool, scores (N,) 0 to 1, classes (N,) 0-based, points (N,) -1.
+    `read_photo` reads a file and raises DataError where that is missing or broken.
+    SOLOv2 (arXiv 2003.10152), section 3.
+
+    >>> from pointwssis import SOLOv2, predict_image, preset
+    >>> cfg = preset("shapes")
+    >>> found = predict_image(SOLOv2(cfg.student).eval(), np.zeros((48, 64, 3), np.uint8), cfg.data)
+    >>> found.masks.shape[1:]
+    torch.Size([48, 64])
+    """
     found = predictor(model, size, next(model.parameters()).device)([image])[0]
     kept = found.scores >= score
     return Instances(*(getattr(found, name)[kept].cpu() for name in ("masks", "scores", "classes", "points")))

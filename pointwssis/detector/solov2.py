@@ -86,7 +86,21 @@ def init_heads(*heads: nn.Module) -> None:
 
 # %% ../../nbs/2_detector/02_solov2.ipynb #530bc5c9
 class SOLOv2(nn.Module):
-    "SOLOv2 (Wang et al., NeurIPS 2020), with prompts."
+    """SOLOv2 with point prompts: an FPN backbone, an instance head a level, a mask head.
+
+    features(images): (B, 3, H, W) normalised float images, H and W multiples of 32, give for every
+    level class logits (B, C, S, S) and kernels (B, D, S, S), and mask features (B, D, H / 4, W / 4).
+    predict(images, sizes, out_sizes, points, prompt): one `Instances` an image, masks (N, height, width)
+    bool at original size, scores (N,) 0 to 1, classes (N,) 0-based; points in original-image pixels.
+    Raises ConfigError for sides that 32 does not divide, a prompt or a backbone that does not exist.
+    SOLOv2 (arXiv 2003.10152), section 3; prompts: PointWSSIS (arXiv 2303.15062), section 3.
+
+    >>> from pointwssis import SOLOv2, preset
+    >>> model = SOLOv2(preset("shapes").student).eval()
+    >>> out = model.features(torch.zeros(1, 3, 64, 96))
+    >>> tuple(out.category_logits[0].shape), tuple(out.mask_features.shape)
+    ((1, 80, 16, 16), (1, 32, 16, 24))
+    """
     def __init__(self, cfg: SOLOv2Config):
         super().__init__()
         self.cfg = cfg

@@ -106,7 +106,19 @@ class DecoderStep(nn.Module):
 
 # %% ../../nbs/3_refiner/02_network.ipynb #29546d5d
 class MaskRefineNet(nn.Module):
-    "U-Net over one crop (METHOD, section 4): image, point map in its class's channel, rough mask -> two logits a pixel."
+    """MaskRefineNet: a U-Net that corrects the teacher's mask of one object under its point.
+
+    Inputs of N crops: image (N, 3, h, w) RGB with ImageNet's mean and deviation, point_map (N, 1, h, w),
+    a Gaussian of peak 1 at the point, channel (N,) long, the point's class, rough (N, 1, h, w) of 0 and 1.
+    Output (N, 2, h, w): logits of background and object.
+    Raises ConfigError for a backbone that does not exist. PointWSSIS (arXiv 2303.15062), section 3.
+
+    >>> from pointwssis import MaskRefineNet, preset
+    >>> net = MaskRefineNet(num_classes=3, cfg=preset("shapes").refiner).eval()
+    >>> crop, one = torch.zeros(2, 3, 64, 64), torch.zeros(2, 1, 64, 64)
+    >>> tuple(net(crop, one, torch.tensor([0, 2]), one).shape)
+    (2, 2, 64, 64)
+    """
     def __init__(self,
         num_classes: int,
         cfg: RefinerConfig = RefinerConfig(),

@@ -229,7 +229,20 @@ def run_stage(
     among: int = 1,              # stages that may run at the same time and share the threads
     same_code: bool = False,     # run it if the valid result is of other code
 ) -> Outcome:
-    "Run one stage, unless its result is there already."
+    """Run one stage as a notebook, unless its result is there already.
+
+    name: split, teacher, refiner, pseudo, student, student_refined, supervised, evaluate or report.
+    params: dataset, split ("10p"), seed, data_root (a folder), overrides (options by dotted keys).
+    runs: results lie in <runs>/<dataset>/<split>/s<seed>/<stage>: notebook, metrics, artifacts.
+    Returns the folder, the wall time in seconds and the metrics; AP and mIoU in percent.
+    Raises ConfigError, DataError or CheckpointError before anything runs, StageError when the stage
+    fails or the stages before it are missing. Steps of PointWSSIS (arXiv 2303.15062), section 3.
+
+    >>> from pointwssis import run_stage
+    >>> made = run_stage("split", {"dataset": "shapes", "split": "10p"}, runs="outputs/runs")
+    >>> made.folder.as_posix(), made.how
+    ('outputs/runs/shapes/10p/s0/split', 'ran')
+    """
     if kernel is None:
         with kernels() as pool: return run_stage(name, params, runs, force, notebooks, pool[0], among, same_code)
     stage, runs = find_stage(name), Path(os.path.relpath(runs))
@@ -287,7 +300,18 @@ def reproduce(
     pool: Kernels | None = None, # of several such calls
     same_code: bool = False,     # as `run_stage`
 ) -> list[Outcome]:              # in the order of `stages`
-    "Run every stage of the pipeline that is not up to date, independent ones side by side."
+    """Run every stage of the pipeline that is not up to date, independent ones side by side.
+
+    params, runs and same_code: as for `run_stage`. stages: names in the order of the graph.
+    jobs: stages at the same time; 0 takes two on a CPU with two cores, else one.
+    Returns one `Outcome` a stage: folder, wall time in seconds, metrics (AP and mIoU in percent).
+    Raises ConfigError, DataError, CheckpointError or StageError; the next call goes on from there.
+    The whole method: PointWSSIS (arXiv 2303.15062), section 3.
+
+    >>> from pointwssis import reproduce
+    >>> [one.stage for one in reproduce({"dataset": "shapes", "split": "10p"}, stages=["split"])]
+    ['split']
+    """
     if pool is None:
         with kernels() as pool: return reproduce(params, runs, force, notebooks, stages, tell, jobs, pool, same_code)
     cfg, wanted, stages = config_of(**of_run(params)), check_jobs(jobs), tuple(stages)

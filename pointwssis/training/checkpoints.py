@@ -193,7 +193,19 @@ def load_official(
     source: str | Path | dict[str, Any],  # a published file, or its content
     model: nn.Module | None = None,       # check that the weights fit this network
 ) -> dict[str, Tensor]:                   # state dict of our `SOLOv2` or `MaskRefineNet`, or of a torchvision ResNet's body
-    "Published weights under our names. Values are not touched."
+    """Weights of a published SOLOv2, MaskRefineNet or MSRA ResNet under this suite's names, unchanged.
+
+    source: a .pkl, .pth, .pt or .safetensors file, read without running code, or its content.
+    Returns the state dict of `SOLOv2` or `MaskRefineNet`, or of a torchvision ResNet's body, on the CPU;
+    shapes are those of the file: convolutions (out, in, height, width), vectors (channels,).
+    Raises CheckpointError for a corrupt file, another architecture, or weights that do not fit `model`.
+    Published weights: PointWSSIS (arXiv 2303.15062), section 4.
+
+    >>> from pointwssis import load_official
+    >>> stem = {"stem.conv1.weight": torch.zeros(64, 3, 7, 7)}
+    >>> {name: tuple(w.shape) for name, w in load_official({"model": stem}).items()}
+    {'conv1.weight': (64, 3, 7, 7)}
+    """
     name = "the given weights" if isinstance(source, dict) else str(source)
     state = tensors_of(source, name) if isinstance(source, dict) else read_weights(source)
     state = {_from_caffe2(k): v for k, v in state.items()}
@@ -212,7 +224,20 @@ def to_official(
     state: dict[str, Tensor],        # state dict of our `SOLOv2` or `MaskRefineNet` with a ResNet
     path: str | Path | None = None,  # also write it there, as the published code would
 ) -> dict[str, dict[str, Tensor]]:   # {"model": ...} or {"model_state": ...}
-    "Our weights under the published names, bit for bit."
+    """Weights of this suite's `SOLOv2` or `MaskRefineNet` under the published names, bit for bit.
+
+    state: a state dict, convolutions (out, in, height, width); the backbone is a ResNet.
+    path: a file that the published code reads, or None. Returns {"model": ...} for SOLOv2 and
+    {"model_state": ...} for MaskRefineNet. Raises CheckpointError for another architecture.
+    Published networks: PointWSSIS (arXiv 2303.15062), section 4.
+
+    >>> from pointwssis import MaskRefineNet, to_official
+    >>> from pointwssis.config import RefinerConfig
+    >>> cfg = RefinerConfig("torchvision:resnet18", "", 32, (32, 16, 16, 16))
+    >>> weights = to_official(MaskRefineNet(2, cfg).state_dict(), "refiner.pth")
+    >>> tuple(weights["model_state"]["layer0.0.weight"].shape)
+    (64, 7, 7, 7)
+    """
     for family in (SOLOV2, REFINER):
         names = {k: family.theirs(k) for k in state}
         if family.landmark in names.values() and None not in names.values(): break
