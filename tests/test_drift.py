@@ -13,11 +13,11 @@ BIN = Path(sys.executable).parent
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory) -> Path:
-    "The sources alone, without the exported modules, in a folder of their own."
+    "The sources in a folder of their own: notebooks and configurations, without the exported modules."
     root = tmp_path_factory.mktemp("drift")
     for name in ("settings.ini", "pyproject.toml"): shutil.copy(ROOT / name, root)
     shutil.copytree(ROOT / "nbs", root / "nbs", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
-    (root / "pointwssis").mkdir()
+    shutil.copytree(ROOT / "pointwssis/bridges/configs", root / "pointwssis/bridges/configs")
     run(root, "nbdev_export")
     return root
 
@@ -28,9 +28,7 @@ def run(root: Path, *command: str) -> None:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    "Python files by name, without configurations, which are data that another program reads."
-    files = [path for path in sorted(folder.rglob("*.py")) if path.parent.name != "configs"]
-    return {path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8") for path in files}
+    return {path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8") for path in sorted(folder.rglob("*.py"))}
 
 
 def test_the_package_is_what_the_notebooks_export(copy):
