@@ -15,7 +15,7 @@ from typing import Any
 from .core import ConfigError, nearest
 
 # %% auto #0
-__all__ = ['PLUGINS', 'PROMPTS', 'DATASETS', 'plugin_files', 'load_plugins', 'Registry']
+__all__ = ['PLUGINS', 'PROMPTS', 'DATASETS', 'FORMATS', 'plugin_files', 'load_plugins', 'Registry']
 
 # %% ../nbs/9_core/03_registry.ipynb #e1a10006
 PLUGINS = "POINTWSSIS_PLUGINS"   # environment variable: paths of Python files, separated as in PATH
@@ -51,10 +51,17 @@ class Registry(Mapping):
             return thing
         return enter
 
+    def _homes(self) -> list[str]:
+        "The modules that enter kinds of the package."
+        room, _, pattern = self.home.rpartition(".")
+        if "*" not in pattern: return [self.home]
+        folder = Path(find_spec(room).submodule_search_locations[0])
+        return [f"{room}.{path.stem}" for path in sorted(folder.glob(f"{pattern}.py"))]
+
     def _names(self) -> dict[str, EntryPoint | None]:
         "All names, the package's own read from its source so that no module is imported for them."
         load_plugins()
-        source = Path(find_spec(self.home).origin).read_text(encoding="utf-8")
+        source = "\n".join(Path(find_spec(home).origin).read_text(encoding="utf-8") for home in self._homes())
         installed = entry_points(group=f"pointwssis.{self.kind.replace(' ', '_')}s")
         return dict.fromkeys([*re.findall(r'^@?\w+\.register\("(\w+)"', source, re.M), *self._found]) | {e.name: e for e in installed}
 
@@ -62,7 +69,8 @@ class Registry(Mapping):
         if name not in (names := self._names()):
             raise ConfigError(f"unknown {self.kind} '{name}'.{nearest(name, names)} Known: {', '.join(names)}.")
         if names[name]: self._found.setdefault(name, names[name].load())
-        if name not in self._found: import_module(self.home)
+        if name not in self._found:
+            for home in self._homes(): import_module(home)
         return self._found[name]
 
     def __iter__(self) -> Iterator[str]: return iter(self._names())
@@ -72,3 +80,4 @@ class Registry(Mapping):
 # %% ../nbs/9_core/03_registry.ipynb #e1a10009
 PROMPTS = Registry("prompt", "pointwssis.method.prompts")        # f(Query) -> Candidates; see method.prompts
 DATASETS = Registry("preset", "pointwssis.runs.presets")          # differences from the default options; see runs.presets
+FORMATS = Registry("format", "pointwssis.data.format_*")             # a class with read and write; see data.formats
