@@ -13,10 +13,7 @@ from .core import ConfigError, check_device, nearest
 from .registry import DATASETS, PROMPTS, Registry
 
 # %% auto #0
-__all__ = ['TEACHER_RANGES', 'TEACHER_GRIDS', 'STUDENT_RANGES', 'STUDENT_GRIDS', 'CAFFE_MEAN', 'CAFFE_STD', 'IMAGENET_MEAN',
-           'IMAGENET_STD', 'LATER', 'NEUTRAL', 'BEHAVIOURS', 'REFINER_TRAIN', 'CHOICES', 'RENAMED', 'AT_LEAST_ONE',
-           'TRAINED', 'ASKED', 'SOLOv2Config', 'RefinerConfig', 'TrainConfig', 'DataConfig', 'Config', 'override',
-           'to_dict', 'flat', 'neutral_keys', 'run_name', 'check_start', 'precision_of']
+__all__ = ['SOLOv2Config', 'RefinerConfig', 'TrainConfig', 'DataConfig', 'Config', 'override', 'to_dict']
 
 # %% ../nbs/9_core/02_config.ipynb #98bb9055
 TEACHER_RANGES = ((1, 72), (72, 144), (144, 288), (288, 584), (584, 2048))
@@ -69,6 +66,7 @@ class SOLOv2Config:
 LATER = {"later": True}   # of a field that joined when results were there; `config.to_dict` leaves it out where it has its default
 NEUTRAL = {"neutral": True}   # of a field that cannot change a result; no fingerprint counts it
 
+# %% ../nbs/9_core/02_config.ipynb #3674e82e
 @dataclass(frozen=True)
 class RefinerConfig:
     "MaskRefineNet (METHOD, section 4): a U-Net that sees image, point and rough mask of one crop."
@@ -134,6 +132,7 @@ class DataConfig:
 # %% ../nbs/9_core/02_config.ipynb #10871468
 BEHAVIOURS = ("published", "fixed")
 
+# %% ../nbs/9_core/02_config.ipynb #56c240c4
 @dataclass(frozen=True)
 class Config:
     """All options of one run, frozen: data set, share of masks, seed, networks and schedules.
@@ -247,6 +246,7 @@ def to_dict(
     values = {f.name: getattr(cfg, f.name) for f in fields(cfg) if not (f.metadata.get("later") and getattr(cfg, f.name) == f.default)}
     return {name: to_dict(value) if is_dataclass(value) else value for name, value in values.items()}
 
+# %% ../nbs/9_core/02_config.ipynb #d710d51e
 def flat(
     values: dict[str, Any],   # nested, as from `to_dict`
     above: str = "",          # what stands before each key

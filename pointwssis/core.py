@@ -16,10 +16,7 @@ import numpy as np
 if TYPE_CHECKING: import torch
 
 # %% auto #0
-__all__ = ['UNKNOWN_TO_DISK', 'NO_ROOM', 'TEMPORARY', 'LIBRARIES', 'PointWSSISError', 'ConfigError', 'DataError',
-           'CheckpointError', 'StageError', 'nearest', 'to_disk', 'put_in_place', 'unwritable', 'atomic_path',
-           'remove_litter', 'read_json', 'write_json', 'file_hash', 'rng', 'torch_generator', 'check_device',
-           'pick_device', 'device_name', 'versions']
+__all__ = ['PointWSSISError', 'ConfigError', 'DataError', 'CheckpointError', 'StageError', 'pick_device']
 
 # %% ../nbs/9_core/01_core.ipynb #4f1d8bfc
 class PointWSSISError(Exception):
@@ -180,6 +177,7 @@ def check_device(
     if re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]+)?", name): return
     raise ConfigError(f"unknown device '{name}'. Use auto, cpu, cuda, cuda:N or mps.")
 
+# %% ../nbs/9_core/01_core.ipynb #9babe69a
 def pick_device(
     name: str = "auto",  # "auto", "cpu", "cuda", "cuda:1", "mps"
 ) -> torch.device:

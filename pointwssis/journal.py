@@ -14,7 +14,7 @@ import msgspec
 from .core import NO_ROOM, unwritable
 
 # %% auto #0
-__all__ = ['UNFINISHED', 'Journal', 'recall']
+__all__ = []
 
 # %% ../nbs/9_core/03_journal.ipynb #6a0d1e07
 UNFINISHED = "unfinished"   # a folder in a stage's artifacts, for what only an interrupted stage needs

@@ -18,9 +18,7 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from .core import NO_ROOM, StageError, remove_litter, unwritable
 
 # %% auto #0
-__all__ = ['MARK', 'KERNEL', 'ENDING', 'WITHOUT_LOCKS', 'LOCKS', 'ONE_THREAD', 'mark_of', 'end_orphans', 'marked', 'end_marked',
-           'environment', 'orderly_end', 'undisturbed', 'no_survivors', 'memory_kills', 'death', 'claim',
-           'clear_remains', 'in_processes']
+__all__ = []
 
 # %% ../nbs/9_core/04_process.ipynb #0e5aa037
 MARK = "POINTWSSIS_STAGE"

@@ -19,7 +19,7 @@ from .image_files import read_picture
 from .masks import area, decode, encode, mask_fields
 
 # %% auto #0
-__all__ = ['EMPTY', 'picture_size', 'ImageFolder', 'checked']
+__all__ = []
 
 # %% ../../nbs/4_data/21_annotation_checks.ipynb #55b0745a
 _PICTURES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".jp2"}

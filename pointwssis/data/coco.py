@@ -20,11 +20,8 @@ from .masks import box_of, centroid, check_segmentation, decode, encode, encode_
 from .masks import mask_fields
 from .store import cached, pick, total
 
-_all_ = ["box_of", "centroid", "decode", "encode", "encode_many", "mask_fields"]
-
 # %% auto #0
-__all__ = ['NEEDS', 'CategoryTable', 'CocoData', 'picture_path', 'check_masks', 'check_records', 'load', 'save', 'box_of',
-           'centroid', 'decode', 'encode', 'encode_many', 'mask_fields']
+__all__ = ['CategoryTable', 'CocoData', 'load', 'save']
 
 # %% ../../nbs/4_data/04_coco.ipynb #3eb20dfd
 @dataclass(frozen=True)

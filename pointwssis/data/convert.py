@@ -23,7 +23,7 @@ from .masks import decode, encode, mask_fields
 from ..registry import FORMATS
 
 # %% auto #0
-__all__ = ['read_annotations', 'write_annotations', 'shrink', 'convert', 'described']
+__all__ = []
 
 # %% ../../nbs/4_data/27_convert.ipynb #138532c1
 def _named(found: AnnotationSet, classes: tuple[str, ...]) -> AnnotationSet:

@@ -17,8 +17,7 @@ from ..core import ConfigError, DataError, nearest
 from .coco import CategoryTable, CocoData, encode_many
 
 # %% auto #0
-__all__ = ['BACKENDS', 'SLICES', 'judged', 'coco_ap', 'to_results', 'ids_by_name', 'under_ids', 'under_classes', 'point_results',
-           'pseudo_quality', 'link_by_overlap']
+__all__ = ['coco_ap', 'pseudo_quality']
 
 # %% ../../nbs/4_data/08_evaluation.ipynb #062468f1
 BACKENDS = {"faster": ("faster_coco_eval", "faster_coco_eval", "COCOeval_faster"),
@@ -75,6 +74,7 @@ def judged(
     with redirect_stdout(io.StringIO()): judge.evaluate()
     return judge
 
+# %% ../../nbs/4_data/08_evaluation.ipynb #50cd47e9
 def coco_ap(
     truth: CocoData,           # with masks, crowds included
     results: list[dict],       # COCO results: image_id, category_id, segmentation (compressed RLE), score
@@ -156,6 +156,7 @@ def point_results(
     masks = [a for image_id, records in pseudo.annotations.items() if image_id in clicked for a in records]
     return [{k: a[k] for k in ("image_id", "category_id", "segmentation")} | {"score": 1.0} for a in masks]
 
+# %% ../../nbs/4_data/08_evaluation.ipynb #5ab4072f
 def pseudo_quality(
     pseudo: CocoData,   # pseudo annotations carry "point_id"; info["dropped_points"] lists the weak annotations without a mask
     truth: CocoData,    # held-back masks; annotation ids are the point ids

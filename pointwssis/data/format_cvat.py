@@ -17,7 +17,7 @@ from .masks import box_of, decode, encode
 from ..registry import FORMATS
 
 # %% auto #0
-__all__ = ['read_xml', 'Cvat']
+__all__ = []
 
 # %% ../../nbs/4_data/23_format_cvat.ipynb #852d33e7
 def read_xml(path: Path) -> Element:

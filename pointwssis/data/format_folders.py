@@ -16,7 +16,7 @@ from .masks import encode
 from ..registry import FORMATS
 
 # %% auto #0
-__all__ = ['VOC_CLASSES', 'Masks', 'LabelImages', 'Voc']
+__all__ = []
 
 # %% ../../nbs/4_data/26_format_folders.ipynb #9aac4899
 _PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")

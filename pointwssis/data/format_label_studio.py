@@ -17,7 +17,7 @@ from .masks import MOST_PIXELS, decode, encode
 from ..registry import FORMATS
 
 # %% auto #0
-__all__ = ['unpack_brush', 'pack_brush', 'LabelStudio']
+__all__ = []
 
 # %% ../../nbs/4_data/24_format_label_studio.ipynb #c909de77
 class _Bits:

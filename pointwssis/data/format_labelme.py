@@ -20,7 +20,7 @@ from .masks import box_of, decode, encode
 from ..registry import FORMATS
 
 # %% auto #0
-__all__ = ['SLACK', 'LabelMe', 'polygons_of']
+__all__ = []
 
 # %% ../../nbs/4_data/25_format_labelme.ipynb #7f745d01
 def _corners(shape: dict, where: str) -> list[float]:

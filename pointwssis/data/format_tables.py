@@ -16,7 +16,7 @@ from .formats import AnnotatedImage, Annotation, AnnotationSet
 from ..registry import FORMATS
 
 # %% auto #0
-__all__ = ['Csv', 'annotation_set', 'Coco']
+__all__ = []
 
 # %% ../../nbs/4_data/22_format_tables.ipynb #fae7db07
 _COLUMNS = {"file": ("file", "filename", "file_name", "image"), "x": ("x",), "y": ("y",), "class": ("class", "label", "category")}

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ..core import DataError
 
 # %% auto #0
-__all__ = ['MOST_PIXELS', 'RANGE_USED', 'PERCENTILES', 'read_picture', 'is_turned']
+__all__ = ['read_picture']
 
 # %% ../../nbs/4_data/02_image_files.ipynb #2ac30334
 MOST_PIXELS = 178_956_970   # of a picture; Pillow refuses larger ones too
@@ -69,6 +69,7 @@ _UNREADABLE = (   # raised by Pillow for broken files of many kinds
     OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, AttributeError,
     OverflowError, ZeroDivisionError, struct.error, Image.DecompressionBombError)
 
+# %% ../../nbs/4_data/02_image_files.ipynb #01b11861
 def read_picture(
     path: str | Path,
     name: str = "",      # how messages call the picture; "": by its path
@@ -83,6 +84,7 @@ def read_picture(
                 return _rgb(picture, kind)
     except _UNREADABLE as e: raise DataError(f"{name or path} {_fault(Path(path), e)}") from None
 
+# %% ../../nbs/4_data/02_image_files.ipynb #d4c3faac
 def is_turned(path: str | Path) -> bool:
     "Whether a picture's EXIF note asks for a turn or a mirror."
     with Image.open(path) as picture: return picture.getexif().get(0x0112, 1) not in (0, 1)

@@ -12,7 +12,7 @@ from faster_coco_eval import mask as rle_api
 from ..core import DataError
 
 # %% auto #0
-__all__ = ['MOST_PIXELS', 'check_segmentation', 'decode', 'encode_many', 'encode', 'area', 'box_of', 'centroid', 'mask_fields']
+__all__ = []
 
 # %% ../../nbs/4_data/01_masks.ipynb #a0eee19d
 MOST_PIXELS = 178_956_970   # of a mask, as of a picture

@@ -18,7 +18,7 @@ from ..core import StageError, atomic_path, file_hash
 from .store import place_of
 
 # %% auto #0
-__all__ = ['MISSING', 'image_names', 'one_look', 'pictures_hash']
+__all__ = []
 
 # %% ../../nbs/4_data/09_pictures.ipynb #b261a1b1
 class _Image(msgspec.Struct): file_name: str

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['Point', 'points_of', 'Prompts', 'as_prompts', 'coarse']
+__all__ = ['Point']
 
 # %% ../../nbs/4_data/05_points.ipynb #cac0be1b
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ from ..core import ConfigError, rng as keyed_rng
 from .coco import CategoryTable, encode_many, mask_fields, save
 
 # %% auto #0
-__all__ = ['TURN', 'ONE', 'COS', 'POLYGONS', 'CLASSES', 'COLOURS', 'WHOLE', 'PATTERNS', 'RADII', 'LEAST_SHARE', 'LEAST_AREA',
-           'PNG', 'along', 'depth', 'texture', 'colour_away_from', 'draw_image', 'write']
+__all__ = []
 
 # %% ../../nbs/4_data/06_shapes.ipynb #5344852e
 TURN, ONE = 240, 1024

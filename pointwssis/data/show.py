@@ -21,8 +21,7 @@ import pointwssis
 from ..core import atomic_path, write_json
 
 # %% auto #0
-__all__ = ['COLOURS', 'KEYS', 'PDF_STAMPS', 'colours_of', 'style', 'overlay', 'show_grid', 'curves', 'thinned', 'digest_of',
-           'save_picture', 'stamps_in']
+__all__ = ['overlay']
 
 # %% ../../nbs/4_data/11_show.ipynb #a5889096
 COLOURS = tuple(tuple(round(v * 255) for v in to_rgb(c)) for c in (      # RGB, 0..255

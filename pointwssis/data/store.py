@@ -19,8 +19,7 @@ from .. import __version__
 from ..core import StageError, atomic_path
 
 # %% auto #0
-__all__ = ['FORMAT', 'CACHE_DAYS', 'CACHE_FROM', 'Slices', 'pick', 'total', 'pack', 'unpack', 'cache_folder', 'place_of',
-           'stamp_of', 'forget_old', 'cached']
+__all__ = []
 
 # %% ../../nbs/4_data/03_store.ipynb #2a43853b
 def _mapped(path: Path) -> mmap.mmap:

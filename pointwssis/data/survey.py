@@ -18,7 +18,7 @@ from .coco import CategoryTable, CocoData, NEEDS, check_records, picture_path
 from .masks import area
 
 # %% auto #0
-__all__ = ['KINDS', 'Survey', 'survey', 'surveys', 'told']
+__all__ = ['survey', 'surveys']
 
 # %% ../../nbs/4_data/10_survey.ipynb #e57aefb1
 KINDS = {   # words of a message: the kind of fault
@@ -222,6 +222,7 @@ def _lines(mark: str, faults: dict[str, list[str]], few: int) -> Iterator[str]:
         yield f"{mark} {kind}: {len(places):,}{more}"
         yield from (f"       {place}" for place in places[:few])
 
+# %% ../../nbs/4_data/10_survey.ipynb #9efa28c3
 def told(found: Survey, few: int = 5) -> list[str]:   # few: places of a kind
     "The lines of a survey."
     classes = ", ".join(f"{name} {count:,}" for name, count in sorted(found.objects.items()))

@@ -18,9 +18,7 @@ from ..core import DataError, rng
 from .coco import CocoData
 
 # %% auto #0
-__all__ = ['Sample', 'read_sample', 'dropped_points', 'target_size', 'resize_image', 'resize_sample', 'crop_sample',
-           'flip_sample', 'jitter_colour', 'augment', 'CocoDataset', 'tight_boxes', 'pad_images', 'Truth', 'to_truth',
-           'collate', 'per_channel', 'normalise', 'inference_batch']
+__all__ = ['CocoDataset', 'normalise', 'inference_batch']
 
 # %% ../../nbs/4_data/07_transforms.ipynb #7e243fc1
 @dataclass

@@ -17,7 +17,7 @@ from .commands import command_doctor, command_plan, command_predict, command_rep
 from .commands import command_reproduce, command_run, command_split, command_submit
 
 # %% auto #0
-__all__ = ['EPILOG', 'Parser', 'setting', 'add_run_options', 'numbers', 'names', 'make_parser', 'main']
+__all__ = ['main']
 
 # %% ../../nbs/6_runs/14_cli.ipynb #55840445
 class Parser(argparse.ArgumentParser):

@@ -13,8 +13,7 @@ from ..core import ConfigError, DataError, pick_device, read_json
 from ..report.results import figures_beside
 
 # %% auto #0
-__all__ = ['run_params', 'tell', 'command_run', 'command_reproduce', 'command_experiments', 'command_published', 'command_report',
-           'command_plan', 'command_split', 'config_for', 'command_predict', 'command_submit', 'command_doctor']
+__all__ = []
 
 # %% ../../nbs/6_runs/13_commands.ipynb #d8934ac1
 def run_params(

@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from ..core import device_name, pick_device
 
 # %% auto #0
-__all__ = ['requirements', 'checks']
+__all__ = []
 
 # %% ../../nbs/6_runs/12_doctor.ipynb #399ab316
 def requirements() -> list[Requirement]:

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from ..core import ConfigError
 
 # %% auto #0
-__all__ = ['Graph', 'longest_ways', 'beside', 'side_by_side', 'cores', 'check_jobs', 'Named']
+__all__ = []
 
 # %% ../../nbs/6_runs/04_jobs.ipynb #64a0b007
 Graph = Mapping[str, Collection[str]]   # name -> what must come first

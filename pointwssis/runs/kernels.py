@@ -19,8 +19,7 @@ from ..process import KERNEL, MARK, death, end_marked, end_orphans, mark_of, mar
 from ..process import memory_kills, orderly_end, undisturbed
 
 # %% auto #0
-__all__ = ['GRAMMAR', 'REMEMBER', 'CLEAN', 'ARGUMENTS', 'MOST_MEMORY', 'import_papermill', 'one_directory', 'make_fresh',
-           'share_threads', 'Stopped', 'Kernel', 'ask', 'fresh', 'Kernels', 'kernels']
+__all__ = []
 
 # %% ../../nbs/6_runs/05_kernels.ipynb #6b63a007
 GRAMMAR = "rfc3987_syntax"   # the package that builds it

@@ -17,7 +17,7 @@ from .stage_graph import STAGES, Stage, config_of, decisive, expected, finished
 from .stage_graph import given_hashes, is_done, of_run, ready_needs
 
 # %% auto #0
-__all__ = ['differences', 'refuse_other', 'check_inputs', 'twin_of', 'take_over', 'set_aside', 'prepare']
+__all__ = []
 
 # %% ../../nbs/6_runs/03_places.ipynb #08b5e1a7
 def _config_in(manifest: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from ..data import shapes
 from ..registry import DATASETS
 
 # %% auto #0
-__all__ = ['COCO_SCHEDULES', 'COCO', 'BDD100K', 'SHAPES', 'DEMO', 'ANIMALS7', 'CUSTOM', 'Preset', 'preset']
+__all__ = ['Preset', 'preset']
 
 # %% ../../nbs/6_runs/01_presets.ipynb #deb768c0
 def _with(cfg: Config, changes: dict[str, Any]) -> Config:

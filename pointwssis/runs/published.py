@@ -24,8 +24,7 @@ from .stage_graph import Stage, config_of, fingerprint
 from ..training.checkpoints import load_official
 
 # %% auto #0
-__all__ = ['LINKS', 'Tell', 'Bench', 'set_bench', 'judge_network', 'judge_refiner', 'judge_labels', 'judge_link',
-           'reproduce_published']
+__all__ = ['reproduce_published']
 
 # %% ../../nbs/6_runs/10_published.ipynb #f5782006
 @dataclass(frozen=True)

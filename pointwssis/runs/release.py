@@ -21,8 +21,7 @@ from ..refiner.network import MaskRefineNet
 from ..training.checkpoints import check, load_official, to_official
 
 # %% auto #0
-__all__ = ['LABELS', 'PLACES', 'THIN', 'SLIM', 'part_of', 'describe', 'Release', 'find_releases', 'write_miniature',
-           'solov2_sizes', 'refiner_sizes', 'open_refiner']
+__all__ = []
 
 # %% ../../nbs/6_runs/09_release.ipynb #e56d3736
 LABELS = {"instances_train2017": "coco", "bdd100k_ins_labels_train": "bdd100k"}  # beginning of a name: data set

@@ -33,8 +33,7 @@ from .stage_graph import finished, is_done, of_run, output_hashes, ready_needs
 from .stage_graph import run_folder, size_of
 
 # %% auto #0
-__all__ = ['PAPERMILL', 'NOTEBOOKS', 'declared_parameters', 'check_parameters', 'Outcome', 'machine_of', 'run_stage',
-           'default_jobs', 'reproduce', 'stage_times']
+__all__ = ['Outcome', 'run_stage', 'reproduce']
 
 # %% ../../nbs/6_runs/06_runner.ipynb #5474e0f0
 def declared_parameters(
@@ -129,6 +128,7 @@ def _make(notebook: Path, partial: Path, target: Path, params: dict[str, Any], c
 _INSTALLED = Path(pointwssis.__file__).parent / "stage_notebooks"
 NOTEBOOKS = _INSTALLED if _INSTALLED.is_dir() else Path(pointwssis.__file__).parent.parent / "nbs" / "stages"
 
+# %% ../../nbs/6_runs/06_runner.ipynb #a8fc2a9e
 @dataclass(frozen=True)
 class Outcome:
     "What became of one stage."

@@ -18,9 +18,7 @@ from ..report.results import RUNS
 from .presets import preset
 
 # %% auto #0
-__all__ = ['WEAK', 'TEACHER', 'REFINER', 'STUDENT', 'WEIGHTS', 'LAST', 'NETWORKS', 'STAGES', 'RUN', 'Stage', 'find_stage',
-           'of_run', 'config_of', 'run_folder', 'given_hashes', 'ready_needs', 'output_hashes', 'decisive',
-           'fingerprint', 'size_of', 'finished', 'is_done', 'expected']
+__all__ = ['STAGES', 'Stage', 'config_of', 'run_folder']
 
 # %% ../../nbs/6_runs/02_stage_graph.ipynb #62c0b16b
 @dataclass(frozen=True)
@@ -42,6 +40,7 @@ TEACHER, REFINER, STUDENT = (("teacher", "teacher_train"), ("refiner", "refiner_
 WEIGHTS, LAST = ("*.safetensors",), ("last.safetensors",)
 NETWORKS = ("teacher", "student", "student_refined", "supervised")
 
+# %% ../../nbs/6_runs/02_stage_graph.ipynb #f120b77d
 STAGES: dict[str, Stage] = {stage.name: stage for stage in (
     Stage("split", {}, (*TEACHER, *REFINER, *STUDENT, "behaviour", "prompt", "level", "pseudo_score"), reads=()),
     Stage("teacher", {"split": ("*_s.json",)}, (*WEAK, *REFINER, *STUDENT, "behaviour"), resumes=True),
@@ -73,6 +72,7 @@ def of_run(
     "Those parameters that `config_of` takes."
     return {key: params[key] for key in RUN if key in params}
 
+# %% ../../nbs/6_runs/02_stage_graph.ipynb #813f14df
 def config_of(
     dataset: str = "shapes",  # a preset
     split: str = "10p",       # share of images with masks

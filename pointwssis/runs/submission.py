@@ -15,7 +15,7 @@ from ..core import ConfigError, DataError, atomic_path, nearest
 from ..data.coco import CocoData
 
 # %% auto #0
-__all__ = ['SCHEMAS', 'FORMS', 'frames_of', 'check', 'write_submission']
+__all__ = ['write_submission']
 
 # %% ../../nbs/6_runs/11_submission.ipynb #b7adc3f5
 def _record(**properties: Any) -> dict[str, Any]:

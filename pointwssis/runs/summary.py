@@ -11,7 +11,7 @@ from ..core import read_json
 from ..report.results import figures_beside, share_of
 
 # %% auto #0
-__all__ = ['NETWORKS', 'LABELS', 'summary']
+__all__ = ['summary']
 
 # %% ../../nbs/6_runs/08_summary.ipynb #1097c970
 NETWORKS = {"teacher": "teacher_ap_percent", "student": "student_sw_ap_percent",

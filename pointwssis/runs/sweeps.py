@@ -19,13 +19,14 @@ from .runner import Outcome, reproduce
 from .stage_graph import STAGES, config_of, run_folder
 
 # %% auto #0
-__all__ = ['LABELS', 'VARIANT', 'STUDENTS_ONLY', 'Experiment', 'experiments', 'reproduce_all']
+__all__ = ['Experiment', 'experiments', 'reproduce_all']
 
 # %% ../../nbs/6_runs/07_sweeps.ipynb #5367c851
 LABELS = ("split", "teacher", "refiner", "pseudo", "evaluate")   # what a variant's pseudo labels need
 VARIANT = (*LABELS[:-1], "student_refined", "evaluate")          # what its row shows: labels, and who learned from the refined ones
 STUDENTS_ONLY = ("unanswered_background",)                       # variants whose labels are those of the method
 
+# %% ../../nbs/6_runs/07_sweeps.ipynb #9ce7e618
 @dataclass(frozen=True)
 class Experiment:
     "One run of the pipeline."

@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from ..core import CheckpointError, atomic_path
 
 # %% auto #0
-__all__ = ['Names', 'RESNET', 'SOLOV2', 'REFINER', 'FAMILIES', 'HARMLESS', 'BROKEN', 'LANDMARKS', 'Family', 'ArrayUnpickler',
-           'read_checkpoint', 'read_weights', 'tensors_of', 'check', 'load_official', 'to_official']
+__all__ = ['read_weights', 'load_official', 'to_official']
 
 # %% ../../nbs/5_training/04_checkpoints.ipynb #80317ebd
 Names = tuple[tuple[str, str], ...]     # (theirs, ours)
@@ -105,6 +104,7 @@ def read_checkpoint(
         reason = f"it asks for {asked[1]}, which could run code" if asked else f"it is corrupt or no checkpoint ({type(e).__name__})"
         raise CheckpointError(f"{path}: refused: {reason}. Fetch it again from its publisher.") from None
 
+# %% ../../nbs/5_training/04_checkpoints.ipynb #24fe1d24
 def read_weights(
     path: str | Path,          # .pkl, .pth, .pt or .safetensors
 ) -> dict[str, Tensor]:        # names as in the file, on the CPU

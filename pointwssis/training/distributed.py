@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 # %% auto #0
-__all__ = ['processes', 'average_gradients', 'agree', 'gather']
+__all__ = []
 
 # %% ../../nbs/5_training/02_distributed.ipynb #9425c000
 _numbers = itertools.count()

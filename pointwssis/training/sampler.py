@@ -12,7 +12,7 @@ import numpy as np
 from ..core import ConfigError, DataError, rng
 
 # %% auto #0
-__all__ = ['StepSampler', 'step_seed']
+__all__ = []
 
 # %% ../../nbs/5_training/03_sampler.ipynb #899d3441
 @lru_cache(maxsize=4)

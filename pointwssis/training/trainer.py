@@ -29,12 +29,8 @@ from .distributed import agree, average_gradients, gather, processes
 from .sampler import StepSampler, step_seed
 from .weights import load_into, load_weights, save_state, save_weights
 
-_all_ = ["StepSampler", "load_into", "load_weights", "save_weights"]
-
 # %% auto #0
-__all__ = ['SCHEDULES', 'BACKBONE', 'OPTIMIZERS', 'STATES', 'DEAD_WORKER', 'BAR', 'learning_rate', 'make_optimizer',
-           'update_average', 'Meter', 'Run', 'read_state', 'newest_state', 'train', 'StepSampler', 'load_into',
-           'load_weights', 'save_weights']
+__all__ = ['train']
 
 # %% ../../nbs/5_training/06_trainer.ipynb #e50b8129
 SCHEDULES = {

@@ -17,7 +17,7 @@ from ..core import CheckpointError, atomic_path
 from .checkpoints import read_weights
 
 # %% auto #0
-__all__ = ['save_weights', 'save_state', 'load_weights', 'load_into']
+__all__ = ['save_weights', 'load_weights']
 
 # %% ../../nbs/5_training/05_weights.ipynb #6e42122a
 def save_weights(
@@ -30,6 +30,7 @@ def save_weights(
         try: save_file(plain, temporary, metadata={"format": "pt"})
         except SafetensorError as e: raise _cause(e) from None
 
+# %% ../../nbs/5_training/05_weights.ipynb #006619ca
 def save_state(
     path: str | Path,          # .pt
     content: dict[str, Any],   # tensors and plain values
