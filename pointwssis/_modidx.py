@@ -1665,6 +1665,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
                                      'pointwssis.runs.cli.setting': ('6_runs/cli.html#setting', 'pointwssis/runs/cli.py')},
             'pointwssis.runs.commands': { 'pointwssis.runs.commands._doctor_of_data': ( '6_runs/commands.html#_doctor_of_data',
                                                                                         'pointwssis/runs/commands.py'),
+                                          'pointwssis.runs.commands.command_convert': ( '6_runs/commands.html#command_convert',
+                                                                                        'pointwssis/runs/commands.py'),
                                           'pointwssis.runs.commands.command_doctor': ( '6_runs/commands.html#command_doctor',
                                                                                        'pointwssis/runs/commands.py'),
                                           'pointwssis.runs.commands.command_experiments': ( '6_runs/commands.html#command_experiments',

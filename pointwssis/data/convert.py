@@ -135,5 +135,5 @@ def described(data: CocoData) -> str:
     records = [a for i in data.ids for a in data.annotations[i]]
     outlines, clicks = (sum(key in a for a in records) for key in ("segmentation", "point"))
     counts = {name: sum(data.categories.index(a["category_id"]) == n for a in records) for n, name in enumerate(data.categories.names)}
-    parts = [f"{len(data.ids):,} images", f"{outlines:,} outlines", f"{clicks:,} clicks"]
+    parts = [f"{n:,} {word}{'s' * (n != 1)}" for n, word in ((len(data.ids), "image"), (outlines, "outline"), (clicks, "click"))]
     return f"{', '.join(parts)}; " + ", ".join(f"{name} {count:,}" for name, count in counts.items())

@@ -13,7 +13,7 @@ from .. import __version__
 from ..core import NO_ROOM, PointWSSISError, unwritable
 from ..method.ablations import ABLATIONS
 from ..report.results import RUNS
-from .commands import command_doctor, command_plan, command_predict, command_report
+from .commands import command_convert, command_doctor, command_plan, command_predict, command_report
 from .commands import command_reproduce, command_run, command_split, command_submit
 
 # %% auto #0
@@ -72,6 +72,7 @@ EPILOG = """examples:
   pointwssis reproduce --splits 10p,5p,20p --seeds 0,1,2 --tables all   every table, with ablations
   pointwssis reproduce --from-published DIR               the authors' checkpoints and labels, judged here
   pointwssis run teacher --set teacher_train.steps=2000   one stage, with an override
+  pointwssis convert cvat annotations.xml masks.json --images photos   from an annotation tool to COCO
   pointwssis predict photo.jpg --weights outputs/runs/shapes/10p/s0/student_refined/artifacts/last.safetensors"""
 
 def make_parser() -> Parser:
@@ -115,6 +116,19 @@ def make_parser() -> Parser:
     plan.add_argument("--seconds-per-point", type=float, metavar="S", help="to click on it and choose its class (assumed: 7, as long as a box)")
     for one in (report, plan): one.add_argument("--runs", default=RUNS, metavar="DIR", help=f"the folder of all runs (default {RUNS})")
     for one in (report, plan): one.add_argument("--figures", default="", metavar="DIR", help="where tables and figures lie (default: figures beside the runs)")
+    convert = command("convert", command_convert)
+    convert.add_argument("format", metavar="FORMAT", help="of IN, such as cvat; an unknown one lists all")
+    convert.add_argument("source", metavar="IN", help="a file, or a folder where the format has one file an image")
+    convert.add_argument("out", metavar="OUT", help="a file, or a folder where the format has one file an image; it must not exist")
+    convert.add_argument("--to", default="coco", metavar="FORMAT", help="of OUT (default coco)")
+    convert.add_argument("--images", default="", metavar="DIR",
+                         help="the image folder, to check names, sizes and clicks against (default: IN, where it holds the images)")
+    convert.add_argument("--classes", type=names, default=[], metavar="NAME,...", help="keep these classes; where IN names none: their name")
+    convert.add_argument("--names", default="", metavar="FILE", help="keep the images that this text file lists, one name a line")
+    convert.add_argument("--empty", default="error", metavar="CHOICE",
+                         help="images that nobody has worked on: error, skip or background (default error)")
+    convert.add_argument("--images-out", default="", metavar="DIR", help="copy the images there")
+    convert.add_argument("--long-side", type=int, default=0, metavar="N", help="with at most so many pixels on the longer side")
     doctor = command("doctor", command_doctor)
     doctor.add_argument("--data", default="", metavar="DIR", help="check this data set instead: all its faults at once")
     doctor.add_argument("--dataset", default="", help="whose layout of files it has (default custom)")

@@ -13,7 +13,7 @@ from ..core import ConfigError, DataError, pick_device, read_json
 from ..report.results import figures_beside
 
 # %% auto #0
-__all__ = []
+__all__ = ['command_convert']
 
 # %% ../../nbs/6_runs/13_commands.ipynb #d8934ac1
 def run_params(
@@ -160,6 +160,14 @@ def command_submit(args: argparse.Namespace) -> None:
                         f"Use weights for these classes: {', '.join(data.categories.names[:12])}.")
     results = predict_all(predictor(model.to(device), cfg.data, device), data, trained=trained)
     for path in write_submission(results, data, args.out, args.form): print(path)
+
+# %% ../../nbs/6_runs/13_commands.ipynb #a7c0f002
+def command_convert(args: argparse.Namespace) -> None:
+    "Convert annotations between tools; the result is checked COCO unless --to says otherwise."
+    from pointwssis.data.convert import convert, described
+    data = convert(args.format, args.source, args.out, args.to, args.images or None, args.images_out or None, args.long_side,
+                   classes=tuple(args.classes), names=args.names or None, empty=args.empty)
+    print(f"{args.out}: {described(data)}. File names are relative to {data.image_root}.")
 
 # %% ../../nbs/6_runs/13_commands.ipynb #eda0b64b
 def command_doctor(args: argparse.Namespace) -> int:

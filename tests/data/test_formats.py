@@ -13,6 +13,7 @@ from pointwssis.data.convert import convert, read_annotations, shrink, write_ann
 from pointwssis.data.format_folders import VOC_CLASSES
 from pointwssis.data.formats import AnnotationSet
 from pointwssis.registry import FORMATS
+from pointwssis.runs.cli import main
 
 SAMPLES = Path(__file__).parent.parent / "recorded/formats"
 SOURCES = {"coco": "coco.json", "cvat": "cvat.xml", "label_studio": "label_studio.json", "labelme": "labelme"}
@@ -247,6 +248,33 @@ def test_images_that_nobody_has_worked_on(work, empty, images):
     edit("cvat.xml", "</annotations>", '<image id="2" name="third.png" width="40" height="30"></image></annotations>')(work)
     assert len(read_annotations("cvat", work / "cvat.xml", work / "photos", empty=empty).ids) == images
     with pytest.raises(DataError, match=r"image 2 \(third.png\) has no annotation. Finish it"): read_annotations("cvat", work / "cvat.xml", work / "photos")
+
+
+def test_the_command(work, capsys, monkeypatch):
+    monkeypatch.chdir(work)
+    assert main(["convert", "CVAT", "cvat.xml", "made/masks.json", "--images", "photos", "--classes", "dog"]) == 0
+    assert capsys.readouterr().out == "made/masks.json: 2 images, 1 outline, 1 click; dog 2. File names are relative to photos.\n"
+    assert main(["convert", "coco", "made/masks.json", "tasks.json", "--to", "label-studio"]) == 0
+    assert main(["convert", "label-studio", "tasks.json", "again.json", "--images", "photos", "--images-out", "small", "--long-side", "20"]) == 0
+    assert coco.load("again.json", "small").read_image(1).shape == (15, 20, 3)
+
+
+@pytest.mark.parametrize("argv, words", [
+    (["cvta", "cvat.xml", "out"], "unknown format 'cvta'. Did you mean 'cvat'? Known: "),
+    (["cvat", "cvt.xml", "out"], "cvt.xml: no such file or folder. Check the path."),
+    (["cvat", "cvat.xml", "coco.json"], "coco.json: is there already. Remove it, or choose another name."),
+    (["cvat", "cvat.xml", "out", "--images", "photo"], "photo: no such folder. Give the folder that holds the images."),
+    (["cvat", "cvat.xml", "out", "--to", "voc"], "format 'voc' is only read. Formats that are written: "),
+    (["cvat", "cvat.xml", "out", "--empty", "skpi"], "unknown choice 'skpi' for empty images. Did you mean 'skip'?"),
+    (["cvat", "cvat.xml", "out", "--long-side", "20"], "smaller copies need both a folder and a size. Pass --images-out DIR and --long-side N."),
+    (["cvat", "cvat.xml", "out", "--names", "none.txt"], "none.txt: cannot be read: "),
+    (["csv", "clicks.csv", "out"], "the size of 'cat.png' is not known. Pass the image folder as --images DIR."),
+    (["label_images", "photos", "out"], "photos: no picture has a label image. Put them into 'labels'")])
+def test_a_wrong_command_is_one_line(work, capsys, monkeypatch, argv, words):
+    monkeypatch.chdir(work)
+    assert main(["convert", *argv]) == 2
+    line = capsys.readouterr().err
+    assert words in line and line.startswith("error: ") and line.count("\n") == 1 and not (work / "out").exists()
 
 
 def test_few_of_many_images_are_used(work):
