@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from .core import ConfigError, check_device, nearest
-from .registry import DATASETS, PROMPTS, Registry
+from .registry import DATASETS, PROMPTS, RECIPES, Registry
 
 # %% auto #0
 __all__ = ['SOLOv2Config', 'RefinerConfig', 'TrainConfig', 'DataConfig', 'Config', 'override', 'to_dict']
@@ -156,6 +156,7 @@ class Config:
     prompt: str = "point"                  # what turns weak labels into masks: none, category, point, point_with_size
     student_start: str = "backbone"        # a student's first weights: its backbone's, or those of the "teacher"
     level: int = -1                        # -1: adaptive pyramid-level selection; 0..4: always this level
+    recipe: str = field(default="paper", metadata=LATER)   # masks of different points: suppressed as in the paper, or a competition
     pseudo_score: float = 0.3              # prompts without points: what scores at least this becomes a pseudo label
     unanswered: str = "ignore"             # students: clicks without a mask are ignored, or "background"
     variant: str = field(default="", metadata=NEUTRAL)  # name of an ablation, which gets a folder of its own; "" the method itself
@@ -196,7 +197,7 @@ def _freeze(value: Any) -> Any: return tuple(map(_freeze, value)) if isinstance(
 
 # %% ../nbs/9_core/02_config.ipynb #1e553959
 CHOICES: dict[str, tuple | Registry] = {
-    "point_strategy": ("centroid", "deepest", "random", "jittered", "border"), "prompt": PROMPTS,
+    "point_strategy": ("centroid", "deepest", "random", "jittered", "border"), "prompt": PROMPTS, "recipe": RECIPES,
     "unanswered": ("ignore", "background"), "student_start": ("backbone", "teacher"), "level": (-1, 0, 1, 2, 3, 4),
     "optimizer": ("sgd", "adamw"), "schedule": ("step", "cosine", "constant"), "channel_order": ("rgb", "bgr"),
     "precision": ("auto", "fp32", "bf16"),

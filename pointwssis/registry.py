@@ -15,7 +15,7 @@ from typing import Any
 from .core import ConfigError, nearest
 
 # %% auto #0
-__all__ = ['PLUGINS', 'PROMPTS', 'DATASETS', 'FORMATS', 'plugin_files', 'load_plugins', 'Registry']
+__all__ = ['PLUGINS', 'PROMPTS', 'DATASETS', 'FORMATS', 'RECIPES', 'plugin_files', 'load_plugins', 'Registry']
 
 # %% ../nbs/9_core/03_registry.ipynb #e1a10006
 PLUGINS = "POINTWSSIS_PLUGINS"   # environment variable: paths of Python files, separated as in PATH
@@ -81,3 +81,4 @@ class Registry(Mapping):
 PROMPTS = Registry("prompt", "pointwssis.method.prompts")        # f(Query) -> Candidates; see method.prompts
 DATASETS = Registry("preset", "pointwssis.runs.presets")          # differences from the default options; see runs.presets
 FORMATS = Registry("format", "pointwssis.data.format_*")             # a class with read and write; see data.formats
+RECIPES = Registry("recipe", "pointwssis.method.recipes")          # how masks of different points become labels

@@ -16,7 +16,7 @@ from ..detector.targets import positive_cells
 from ..registry import PROMPTS
 
 # %% auto #0
-__all__ = ['peak_scores', 'unprompted', 'by_category', 'point_cells', 'point_guided', 'point_with_size']
+__all__ = ['peak_scores', 'unprompted', 'by_category', 'point_cells', 'points_inside', 'point_guided', 'point_with_size']
 
 # %% ../../nbs/1_method/03_prompts.ipynb #ae023fe7
 def peak_scores(outputs: Outputs, b: int) -> Tensor:   # (T, C)
@@ -83,6 +83,19 @@ def _replaced(cells: Tensor, total: int) -> Tensor:   # (N, L) -> the same, bool
     return last[cells] > n
 
 
+# %% ../../nbs/1_method/03_prompts.ipynb #c0a10007
+def points_inside(
+    kernels: Tensor,    # (N, L, D) of each point's cell on each level
+    features: Tensor,   # (D, h, w) mask features at stride 4
+    xy: Tensor,         # (N, 2) input pixel indices
+    threshold: float,   # of a mask's probabilities
+) -> Tensor:            # (N, L) long
+    "How many points other than its own lie inside the mask of each point's cell on each level."
+    limits = torch.tensor((features.shape[2] - 1, features.shape[1] - 1), device=xy.device)
+    column, row = ((xy + .5) // 4).long().clamp(min=0).minimum(limits).unbind(1)
+    inside = (kernels @ features[:, row, column]).sigmoid() > threshold        # (N, L, N)
+    return inside.sum(2) - inside.diagonal(dim1=0, dim2=2).T.long()
+
 # %% ../../nbs/1_method/03_prompts.ipynb #847f42cb
 def point_guided(
     outputs: Outputs,             # of the batch
@@ -92,6 +105,7 @@ def point_guided(
     cfg: SOLOv2Config,
     level: int = -1,              # -1: adaptive pyramid-level selection, else always this level
     behaviour: str = "fixed",     # "published": of two points in a cell the later one replaces the earlier
+    alone: bool = False,          # whether a level loses by the other points inside its mask
 ) -> Candidates:                  # one a point, its score is its maskness
     "One candidate for every point: the cell under it, at the level that is surest of mask and class."
     cells = point_cells(prompts.xy, padded, cfg, behaviour)                                   # (N, L)
@@ -102,6 +116,7 @@ def point_guided(
     areas, maskness = (x.view_as(agreed) for x in measured)
     n = torch.arange(len(cells), device=cells.device)
     chosen = maskness * agreed
+    if alone: chosen = chosen / (1 + points_inside(kernels, outputs.mask_features[b].float(), prompts.xy, cfg.mask_threshold))
     if behaviour == "published": chosen = chosen.masked_fill(_replaced(cells, sum(s * s for s in cfg.num_grids)), -1)
     best = n, chosen.argmax(1)
     strides = cell_strides(cfg.num_grids, cells.device)[cells]
@@ -123,6 +138,10 @@ def _category(q: Query) -> Candidates: return by_category(q.outputs, q.b, q.prom
 
 @PROMPTS.register("point", knows="points")
 def _point(q: Query) -> Candidates: return point_guided(q.outputs, q.b, q.prompts, q.padded, q.cfg, q.level, q.behaviour)
+
+@PROMPTS.register("competing_points", knows="points")
+def _competing_points(q: Query) -> Candidates:
+    return point_guided(q.outputs, q.b, q.prompts, q.padded, q.cfg, q.level, q.behaviour, alone=True)
 
 @PROMPTS.register("point_with_size", knows="sizes")
 def _point_with_size(q: Query) -> Candidates: return point_with_size(q.outputs, q.b, q.prompts, q.padded, q.cfg)

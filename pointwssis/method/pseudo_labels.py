@@ -158,9 +158,15 @@ def summary(
             "by_class": {name: [every[name], missing[name]] for name in categories.names}}
 
 # %% ../../nbs/1_method/04_pseudo_labels.ipynb #0e953504
+def _holds_point(mask: PseudoMask, weak: CocoData) -> bool:
+    "Whether the pixel under the point belongs to the mask."
+    x, y = next(a["point"] for a in weak.annotations[mask.image_id] if a["id"] == mask.point_id)
+    return bool(decode(mask.rle, *mask.rle["size"])[int(y), int(x)])
+
 def _annotation(mask: PseudoMask, weak: CocoData) -> dict[str, Any]:
-    "A COCO record of a pseudo mask, without an id."
+    "A COCO record of a pseudo mask, without an id; it says where the point lies outside of its mask."
     link = {"point_id": mask.point_id} if mask.point_id >= 0 else {}
+    if link and not _holds_point(mask, weak): link["point_outside"] = True
     return {"image_id": mask.image_id, "category_id": weak.categories.id(mask.class_index), "iscrowd": 0,
             **mask_fields(mask.rle), **link, "score": round(mask.score, 6)}
 
@@ -180,11 +186,13 @@ def write_pseudo(
     weak: CocoData,            # points only
     masks: list[PseudoMask],   # of the weak images; empty ones are left out
     pointed: bool = True,      # whether clicks were given; where they were not, none can be unanswered
+    reasons: dict[int, str] | None = None,   # why points have no mask, by annotation id: `recipes.reasons`
 ) -> dict[str, list[dict]]:    # the "annotations" written, and the "dropped_points"
     "Strong masks and pseudo masks in one COCO file for the student."
     _check_halves(strong, weak)
     annotations = [a for i in strong.ids for a in strong.annotations[i]] + [_annotation(m, weak) for m in masks if rle_api.area(m.rle)]
     annotations = [{**a, "id": n} for n, a in enumerate(annotations, 1)]
-    dropped = missing_points(weak, masks) if pointed else []
+    why = reasons or {}
+    dropped = [a | ({"reason": why[a["id"]]} if a["id"] in why else {}) for a in missing_points(weak, masks)] if pointed else []
     save(path, [*strong.images.values(), *weak.images.values()], annotations, strong.categories, dropped_points=dropped)
     return {"annotations": annotations, "dropped_points": dropped}

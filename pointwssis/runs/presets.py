@@ -94,6 +94,7 @@ ANIMALS7 = {  # seven animals in 700 photographs, MobileNetV2 from ImageNet weig
 
 # %% ../../nbs/6_runs/01_presets.ipynb #71614869
 CUSTOM = {
+    "recipe": "competition",
     **_both("", backbone="torchvision:resnet50", weights="imagenet", **_RGB),
     **_both("_train", optimizer="adamw", lr=1e-4, weight_decay=.05, clip_norm=1.0, schedule="cosine", decay_at=(), warmup_steps=500),
     "teacher_train.steps": 5_000, "teacher_train.checkpoint_steps": (2_500, 3_750), "student_train.steps": 20_000,
@@ -132,6 +133,11 @@ def _check_checkpoints(cfg: Config) -> Config:
     if kept and 1 <= min(kept) <= max(kept) <= last: return cfg
     raise ConfigError(f"teacher_train.checkpoint_steps {kept}: the refiner needs one or more of the teacher's steps 1 to {last}. Set it.")
 
+def _check_recipe(cfg: Config) -> Config:
+    "The configuration, if its recipe has points whose masks can compete."
+    if cfg.recipe == "paper" or (cfg.prompt, cfg.behaviour) == ("point", "fixed"): return cfg
+    raise ConfigError(f"recipe '{cfg.recipe}' needs prompt point and behaviour fixed, these are {cfg.prompt} and {cfg.behaviour}. Set recipe to paper.")
+
 # %% ../../nbs/6_runs/01_presets.ipynb #7040fe4d
 def preset(
     dataset: str,             # a name in registry.DATASETS
@@ -155,4 +161,4 @@ def preset(
     found = DATASETS[dataset]
     schedule = _published_teacher(split) if found.published_schedule else {}
     cfg = _with(Config(dataset=dataset, split=split), found.options | schedule)
-    return _check_checkpoints(_with(cfg, _in_proportion(cfg, overrides) | overrides))
+    return _check_recipe(_check_checkpoints(_with(cfg, _in_proportion(cfg, overrides) | overrides)))

@@ -35,16 +35,16 @@ class Stage:
     reads: tuple[str, ...] = ("train",)  # halves of the data set whose images it opens
 
 # %% ../../nbs/6_runs/02_stage_graph.ipynb #3fdfe096
-WEAK = ("split", "point_strategy", "prompt", "level", "pseudo_score")   # how weak labels are made and used
+WEAK = ("split", "point_strategy", "prompt", "level", "pseudo_score", "recipe")   # how weak labels are made and used
 TEACHER, REFINER, STUDENT = (("teacher", "teacher_train"), ("refiner", "refiner_train"), ("student", "student_train", "student_start", "unanswered"))
 WEIGHTS, LAST = ("*.safetensors",), ("last.safetensors",)
 NETWORKS = ("teacher", "student", "student_refined", "supervised")
 
 # %% ../../nbs/6_runs/02_stage_graph.ipynb #f120b77d
 STAGES: dict[str, Stage] = {stage.name: stage for stage in (
-    Stage("split", {}, (*TEACHER, *REFINER, *STUDENT, "behaviour", "prompt", "level", "pseudo_score"), reads=()),
+    Stage("split", {}, (*TEACHER, *REFINER, *STUDENT, "behaviour", "prompt", "level", "pseudo_score", "recipe"), reads=()),
     Stage("teacher", {"split": ("*_s.json",)}, (*WEAK, *REFINER, *STUDENT, "behaviour"), resumes=True),
-    Stage("refiner", {"split": ("*_s.json",), "teacher": WEIGHTS}, ("split", "prompt", "level", "pseudo_score", *STUDENT), resumes=True),
+    Stage("refiner", {"split": ("*_s.json",), "teacher": WEIGHTS}, ("split", "prompt", "level", "pseudo_score", "recipe", *STUDENT), resumes=True),
     Stage("pseudo", {"split": ("*_s.json", "*_w.json"), "teacher": WEIGHTS, "refiner": WEIGHTS}, ("split", *STUDENT), resumes=True),
     Stage("student", {"split": (), "teacher": LAST, "pseudo": ("*_sw.json",)}, (*WEAK, *TEACHER, *REFINER), "student", {"labels": "sw"}, True),
     Stage("student_refined", {"split": (), "teacher": LAST, "pseudo": ("*_sw_refined.json",)}, (*WEAK, *TEACHER, *REFINER), "student",

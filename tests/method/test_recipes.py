@@ -1,0 +1,105 @@
+"""Recipes: masks of different points that compete for pixels, against the paper's suppression."""
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from faster_coco_eval import mask as rle_api
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pointwssis.core import ConfigError
+from pointwssis.data.coco import CategoryTable, CocoData, decode, encode
+from pointwssis.method.prompts import points_inside
+from pointwssis.method.pseudo_labels import PseudoMask, write_pseudo
+from pointwssis.method.recipes import compete, reasons, share_pixels
+from pointwssis.runs.presets import preset
+
+H, W = 12, 17
+scenes = st.lists(st.tuples(st.integers(0, 2**32 - 1), st.floats(0, W - .01), st.floats(0, H - .01)), max_size=6)
+
+
+def scene(drawn):
+    masks = [np.random.default_rng(seed).random((H, W)) < .4 for seed, _, _ in drawn]
+    return masks, [(x, y) for _, x, y in drawn], list(range(10, 10 + len(drawn)))
+
+
+@given(scenes)
+@settings(max_examples=60, deadline=None)
+def test_shared_masks_are_disjoint_and_cover_what_was_claimed(drawn):
+    masks, points, ids = scene(drawn)
+    parts = [decode(rle, H, W) for rle in share_pixels([encode(m) for m in masks], points, ids)]
+    if not parts: return
+    assert (np.sum(parts, 0) == np.any(masks, 0)).all()
+    for part, mask in zip(parts, masks): assert not (part & ~mask).any()
+
+
+@given(scenes, st.randoms(use_true_random=False))
+@settings(max_examples=40, deadline=None)
+def test_the_order_of_points_changes_nothing(drawn, random):
+    masks, points, ids = scene(drawn)
+    order = random.sample(range(len(ids)), len(ids))
+    rles = [encode(m) for m in masks]
+    plain = dict(zip(ids, share_pixels(rles, points, ids)))
+    mixed = dict(zip([ids[k] for k in order], share_pixels(*([v[k] for k in order] for v in (rles, points, ids)))))
+    assert plain == mixed
+
+
+def test_a_pixel_goes_to_the_nearest_point_by_the_plain_rule():
+    masks, points, ids = scene([(1, 3.2, 4.4), (2, 9.5, 5.5), (3, 14.1, 2.0)])
+    parts = [decode(rle, H, W) for rle in share_pixels([encode(m) for m in masks], points, ids)]
+    for y, x in itertools.product(range(H), range(W)):
+        claims = [k for k in range(3) if masks[k][y, x]]
+        winner = min(claims, key=lambda k: (points[k][0] - x - .5)**2 + (points[k][1] - y - .5)**2, default=None)
+        assert [k for k in range(3) if parts[k][y, x]] == ([] if winner is None else [winner])
+
+
+def test_the_level_that_holds_other_points_loses():
+    features = torch.zeros(2, 2, 4)
+    features[0, :, :2] = features[1, :, 2:] = 1
+    whole, left = torch.tensor([9., 9.]), torch.tensor([9., -9.])
+    kernels = torch.stack([torch.stack([whole, left])] * 2)
+    assert points_inside(kernels, features, torch.tensor([[2., 3.], [13., 3.]]), .5).tolist() == [[1, 0], [1, 1]]
+
+
+@pytest.fixture
+def weak():
+    def record(i, x): return {"id": i, "image_id": 7, "category_id": 1, "point": [x, 5.], "iscrowd": 0}
+    table = CategoryTable((1,), ("disc",))
+    return CocoData(Path("w.json"), Path(), {7: {"id": 7, "file_name": "7.png", "height": H, "width": W}},
+                    {7: [record(1, 3.), record(2, 9.), record(3, 9.)]}, table, {})
+
+
+def box(x0, x1):
+    mask = np.zeros((H, W), bool)
+    mask[2:9, x0:x1] = True
+    return encode(mask)
+
+
+def test_points_without_a_mask_are_listed_with_the_step_that_lost_it(weak, tmp_path):
+    masks = [PseudoMask(1, 7, 0, box(0, 6), .9), PseudoMask(2, 7, 0, box(7, 12), .9), PseudoMask(3, 7, 0, box(8, 12), .8)]
+    kept = compete(masks, weak)
+    assert [bool(rle_api.area(m.rle)) for m in kept] == [True, True, False]
+    why = reasons(weak, {"no mask": masks[:2], "shared": kept})
+    assert why == {3: "no mask"} and reasons(weak, {"no mask": masks, "shared": kept}) == {3: "shared"}
+    strong = CocoData(Path("s.json"), Path(), {}, {}, weak.categories, {})
+    written = write_pseudo(tmp_path / "sw.json", strong, weak, kept, reasons={3: "shared"})
+    assert [(a["id"], a["reason"]) for a in written["dropped_points"]] == [(3, "shared")]
+
+
+def test_a_mask_that_leaves_its_point_out_says_so(weak, tmp_path):
+    strong = CocoData(Path("s.json"), Path(), {}, {}, weak.categories, {})
+    written = write_pseudo(tmp_path / "sw.json", strong, weak, [PseudoMask(1, 7, 0, box(0, 6), .9), PseudoMask(2, 7, 0, box(12, 15), .9)])
+    assert [a.get("point_outside", False) for a in written["annotations"]] == [False, True]
+
+
+@pytest.mark.parametrize("wrong", [{"prompt": "none"}, {"behaviour": "published"}])
+def test_a_competition_needs_points(wrong):
+    with pytest.raises(ConfigError, match="recipe 'competition' needs prompt point and behaviour fixed"):
+        preset("shapes", recipe="competition", **wrong)
+
+
+def test_presets_of_the_paper_keep_its_recipe():
+    assert {name: preset(name).recipe for name in ("coco", "bdd100k", "shapes", "custom")} == {
+        "coco": "paper", "bdd100k": "paper", "shapes": "paper", "custom": "competition"}
