@@ -13,27 +13,30 @@ from torch import Tensor
 from .d2_install import require
 require()
 from .d2_model import published_name
-from ..training.checkpoints import RESNET, SOLOV2, load_official, read_checkpoint, tensors_of
+from ..training.checkpoints import RESNET, SOLOV2, load_official, read_checkpoint
+from ..training.checkpoints import tensors_of
 from ..core import CheckpointError, atomic_path
 
 # %% auto #0
-__all__ = ['CLASSIFIER', 'HEAD', 'to_detectron2', 'from_detectron2']
+__all__ = ['to_detectron2', 'from_detectron2']
 
 # %% ../../nbs/8_bridges/04_d2_checkpoints.ipynb #d2040006
-CLASSIFIER = ("fc.",)   # of an ImageNet network; a detector has none
-HEAD = "instance_head.category.weight"
+_CLASSIFIER = ("fc.",)   # of an ImageNet network; a detector has none
+_HEAD, _COUNTER = "instance_head.category.weight", "num_batches_tracked"
 
 def to_detectron2(
     state: dict[str, Tensor],        # of our `SOLOv2`, or of a ResNet: MSRA's or torchvision's
     path: str | Path | None = None,  # also write it there, as .pth
 ) -> dict[str, Any]:                 # {"model": weights under Detectron2's names, ...}
-    "Weights as Detectron2 names them, bit for bit; CheckpointError for a network without such names."
-    if HEAD in state: content = {"model": {published_name(k): v for k, v in state.items()}}
+    "Weights under Detectron2's names, bit for bit; CheckpointError where a network has none."
+    if _HEAD in state: content = {"model": {published_name(k): v for k, v in state.items()}}
     else:
-        body = {k: v for k, v in state.items() if not k.startswith(CLASSIFIER)}
+        body = {k: v for k, v in state.items() if not k.startswith(_CLASSIFIER)}
         names = {k: RESNET.theirs(k) for k in body}
         if not body or None in names.values():
-            raise CheckpointError(f"no names in Detectron2 for weights whose first keys are {', '.join(list(state)[:3])}. SOLOv2 and ResNets have some.")
+            first = ", ".join(list(state)[:3])
+            raise CheckpointError(f"Detectron2 has no names for weights whose first keys are {first}"
+                                  ". It has some for SOLOv2 and ResNets.")
         content = {"model": {names[k]: v for k, v in body.items()}, "matching_heuristics": True}
     content["__author__"] = "pointwssis"
     if path is not None:
@@ -42,10 +45,12 @@ def to_detectron2(
 
 def from_detectron2(
     source: str | Path | dict[str, Any],  # a file of DetectionCheckpointer, or its content
-) -> dict[str, Tensor]:                   # state dict of our `SOLOv2`, or of a torchvision ResNet's body
-    "Weights of a Detectron2 file under our names, bit for bit; CheckpointError when they are of another network."
-    content, name = (source, "the given weights") if isinstance(source, dict) else (read_checkpoint(source), str(source))
-    state = tensors_of(content, name)
-    if HEAD in (own := {SOLOV2.ours(k) or k: v for k, v in state.items()}): return own
-    counters = {RESNET.ours(k): v for k, v in state.items() if k.endswith("num_batches_tracked") and RESNET.ours(k)}
-    return load_official({"model": {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}}) | counters
+) -> dict[str, Tensor]:                   # state dict of our `SOLOv2`, or of a ResNet's body
+    "Weights of a Detectron2 file under our names, bit for bit; CheckpointError for other networks."
+    given = isinstance(source, dict)
+    state = tensors_of(source if given else read_checkpoint(source),
+                       "the given weights" if given else str(source))
+    if _HEAD in (own := {SOLOV2.ours(k) or k: v for k, v in state.items()}): return own
+    counters = {k: v for k, v in state.items() if k.endswith(_COUNTER) and RESNET.ours(k)}
+    body = load_official({"model": {k: v for k, v in state.items() if k not in counters}})
+    return body | {RESNET.ours(k): v for k, v in counters.items()}

@@ -28,38 +28,42 @@ from ..data.masks import decode, encode
 from ..data.points import Point
 
 # %% auto #0
-__all__ = ['NAMES', 'KINDS', 'records_of', 'register', 'AreaResize', 'ShortestEdge', 'PointMapper', 'check_classes']
+__all__ = ['records_of', 'register', 'AreaResize', 'ShortestEdge', 'PointMapper', 'check_classes']
 
 # %% ../../nbs/8_bridges/02_d2_data.ipynb #d2020007
 def _mask_fields(data: CocoData, a: dict) -> dict[str, Any]:
-    "Mask and box of an annotation, as Detectron2's records have them; nothing for one with a point only."
+    "Mask and box of an annotation in Detectron2's form; nothing where it has a point only."
     if "segmentation" not in a: return {}
     segmentation, box = a["segmentation"], a.get("bbox")
-    if isinstance(segmentation, dict) and isinstance(segmentation["counts"], list): segmentation = encode(data.mask(a))
-    if box: return {"segmentation": segmentation, "bbox": box, "bbox_mode": BoxMode.XYWH_ABS}
-    return {"segmentation": segmentation, "bbox": list(box_of(data.mask(a))), "bbox_mode": BoxMode.XYXY_ABS}
+    if isinstance(segmentation, dict) and isinstance(segmentation["counts"], list):
+        segmentation = encode(data.mask(a))
+    mode, box = (BoxMode.XYWH_ABS, box) if box else (BoxMode.XYXY_ABS, list(box_of(data.mask(a))))
+    return {"segmentation": segmentation, "bbox": box, "bbox_mode": mode}
 
 def _annotation(data: CocoData, a: dict) -> dict[str, Any]:
     "One annotation of a record; its point, if it has one, in a field of its own."
     point = {"point": list(a["point"])} if "point" in a else {}
-    known = {"id": a["id"], "category_id": data.categories.index(a["category_id"]), "iscrowd": a.get("iscrowd", 0)}
+    kind = data.categories.index(a["category_id"])
+    known = {"id": a["id"], "category_id": kind, "iscrowd": a.get("iscrowd", 0)}
     return known | point | _mask_fields(data, a)
 
 def records_of(
     data: CocoData,
 ) -> list[dict[str, Any]]:   # one an image
-    "A data set as Detectron2's records, with `point` in weak annotations and `ignore_points` where points have no mask."
+    "A data set as Detectron2's records: weak annotations have `point`, images `ignore_points`."
     dropped = dropped_points(data)
     def one(image_id: int) -> dict[str, Any]:
         image, lost = data.images[image_id], dropped.get(image_id)
-        found = {"file_name": str(picture_path(data, image)), "image_id": image_id, "height": image["height"], "width": image["width"],
+        found = {"file_name": str(picture_path(data, image)), "image_id": image_id,
+                 "height": image["height"], "width": image["width"],
                  "annotations": [_annotation(data, a) for a in data.annotations[image_id]]}
         return found | ({"ignore_points": lost} if lost else {})
     return [one(i) for i in data.ids]
 
 # %% ../../nbs/8_bridges/02_d2_data.ipynb #d202000a
-NAMES = {"coco": "coco_2017"}   # preset: the first part of a published name, where it differs
-KINDS = {"s": "masks", "w": "points", "sw": "masks", "sw_refined": "masks"}   # ending of a file: its annotations
+_NAMES = {"coco": "coco_2017"}   # preset: the first part of a published name, where it differs
+# ending of a file: its annotations
+_KINDS = {"s": "masks", "w": "points", "sw": "masks", "sw_refined": "masks"}
 
 def _put(name: str, path: Path, images: Path, need: str) -> str:
     "One file in both catalogues."
@@ -67,44 +71,57 @@ def _put(name: str, path: Path, images: Path, need: str) -> str:
         if name in catalog.list(): catalog.remove(name)
     table = load(path, images, "images").categories
     DatasetCatalog.register(name, lambda: records_of(load(path, images, need)))
-    MetadataCatalog.get(name).set(json_file=str(path), image_root=str(images), evaluator_type="coco" if need == "masks" else "points",
-                                  thing_classes=list(table.names), thing_dataset_id_to_contiguous_id={i: table.index(i) for i in table.ids})
+    MetadataCatalog.get(name).set(
+        json_file=str(path), image_root=str(images), thing_classes=list(table.names),
+        thing_dataset_id_to_contiguous_id={i: table.index(i) for i in table.ids},
+        evaluator_type="coco" if need == "masks" else "points")
     return name
 
 def _files(folders: list[Path], split: str) -> dict[str, tuple[Path, str]]:
     "Split files in these folders: `10p_s` and so on, with path and kind of annotations."
-    pattern, found = re.compile(rf".*_({re.escape(split) or '[0-9.]+p'})_({'|'.join(KINDS)})"), {}
+    pattern, found = re.compile(rf".*_({re.escape(split) or '[0-9.]+p'})_({'|'.join(_KINDS)})"), {}
     for path in sorted(p for folder in folders for p in folder.glob("*.json")):
         if not (part := pattern.fullmatch(path.stem)): continue
-        if (key := f"{part[1]}_{part[2]}") in found: raise DataError(f"{path}: {found[key][0]} is a split file {key}, too. Keep one of them.")
-        found[key] = (path, KINDS[part[2]])
+        if (key := f"{part[1]}_{part[2]}") in found:
+            raise DataError(f"{path}: {found[key][0]} is a file of {key}, too. Keep one of them.")
+        found[key] = (path, _KINDS[part[2]])
     return found
 
-def _places(data_root: str | Path, dataset: str, run: str | Path) -> tuple[Config, Path, list[Path]]:
+def _places(
+    data_root: str | Path,
+    dataset: str,
+    run: str | Path,
+) -> tuple[Config, Path, list[Path]]:
     "Configuration, data folder and the folders that can hold split files."
     if not run:
-        cfg, root = preset(dataset), Path(data_root)
+        cfg, root = preset(dataset, **{"data.root": str(data_root)}), Path(data_root)
         return cfg, root, [root / "annotations"]
     manifest = Path(run) / "split/params.json"
-    if not manifest.is_file(): raise DataError(f"{manifest}: missing, so this is no run with a finished split. Give the folder runs/NAME/SPLIT/sSEED.")
-    cfg, made = config_of(**of_run(read_json(manifest)["parameters"])), [Path(run) / stage / "artifacts" for stage in ("split", "pseudo")]
+    if not manifest.is_file():
+        raise DataError(f"{manifest}: missing, so this is no run with a finished split. "
+                        "Give the folder runs/NAME/SPLIT/sSEED.")
+    cfg = config_of(**of_run(read_json(manifest)["parameters"]))
+    made = [Path(run) / stage / "artifacts" for stage in ("split", "pseudo")]
     return cfg, Path(data_root or root_of(cfg, made[0])), made
 
 def register(
     data_root: str | Path = "",   # folder of the data set; "" with `run`: the run's own
     split: str = "",              # "10p" and so on; "": every split that has files
-    dataset: str = "coco",        # preset, which says how the folder is laid out; with `run`: the run's own
+    dataset: str = "coco",        # preset: how the folder is laid out; with `run`: the run's own
     run: str | Path = "",         # folder of a run, whose splits and pseudo labels are wanted
     name: str = "",               # first part of the names; "": the published one
 ) -> list[str]:                   # the registered names
     "Register the files of a data set or a run with Detectron2; DataError where there is none."
     cfg, root, folders = _places(data_root, dataset, run)
-    base = name or NAMES.get(cfg.dataset, run_name(cfg))
+    base = name or _NAMES.get(cfg.dataset, run_name(cfg))
     pictures = {"train": root / cfg.data.train_images, "val": root / cfg.data.val_images}
-    files = {f"train_{key}": (path, pictures["train"], need) for key, (path, need) in _files(folders, split).items()}
-    whole = {"train": root / cfg.data.train_json, "val": root / cfg.data.val_json}
-    files |= {half: (path, pictures[half], "masks") for half, path in whole.items() if path.is_file()}
-    if not files: raise DataError(f"{root}: neither {cfg.data.train_json} nor files *_{split or '10p'}_s.json. Check data_root, split and dataset.")
+    found, whole = _files(folders, split), {"train": cfg.data.train_json, "val": cfg.data.val_json}
+    files = {f"train_{key}": (path, pictures["train"], need) for key, (path, need) in found.items()}
+    files |= {half: (root / path, pictures[half], "masks")
+              for half, path in whole.items() if (root / path).is_file()}
+    if not files:
+        raise DataError(f"{root}: neither {cfg.data.train_json} nor files *_{split or '10p'}_s.json"
+                        ". Check data_root, split and dataset.")
     return [_put(f"{base}_{key}", *found) for key, found in files.items()]
 
 # %% ../../nbs/8_bridges/02_d2_data.ipynb #d202000d
@@ -114,12 +131,17 @@ class AreaResize(T.Transform):
         super().__init__()
         self._set_attributes(locals())
 
-    def apply_image(self, img: np.ndarray) -> np.ndarray: return resize_image(img, (self.new_h, self.new_w))
-    def apply_coords(self, coords: np.ndarray) -> np.ndarray: return coords * (self.new_w / self.w, self.new_h / self.h)
+    def apply_image(self, img: np.ndarray) -> np.ndarray:
+        return resize_image(img, (self.new_h, self.new_w))
+
+    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
+        return coords * (self.new_w / self.w, self.new_h / self.h)
+
     def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
-        sides = ((self.h, self.new_h), (self.w, self.new_w))
-        rows, columns = ((2 * np.arange(new) + 1) * old // (2 * new) for old, new in sides)   # where new pixel centres fall
+        sides = ((self.h, self.new_h), (self.w, self.new_w))   # below: where new pixel centres fall
+        rows, columns = ((2 * np.arange(new) + 1) * old // (2 * new) for old, new in sides)
         return segmentation.take(rows, 0).take(columns, 1)
+
     def inverse(self) -> T.Transform: return AreaResize(self.new_h, self.new_w, self.h, self.w)
 
 class ShortestEdge(T.ResizeShortestEdge):
@@ -131,30 +153,58 @@ class ShortestEdge(T.ResizeShortestEdge):
     ): super().__init__(short_edge_length, max_size, sample_style)
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
-        height, width = image.shape[:2]
-        low, high = min(self.short_edge_length), max(self.short_edge_length)
-        short = np.random.randint(low, high + 1) if self.is_range else np.random.choice(self.short_edge_length)
-        return AreaResize(height, width, *target_size(height, width, int(short), self.max_size))
+        (height, width), sides = image.shape[:2], self.short_edge_length
+        if self.is_range: sides = range(min(sides), max(sides) + 1)
+        short = int(np.random.choice(sides))
+        return AreaResize(height, width, *target_size(height, width, short, self.max_size))
 
 # %% ../../nbs/8_bridges/02_d2_data.ipynb #d2020010
+_Size = tuple[int, int]   # height, width
+
 def _moved(points: list, transforms: T.TransformList) -> torch.Tensor:   # (N, 2) double
     "Points after the transforms; NaN stays NaN."
-    xy = np.array([(np.nan, np.nan) if p is None else p for p in points], dtype=np.float64).reshape(-1, 2)
-    return torch.as_tensor(np.asarray(transforms.apply_coords(xy), dtype=np.float64).reshape(-1, 2)) if len(xy) else torch.zeros(0, 2, dtype=torch.double)
+    if not len(points): return torch.zeros(0, 2, dtype=torch.double)
+    xy = np.array([(np.nan, np.nan) if p is None else p for p in points], dtype=np.float64)
+    return torch.as_tensor(np.asarray(transforms.apply_coords(xy), dtype=np.float64))
 
-def _inside(xy: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:   # (N, 2) -> (N,) bool
+def _inside(xy: torch.Tensor, size: _Size) -> torch.Tensor:   # (N, 2) -> (N,) bool
     "Points within an image of this height and width."
     return ((xy >= 0) & (xy < xy.new_tensor(size[::-1]))).all(1)
 
-def _classes(annotations: list[dict]) -> torch.Tensor: return torch.tensor([a["category_id"] for a in annotations], dtype=torch.long)
+def _classes(annotations: list[dict]) -> torch.Tensor:   # (N,) long
+    return torch.tensor([a["category_id"] for a in annotations], dtype=torch.long)
+
+def _with_masks(
+    known: list[dict],
+    frame: _Size,                  # of the original image
+    transforms: T.TransformList,
+    size: _Size,
+) -> Instances:
+    "Objects with a mask that the transforms leave in the image."
+    masks = [decode(a["segmentation"], *frame).astype(np.uint8) for a in known]
+    moved = [transforms.apply_segmentation(m) for m in masks] or np.zeros((0, *size), np.uint8)
+    stack = torch.as_tensor(np.stack(moved) if known else moved).bool()
+    objects = Instances(size, gt_masks=BitMasks(stack), gt_boxes=Boxes(tight_boxes(stack)))
+    objects.gt_classes = _classes(known)
+    objects.gt_points = _moved([a.get("point") for a in known], transforms)
+    return objects[stack.flatten(1).any(1)]
+
+def _with_points(known: list[dict], transforms: T.TransformList, size: _Size) -> Instances:
+    "Objects with a point only that the transforms leave in the image."
+    xy = _moved([a["point"] for a in known], transforms)
+    return Instances(size, gt_points=xy, gt_classes=_classes(known))[_inside(xy, size)]
+
+def _resized_as_ours(a: Any) -> Any:
+    "An augmentation of Detectron2, with our resizing in place of its own."
+    if type(a) is not T.ResizeShortestEdge: return a
+    return ShortestEdge(a.short_edge_length, a.max_size, a.sample_style)
 
 class PointMapper(DatasetMapper):
     "Detectron2's mapper, for records with masks, points or both."
     @classmethod
     def from_config(cls, cfg: Any, is_train: bool = True) -> dict[str, Any]:
         found = super().from_config(cfg, is_train)
-        def ours(a: Any) -> Any: return ShortestEdge(a.short_edge_length, a.max_size, a.sample_style) if type(a) is T.ResizeShortestEdge else a
-        return found | {"augmentations": [ours(a) for a in found["augmentations"]]}
+        return found | {"augmentations": [_resized_as_ours(a) for a in found["augmentations"]]}
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
         found = super().__call__(record)
@@ -162,25 +212,15 @@ class PointMapper(DatasetMapper):
         pointed = [a for a in record.get("annotations", ()) if "point" in a]
         return found | {"points": [Point(*a["point"], a["category_id"], a["id"]) for a in pointed]}
 
-    def _transform_annotations(self, found: dict[str, Any], transforms: T.TransformList, size: tuple[int, int]) -> None:
+    def _transform_annotations(self, found: dict, transforms: T.TransformList, size: _Size) -> None:
         known = [a for a in found.pop("annotations") if not a.get("iscrowd")]
-        strong, weak = [a for a in known if "segmentation" in a], [a for a in known if "segmentation" not in a]
+        strong = [a for a in known if "segmentation" in a]
+        weak = [a for a in known if "segmentation" not in a]
         lost = _moved(found.get("ignore_points", []), transforms)
-        found |= {"instances": self._strong(strong, found, transforms, size), "weak_instances": self._weak(weak, transforms, size),
+        frame = (found["height"], found["width"])
+        found |= {"instances": _with_masks(strong, frame, transforms, size),
+                  "weak_instances": _with_points(weak, transforms, size),
                   "ignore_points": lost[_inside(lost, size)]}
-
-    def _strong(self, known: list[dict], found: dict[str, Any], transforms: T.TransformList, size: tuple[int, int]) -> Instances:
-        "Objects with a mask that are still in the image."
-        masks = [transforms.apply_segmentation(decode(a["segmentation"], found["height"], found["width"]).astype(np.uint8)) for a in known]
-        stack = torch.as_tensor(np.stack(masks) if masks else np.zeros((0, *size), np.uint8)).bool()
-        objects = Instances(size, gt_masks=BitMasks(stack), gt_boxes=Boxes(tight_boxes(stack)), gt_classes=_classes(known),
-                            gt_points=_moved([a.get("point") for a in known], transforms))
-        return objects[stack.flatten(1).any(1)]
-
-    def _weak(self, known: list[dict], transforms: T.TransformList, size: tuple[int, int]) -> Instances:
-        "Objects with a point only that are still in the image."
-        objects = Instances(size, gt_points=_moved([a["point"] for a in known], transforms), gt_classes=_classes(known))
-        return objects[_inside(objects.gt_points, size)]
 
 # %% ../../nbs/8_bridges/02_d2_data.ipynb #d2020016
 def check_classes(
@@ -188,9 +228,12 @@ def check_classes(
     num_classes: int,       # of the network
     option: str,            # where it is set, for the message
 ) -> None:
-    "ConfigError where a data set has another number of classes than the network; or is not registered."
+    "ConfigError where a data set is not registered, or has other classes than the network."
     for name in names:
-        if name not in DatasetCatalog.list():
-            raise ConfigError(f"no data set '{name}' is registered.{nearest(name, DatasetCatalog.list())} Call register first.")
-        classes = MetadataCatalog.get(name).get("thing_classes", [])
-        if len(classes) != num_classes: raise ConfigError(f"{name} has {len(classes)} classes, the network {num_classes}. Set {option} to {len(classes)}.")
+        if name not in (known := DatasetCatalog.list()):
+            raise ConfigError(f"no data set '{name}' is registered.{nearest(name, known)} "
+                              "Call register first.")
+        count = len(MetadataCatalog.get(name).get("thing_classes", []))
+        if count == num_classes: continue
+        raise ConfigError(f"{name} has {count} classes, the network {num_classes}. "
+                          f"Set {option} to {count}.")

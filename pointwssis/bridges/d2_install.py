@@ -9,21 +9,23 @@ from importlib import import_module
 from ..core import ConfigError
 
 # %% auto #0
-__all__ = ['INSTALL', 'PARTS', 'require']
+__all__ = ['require']
 
 # %% ../../nbs/8_bridges/01_d2_install.ipynb #d2010006
-INSTALL = "https://detectron2.readthedocs.io/en/latest/tutorials/install.html"
-PARTS = ("detectron2", "detectron2._C", "detectron2.config", "detectron2.data")   # in the order of their import
+_INSTALL = "https://detectron2.readthedocs.io/en/latest/tutorials/install.html"
+# in the order of their import
+_PARTS = ("detectron2", "detectron2._C", "detectron2.config", "detectron2.data")
 
 def _cure(e: ImportError) -> str:
     "The reason why an import of Detectron2 failed, and the cure."
     missing = getattr(e, "name", None) or ""
-    if missing == "detectron2": return f"Detectron2 is not installed. Build it as {INSTALL} says."
+    if missing == "detectron2": return f"Detectron2 is not installed. Build it as {_INSTALL} says."
     if isinstance(e, ModuleNotFoundError) and not missing.startswith("detectron2"):
-        return f"Detectron2 needs the package {missing}, which is not installed. Install it beside Detectron2."
-    return f"Detectron2's compiled part does not load: it is missing or was built for another torch. Build Detectron2 again with this torch: {INSTALL}."
+        return f"Detectron2 needs the package {missing}, which is not installed. Install it."
+    return ("Detectron2's compiled part does not load: it is missing or was built for another "
+            f"torch. Build Detectron2 again with this torch: {_INSTALL}.")
 
 def require() -> str:   # its version
     "Import Detectron2 and its compiled part; ConfigError with the cure when one of them fails."
-    try: return [import_module(part) for part in PARTS][0].__version__
+    try: return [import_module(part) for part in _PARTS][0].__version__
     except ImportError as e: raise ConfigError(_cure(e)) from None

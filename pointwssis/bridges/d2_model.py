@@ -4,7 +4,7 @@
 
 # %% ../../nbs/8_bridges/03_d2_model.ipynb #d2030004
 from __future__ import annotations
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -28,7 +28,7 @@ from ..detector.solov2 import SOLOv2
 from ..detector.targets import Targets, Truth, assign, losses
 
 # %% auto #0
-__all__ = ['ELSEWHERE', 'published_name', 'add_config', 'network_config', 'as_instances', 'PointSOLOv2']
+__all__ = ['published_name', 'add_config', 'network_config', 'as_instances', 'PointSOLOv2']
 
 # %% ../../nbs/8_bridges/03_d2_model.ipynb #d2030007
 def published_name(key: str) -> str:
@@ -40,11 +40,12 @@ def _renamed(state: dict[str, Tensor], names: dict[str, str]) -> None:
     for key in list(state): state[names.get(key, key)] = state.pop(key)
 
 def _to_published(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    inner = prefix + "net."
-    _renamed(state, {key: prefix + published_name(key.removeprefix(inner)) for key in state if key.startswith(inner)})
+    own = [key for key in state if key.startswith(f"{prefix}net.")]
+    _renamed(state, {k: prefix + published_name(k.removeprefix(f"{prefix}net.")) for k in own})
 
 def _from_published(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    _renamed(state, {prefix + published_name(key): f"{prefix}net.{key}" for key in module.net.state_dict()})
+    own = module.net.state_dict()
+    _renamed(state, {prefix + published_name(k): f"{prefix}net.{k}" for k in own})
 
 # %% ../../nbs/8_bridges/03_d2_model.ipynb #d2030009
 def _neutral_norms(module: nn.Module) -> None:
@@ -53,43 +54,59 @@ def _neutral_norms(module: nn.Module) -> None:
         if isinstance(m, FrozenBatchNorm2d): m.running_var.fill_(1 - m.eps)
 
 # %% ../../nbs/8_bridges/03_d2_model.ipynb #d203000b
-ELSEWHERE = ("weights", "pixel_mean", "pixel_std", "channel_order")   # options that Detectron2 has itself
+# options that Detectron2 has itself
+_ELSEWHERE = ("weights", "pixel_mean", "pixel_std", "channel_order")
 
 def add_config(
     cfg: CfgNode,   # from `get_cfg`
 ) -> CfgNode:       # the same
     "Add `MODEL.POINTWSSIS` with the options of our SOLOv2 and of its prompts."
-    node = CfgNode({f.name.upper(): f.default for f in fields(SOLOv2Config) if f.name not in ELSEWHERE})
+    own = [f for f in fields(SOLOv2Config) if f.name not in _ELSEWHERE]
+    node = {f.name.upper(): f.default for f in own}
     cfg.MODEL.POINTWSSIS = CfgNode({**node, "PROMPT": "none", "NMS": "matrix"})
     return cfg
+
+def _plain(value: Any) -> Any:
+    "A value of a configuration with tuples in place of its lists."
+    if isinstance(value, str) or not isinstance(value, Sequence): return value
+    return tuple(map(_plain, value))
 
 def network_config(
     options: SOLOv2Config | Mapping[str, Any],
 ) -> SOLOv2Config:
     "A network's options from a mapping; ConfigError for a name or a value that is none."
     if isinstance(options, SOLOv2Config): return options
-    def plain(value: Any) -> Any: return tuple(map(plain, value)) if not isinstance(value, str) and hasattr(value, "__iter__") else value
     cfg = SOLOv2Config()
-    for key, value in options.items(): cfg = override(cfg, key, plain(value))
+    for key, value in options.items(): cfg = override(cfg, key, _plain(value))
     return cfg
 
 # %% ../../nbs/8_bridges/03_d2_model.ipynb #d203000e
+def _masks(objects: D2Instances, size: tuple[int, int]) -> Tensor:   # (N, *size) bool
+    "The masks of an image's objects; polygons are drawn."
+    if not objects.has("gt_masks"): return torch.zeros(len(objects), *size, dtype=torch.bool)
+    if isinstance(objects.gt_masks, BitMasks): return objects.gt_masks.tensor
+    return BitMasks.from_polygon_masks(objects.gt_masks, *size).tensor
+
 def _truth(x: dict[str, Any], num_classes: int) -> Truth:
     "The objects of one dictionary, as our targets take them."
-    if "instances" not in x: raise DataError(f"{x.get('file_name', 'an image')}: no 'instances' to train on. Map the data with PointMapper(is_train=True).")
-    objects, size = x["instances"], tuple(x["image"].shape[-2:])
-    if not objects.has("gt_masks"): masks = torch.zeros(len(objects), *size, dtype=torch.bool)
-    else: masks = (m if isinstance(m := objects.gt_masks, BitMasks) else BitMasks.from_polygon_masks(m, *size)).tensor
+    name = x.get("file_name", "an image")
+    if "instances" not in x:
+        raise DataError(f"{name}: no 'instances' to train on. Map the data with PointMapper.")
+    objects = x["instances"]
     if len(objects) and (top := int(objects.gt_classes.max())) >= num_classes:
-        raise ConfigError(f"{x.get('file_name', 'an image')} has class index {top}, the network {num_classes} classes. Set MODEL.POINTWSSIS.NUM_CLASSES to those of the data.")
-    return Truth(masks.to(torch.uint8), tight_boxes(masks), objects.gt_classes, x.get("ignore_points"))
+        raise ConfigError(f"{name} has class index {top}, the network {num_classes} classes. "
+                          "Set MODEL.POINTWSSIS.NUM_CLASSES to those of the data.")
+    masks = _masks(objects, tuple(x["image"].shape[-2:]))
+    boxes = tight_boxes(masks)
+    return Truth(masks.to(torch.uint8), boxes, objects.gt_classes, x.get("ignore_points"))
 
 def as_instances(
     found: Instances,          # of `SOLOv2.predict`
 ) -> D2Instances:
     "Our instances as Detectron2's."
-    return D2Instances(tuple(found.masks.shape[1:]), pred_masks=found.masks, scores=found.scores, pred_classes=found.classes,
-                       pred_boxes=Boxes(tight_boxes(found.masks).to(found.scores.device)), pred_points=found.points)
+    boxes = Boxes(tight_boxes(found.masks).to(found.scores.device))
+    return D2Instances(tuple(found.masks.shape[1:]), pred_masks=found.masks, scores=found.scores,
+                       pred_classes=found.classes, pred_boxes=boxes, pred_points=found.points)
 
 class PointSOLOv2(nn.Module):
     "The suite's SOLOv2 as a meta-architecture of Detectron2."
@@ -103,35 +120,43 @@ class PointSOLOv2(nn.Module):
     ):
         super().__init__()
         PROMPTS[prompt]   # ConfigError for a name that is none
-        self.net, self.input_format, self.prompt, self.nms = SOLOv2(network_config(net)), input_format, prompt, nms
+        self.net = SOLOv2(network_config(net))
+        self.input_format, self.prompt, self.nms = input_format, prompt, nms
         _neutral_norms(self.net)
         self._register_state_dict_hook(_to_published)
         self.register_load_state_dict_pre_hook(_from_published)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        own = {k.lower(): v for k, v in cfg.MODEL.POINTWSSIS.items() if k not in ("PROMPT", "NMS")}
-        own |= {"pixel_mean": cfg.MODEL.PIXEL_MEAN, "pixel_std": cfg.MODEL.PIXEL_STD, "channel_order": cfg.INPUT.FORMAT.lower()}
-        return {"net": network_config(own), "input_format": cfg.INPUT.FORMAT, "prompt": cfg.MODEL.POINTWSSIS.PROMPT, "nms": cfg.MODEL.POINTWSSIS.NMS}
+        own = {k.lower(): v for k, v in cfg.MODEL.POINTWSSIS.items()}
+        asked = {k: own.pop(k) for k in ("prompt", "nms")}
+        own |= {"pixel_mean": cfg.MODEL.PIXEL_MEAN, "pixel_std": cfg.MODEL.PIXEL_STD,
+                "channel_order": cfg.INPUT.FORMAT.lower()}
+        return {"net": network_config(own), "input_format": cfg.INPUT.FORMAT, **asked}
 
     @property
     def device(self) -> torch.device: return next(self.net.parameters()).device
 
-    def _images(self, batch: list[dict[str, Any]]) -> tuple[Tensor, list[tuple[int, int]]]:   # (B, 3, H, W) RGB; heights and widths
+    def _images(self, batch: list[dict[str, Any]]) -> tuple[Tensor, list[tuple[int, int]]]:
+        "(B, 3, H, W) RGB, padded to multiples of 32; heights and widths before that."
         images = ImageList.from_tensors([x["image"].to(self.device) for x in batch], 32)
-        return images.tensor.flip(1) if self.input_format == "BGR" else images.tensor, images.image_sizes
+        rgb = images.tensor.flip(1) if self.input_format == "BGR" else images.tensor
+        return rgb, images.image_sizes
 
     def targets(self, batch: list[dict[str, Any]], padded: tuple[int, int]) -> Targets:
         "The targets of a batch that is padded to this height and width."
         truths = [_truth(x, self.net.cfg.num_classes) for x in batch]
         return assign(self.net.cfg, truths, (padded[0] // 4, padded[1] // 4)).to(self.device)
 
-    def forward(self, batch: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, D2Instances]]:
+    def forward(self, batch: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, Any]]:
+        "Losses in training, `Instances` in inference."
         images, sizes = self._images(batch)
         x = normalise(images, sizes, self.net.cfg)
         if self.training: return losses(self.net(x), self.targets(batch, tuple(x.shape[-2:])))
-        out_sizes = [(d.get("height", h), d.get("width", w)) for d, (h, w) in zip(batch, sizes)]
+        outs = [(d.get("height", h), d.get("width", w)) for d, (h, w) in zip(batch, sizes)]
         points = None if self.prompt == "none" else [d.get("points", []) for d in batch]
-        return [{"instances": as_instances(found)} for found in self.net.predict(x, sizes, out_sizes, points, self.prompt, self.nms)]
+        found = self.net.predict(x, sizes, outs, points, self.prompt, self.nms)
+        return [{"instances": as_instances(f)} for f in found]
 
-if "PointSOLOv2" not in META_ARCH_REGISTRY: META_ARCH_REGISTRY.register(PointSOLOv2)   # this notebook and the module share one registry
+# this notebook and the module share one registry
+if "PointSOLOv2" not in META_ARCH_REGISTRY: META_ARCH_REGISTRY.register(PointSOLOv2)

@@ -27,13 +27,21 @@ def _colour(class_index: int) -> tuple[float, ...]:
     table = colormap(rgb=True, maximum=1)
     return tuple(table[class_index % len(table)])
 
-def _draw(image: np.ndarray, masks: Sequence[np.ndarray], classes: Sequence[int], labels: Sequence[str] | None,
-          points: Sequence[tuple[float, float, int]], scale: float) -> np.ndarray:
-    "Masks, and a ring for every x, y and class."
-    visual = Visualizer(np.ascontiguousarray(image), scale=scale)
-    if len(masks): visual.overlay_instances(masks=np.stack(masks), labels=labels, assigned_colors=[_colour(c) for c in classes], alpha=.45)
+def _draw(
+    image: np.ndarray,
+    masks: Sequence[np.ndarray],
+    classes: Sequence[int],                     # of the masks
+    labels: Sequence[str] | None,
+    points: Sequence[tuple[float, float, int]], # x, y, class
+    scale: float,
+) -> np.ndarray:
+    "Masks, and a ring for every point."
+    visual, colours = Visualizer(np.ascontiguousarray(image), scale=scale), [*map(_colour, classes)]
+    shown = {"labels": labels, "assigned_colors": colours, "alpha": .45}
+    if len(masks): visual.overlay_instances(masks=np.stack(masks), **shown)
     for x, y, c in points:
-        for radius, colour in ((4, (0., 0., 0.)), (3, (1., 1., 1.)), (2, _colour(c))): visual.draw_circle((x, y), colour, radius=radius)
+        rings = ((4, (0., 0., 0.)), (3, (1., 1., 1.)), (2, _colour(c)))
+        for radius, colour in rings: visual.draw_circle((x, y), colour, radius=radius)
     return visual.get_output().get_image()
 
 def draw_record(
@@ -45,9 +53,10 @@ def draw_record(
     known = [a for a in record["annotations"] if not a.get("iscrowd")]
     masked = [a for a in known if "segmentation" in a]
     masks = [decode(a["segmentation"], record["height"], record["width"]) for a in masked]
-    labels = [names[a["category_id"]] for a in masked] if names and masked else None
+    classes = [a["category_id"] for a in masked]
+    labels = [names[c] for c in classes] if names and masked else None
     points = [(*a["point"], a["category_id"]) for a in known if "point" in a]
-    return _draw(read_picture(record["file_name"]), masks, [a["category_id"] for a in masked], labels, points, scale)
+    return _draw(read_picture(record["file_name"]), masks, classes, labels, points, scale)
 
 def draw_instances(
     image: np.ndarray,                   # (H, W, 3) uint8 RGB
@@ -60,5 +69,7 @@ def draw_instances(
     "An image with predicted masks, and the points of its prompt."
     kept = found.to("cpu")[found.scores.cpu() >= score]
     classes = kept.pred_classes.tolist()
-    labels = [f"{names[c]} {s:.2f}" for c, s in zip(classes, kept.scores.tolist())] if names else None
-    return _draw(image, list(kept.pred_masks.numpy()), classes, labels, [(p.x, p.y, p.class_index) for p in points], scale)
+    scored = zip(classes, kept.scores.tolist())
+    labels = [f"{names[c]} {s:.2f}" for c, s in scored] if names else None
+    clicks = [(p.x, p.y, p.class_index) for p in points]
+    return _draw(image, list(kept.pred_masks.numpy()), classes, labels, clicks, scale)

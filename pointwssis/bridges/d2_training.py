@@ -12,7 +12,8 @@ import torch
 from .d2_install import require
 require()
 from detectron2.config import CfgNode, LazyCall as L, LazyConfig, get_cfg
-from detectron2.data import DatasetCatalog, build_detection_test_loader, build_detection_train_loader, get_detection_dataset_dicts, transforms as T
+from detectron2.data import DatasetCatalog, build_detection_test_loader
+from detectron2.data import build_detection_train_loader, get_detection_dataset_dicts, transforms as T
 from detectron2.engine import DefaultTrainer
 from detectron2.evaluation import COCOEvaluator
 from detectron2.solver import WarmupParamScheduler
@@ -23,24 +24,24 @@ from omegaconf import OmegaConf
 from .. import bridges
 from .d2_data import PointMapper, ShortestEdge, check_classes, register
 from .d2_model import PointSOLOv2, add_config
-from ..config import TrainConfig, to_dict
+from ..config import DataConfig, TrainConfig, to_dict
 from ..core import ConfigError, nearest
 from ..runs.presets import preset
 
 # %% auto #0
-__all__ = ['CONFIGS', 'HEADS', 'config_file', 'get_config', 'classes_option', 'option_of', 'check_config', 'Trainer', 'records',
-           'lazy_config']
+__all__ = ['config_file', 'get_config', 'classes_option', 'option_of', 'check_config', 'Trainer', 'records', 'lazy_config']
 
 # %% ../../nbs/8_bridges/05_d2_training.ipynb #d2050007
-CONFIGS = Path(bridges.__file__).parent / "configs"
+_CONFIGS = Path(bridges.__file__).parent / "configs"
 
 def config_file(
     name: str,   # "solov2_teacher_R50.yaml", or .py for LazyConfig
 ) -> str:        # its path, as Detectron2's --config-file takes it
     "A configuration file of the package; ConfigError with the nearest name where there is none."
-    known = sorted(path.name for path in CONFIGS.glob("solov2_*"))
-    if name not in known: raise ConfigError(f"no configuration '{name}'.{nearest(name, known)} Known: {', '.join(known)}.")
-    return str(CONFIGS / name)
+    known = sorted(path.name for path in _CONFIGS.glob("solov2_*"))
+    if name in known: return str(_CONFIGS / name)
+    listed = ", ".join(known)
+    raise ConfigError(f"no configuration '{name}'.{nearest(name, known)} Known: {listed}.")
 
 def get_config(
     name: str = "",   # of `config_file`; "": Detectron2's defaults
@@ -51,11 +52,11 @@ def get_config(
     return cfg
 
 # %% ../../nbs/8_bridges/05_d2_training.ipynb #d205000a
-HEADS = {"PointSOLOv2": "MODEL.POINTWSSIS.NUM_CLASSES", "RetinaNet": "MODEL.RETINANET.NUM_CLASSES", "FCOS": "MODEL.FCOS.NUM_CLASSES"}
+_HEADS = {"PointSOLOv2": "MODEL.POINTWSSIS.NUM_CLASSES", "RetinaNet": "MODEL.RETINANET.NUM_CLASSES"}
 
 def classes_option(cfg: CfgNode) -> str:
     "The option that holds the number of classes of a configuration's network."
-    return HEADS.get(cfg.MODEL.META_ARCHITECTURE, "MODEL.ROI_HEADS.NUM_CLASSES")
+    return _HEADS.get(cfg.MODEL.META_ARCHITECTURE, "MODEL.ROI_HEADS.NUM_CLASSES")
 
 def option_of(cfg: CfgNode, key: str) -> Any:
     "The value of a dotted option."
@@ -64,7 +65,8 @@ def option_of(cfg: CfgNode, key: str) -> Any:
 
 def check_config(cfg: CfgNode) -> None:
     "ConfigError where a configuration has other classes than its data sets."
-    check_classes((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST), option_of(cfg, classes_option(cfg)), classes_option(cfg))
+    option = classes_option(cfg)
+    check_classes((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST), option_of(cfg, option), option)
 
 class Trainer(DefaultTrainer):
     "Detectron2's `DefaultTrainer` on records with masks and points."
@@ -73,7 +75,8 @@ class Trainer(DefaultTrainer):
         super().__init__(cfg)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> Any: return build_detection_train_loader(cfg, mapper=PointMapper(cfg, True))
+    def build_train_loader(cls, cfg: CfgNode) -> Any:
+        return build_detection_train_loader(cfg, mapper=PointMapper(cfg, True))
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
@@ -81,7 +84,8 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> COCOEvaluator:
-        return COCOEvaluator(dataset_name, ("segm",), output_dir=str(Path(cfg.OUTPUT_DIR) / "inference"))
+        out = str(Path(cfg.OUTPUT_DIR) / "inference")
+        return COCOEvaluator(dataset_name, ("segm",), output_dir=out)
 
 # %% ../../nbs/8_bridges/05_d2_training.ipynb #d205000c
 def records(
@@ -92,29 +96,54 @@ def records(
     "The records of data sets, registered on demand; images without objects stay."
     wanted = [names] if isinstance(names, str) else list(names)
     if set(wanted) - set(DatasetCatalog.list()): register(data_root, dataset=dataset)
-    missing = [name for name in wanted if name not in DatasetCatalog.list()]
-    if missing: raise ConfigError(f"{data_root} has no data set '{missing[0]}'.{nearest(missing[0], DatasetCatalog.list())} Check its split files.")
+    known = DatasetCatalog.list()
+    if missing := [name for name in wanted if name not in known]:
+        hint = nearest(missing[0], known)
+        raise ConfigError(f"{data_root} has no data set '{missing[0]}'.{hint} Check its split files.")
     return get_detection_dataset_dicts(wanted, filter_empty=False)
 
-def _loaders(train: str, val: str, schedule: TrainConfig, short: int, long: int) -> Any:
+def _mapper(train: bool, short: list[int], long: int, extra: list[Any] = []) -> Any:
+    "A `PointMapper` that resizes as this suite does, and then augments further."
+    resize = L(ShortestEdge)(short_edge_length=short, max_size=long)
+    return L(PointMapper)(is_train=train, augmentations=[resize, *extra], image_format="BGR",
+                          use_instance_mask=True)
+
+def _loaders(train: str, val: str, schedule: TrainConfig, size: DataConfig) -> Any:
     "Training and test loader and the evaluator."
-    resize = L(ShortestEdge)(short_edge_length=list(schedule.short_sides), max_size=schedule.long_side)
-    mapper = L(PointMapper)(is_train=True, augmentations=[resize, L(T.RandomFlip)(prob=schedule.flip)], image_format="BGR", use_instance_mask=True)
-    test = L(PointMapper)(is_train=False, augmentations=[L(ShortestEdge)(short_edge_length=short, max_size=long)], image_format="${...train.mapper.image_format}")
+    mirror = L(T.RandomFlip)(prob=schedule.flip)
     found = OmegaConf.create()
-    found.train = L(build_detection_train_loader)(dataset=L(records)(names=train, data_root="datasets/coco", dataset="coco"), mapper=mapper,
-                                                  total_batch_size=schedule.batch_size, num_workers=schedule.workers)
-    found.test = L(build_detection_test_loader)(dataset=L(records)(names=val, data_root="${...train.dataset.data_root}", dataset="${...train.dataset.dataset}"),
-                                                mapper=test, num_workers=schedule.workers)
+    found.train = L(build_detection_train_loader)(
+        dataset=L(records)(names=train, data_root="datasets/coco", dataset="coco"),
+        mapper=_mapper(True, list(schedule.short_sides), schedule.long_side, [mirror]),
+        total_batch_size=schedule.batch_size, num_workers=schedule.workers)
+    found.test = L(build_detection_test_loader)(
+        dataset=L(records)(names=val, data_root="${...train.dataset.data_root}",
+                           dataset="${...train.dataset.dataset}"),
+        mapper=_mapper(False, [size.short_side], size.long_side), num_workers=schedule.workers)
     found.evaluator = L(COCOEvaluator)(dataset_name="${..test.dataset.names}", tasks=["segm"])
     return found
 
 def _solver(schedule: TrainConfig) -> dict[str, Any]:
-    "Optimiser and learning rates of a schedule."
-    params = L(get_default_optimizer_params)()   # Detectron2's tool puts the model in
-    steps = L(MultiStepParamScheduler)(values=[schedule.decay_factor ** k for k in range(len(schedule.decay_at) + 1)], milestones=[*schedule.decay_at, schedule.steps])
-    warm = L(WarmupParamScheduler)(scheduler=steps, warmup_length=schedule.warmup_steps / schedule.steps, warmup_method="linear", warmup_factor=schedule.warmup_factor)
-    return {"optimizer": L(torch.optim.SGD)(params=params, lr=schedule.lr, momentum=schedule.momentum, weight_decay=schedule.weight_decay), "lr_multiplier": warm}
+    "Optimiser and learning rates of a schedule; Detectron2's tool puts the model in."
+    optimizer = L(torch.optim.SGD)(params=L(get_default_optimizer_params)(), lr=schedule.lr,
+                                   momentum=schedule.momentum, weight_decay=schedule.weight_decay)
+    levels = [schedule.decay_factor ** k for k in range(len(schedule.decay_at) + 1)]
+    ends = [*schedule.decay_at, schedule.steps]
+    steps = L(MultiStepParamScheduler)(values=levels, milestones=ends)
+    multiplier = L(WarmupParamScheduler)(
+        scheduler=steps, warmup_length=schedule.warmup_steps / schedule.steps,
+        warmup_method="linear", warmup_factor=schedule.warmup_factor)
+    return {"optimizer": optimizer, "lr_multiplier": multiplier}
+
+def _train(name: str, weights: str, schedule: TrainConfig) -> dict[str, Any]:
+    "The rest of the options that Detectron2's tool reads."
+    ddp = {"broadcast_buffers": False, "find_unused_parameters": False, "fp16_compression": False}
+    return {"output_dir": f"./output/{name}", "init_checkpoint": weights, "amp": {"enabled": False},
+            "ddp": ddp, "checkpointer": {"period": schedule.save_every, "max_to_keep": 100},
+            "max_iter": schedule.steps, "eval_period": schedule.save_every, "log_period": 20,
+            "device": "cuda" if torch.cuda.is_available() else "cpu"}
+
+_ENDINGS = {"teacher": "s", "student": "sw_refined"}   # of the split file that each is trained on
 
 def lazy_config(
     part: str,              # "teacher" or "student"
@@ -122,12 +151,12 @@ def lazy_config(
     split: str = "10p",
 ) -> dict[str, Any]:        # model, dataloader, optimizer, lr_multiplier, train
     "The parts of a LazyConfig, from the preset `coco`."
-    cfg, ending = preset("coco", split), {"teacher": "s", "student": "sw_refined"}[part]
+    cfg = preset("coco", split)
     net, schedule = to_dict(getattr(cfg, part)), getattr(cfg, f"{part}_train")
-    model = L(PointSOLOv2)(net={**net, "backbone": f"msra_resnet{depth}"}, input_format="BGR", prompt="none", nms="matrix")
-    loaders = _loaders(f"coco_2017_train_{split}_{ending}", "coco_2017_val", schedule, cfg.data.short_side, cfg.data.long_side)
-    train = {"output_dir": f"./output/solov2_{part}_R{depth}", "init_checkpoint": f"detectron2://ImageNetPretrained/MSRA/R-{depth}.pkl",
-             "max_iter": schedule.steps, "amp": {"enabled": False}, "ddp": {"broadcast_buffers": False, "find_unused_parameters": False, "fp16_compression": False},
-             "checkpointer": {"period": schedule.save_every, "max_to_keep": 100}, "eval_period": schedule.save_every, "log_period": 20,
-             "device": "cuda" if torch.cuda.is_available() else "cpu"}
-    return {"model": model, "dataloader": loaders, **_solver(schedule), "train": OmegaConf.create(train)}
+    names = f"coco_2017_train_{split}_{_ENDINGS[part]}", "coco_2017_val"
+    weights = f"detectron2://ImageNetPretrained/MSRA/R-{depth}.pkl"
+    model = L(PointSOLOv2)(net={**net, "backbone": f"msra_resnet{depth}"}, input_format="BGR",
+                           prompt="none", nms="matrix")
+    train = OmegaConf.create(_train(f"solov2_{part}_R{depth}", weights, schedule))
+    return {"model": model, "dataloader": _loaders(*names, schedule, cfg.data),
+            **_solver(schedule), "train": train}

@@ -6,15 +6,15 @@
 from __future__ import annotations
 
 from .d2_checkpoints import from_detectron2, to_detectron2
-from .d2_data import PointMapper, ShortestEdge, check_classes, records_of, register
-from .d2_model import PointSOLOv2, add_config, as_instances
+from .d2_data import PointMapper, ShortestEdge, register
+from .d2_model import PointSOLOv2, add_config
 from .d2_pictures import draw_instances, draw_record
-from .d2_training import Trainer, check_config, config_file, get_config, lazy_config
+from .d2_training import Trainer, config_file, get_config, lazy_config
 
-_all_ = ["from_detectron2", "to_detectron2", "PointMapper", "ShortestEdge", "check_classes", "records_of", "register", "PointSOLOv2", "add_config",
-         "as_instances", "draw_instances", "draw_record", "Trainer", "check_config", "config_file", "get_config", "lazy_config"]
+_all_ = ["from_detectron2", "to_detectron2", "PointMapper", "ShortestEdge", "register",
+         "PointSOLOv2", "add_config", "draw_instances", "draw_record", "Trainer", "config_file",
+         "get_config", "lazy_config"]
 
 # %% auto #0
-__all__ = ['from_detectron2', 'to_detectron2', 'PointMapper', 'ShortestEdge', 'check_classes', 'records_of', 'register',
-           'PointSOLOv2', 'add_config', 'as_instances', 'draw_instances', 'draw_record', 'Trainer', 'check_config',
-           'config_file', 'get_config', 'lazy_config']
+__all__ = ['from_detectron2', 'to_detectron2', 'PointMapper', 'ShortestEdge', 'register', 'PointSOLOv2', 'add_config',
+           'draw_instances', 'draw_record', 'Trainer', 'config_file', 'get_config', 'lazy_config']

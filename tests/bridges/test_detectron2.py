@@ -2,6 +2,7 @@
 import copy
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ reason = "Detectron2 cannot be imported: docs/detectron2.md says how it is insta
 pytest.importorskip("detectron2", reason=reason)
 pytest.importorskip("detectron2._C", reason=reason, exc_type=ImportError)
 
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import LazyConfig, instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog, transforms as T
 from detectron2.engine import SimpleTrainer
@@ -23,7 +25,7 @@ from pointwssis.detector.batches import solov2_loss, training_batch
 from pointwssis.bridges import detectron2 as bridge
 from pointwssis.bridges.d2_training import classes_option, records
 from pointwssis.data.coco import load
-from pointwssis.config import TrainConfig
+from pointwssis.config import SOLOv2Config, TrainConfig
 from pointwssis.runs.presets import preset
 from pointwssis.core import ConfigError, DataError, read_json, rng, write_json
 from pointwssis.data.transforms import CocoDataset, Sample, normalise, resize_sample, target_size
@@ -33,6 +35,7 @@ from pointwssis.data.points import Point
 from pointwssis.detector.predict import predict_all, predictor
 from pointwssis.data.shapes import draw_image, write
 from pointwssis.method.splits import write_split
+from pointwssis.training.checkpoints import load_official
 from tiny import CFG, tiny_model
 
 
@@ -221,6 +224,27 @@ def test_boxes_are_those_of_the_masks(root):
     model.net.load_state_dict(tiny_model().state_dict())
     found = model([{"image": torch.zeros(3, 64, 96, dtype=torch.uint8)}])[0]["instances"]
     assert torch.equal(found.pred_boxes.tensor, BitMasks(found.pred_masks).get_bounding_boxes().tensor)
+
+
+# checkpoints
+
+def test_a_published_file_opens_in_both(tmp_path):
+    "The published SOLOv2 with ResNet-101: every key and shape of the real file, with random numbers."
+    keys = json.loads((Path(__file__).parents[1] / "recorded/golden/official_solov2_r101_keys.json").read_text())
+    state = {k: torch.randn(shape) if shape else torch.tensor(0) for k, shape in keys.items()}
+    torch.save({"model": state}, tmp_path / "published.pth")
+    model = bridge.PointSOLOv2(SOLOv2Config())
+    left = DetectionCheckpointer(model).load(str(tmp_path / "published.pth"))
+    ours = load_official(tmp_path / "published.pth", model.net)
+    assert left == {} and all(torch.equal(v, ours[k]) for k, v in model.net.state_dict().items())
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+
+
+def test_a_checkpoint_of_detectron2_predicts_in_ours(tmp_path):
+    model = bridge.PointSOLOv2(CFG)
+    DetectionCheckpointer(model, str(tmp_path)).save("model_final")
+    state = bridge.from_detectron2(tmp_path / "model_final.pth")
+    assert all(torch.equal(v, state[k]) for k, v in model.net.state_dict().items()) and len(state) == len(model.net.state_dict())
 
 
 # training and evaluation
