@@ -84,8 +84,8 @@ def texture(
     step, period, any_pattern = (int(rng.integers(*ends)) for ends in ((TURN,), (3, 10), (len(PATTERNS),)))
     u, v = along(x, y[:, None], step), along(x, y[:, None], step + TURN // 4)
     field = PATTERNS[any_pattern if pattern is None else pattern](u, v, period, rng, size, window)
-    change = field.astype(np.int32)[..., None] * rng.integers(-tint, tint + 1, 3).astype(np.int32) >> 8
-    return base.astype(np.int32) + change
+    levels = base + (np.arange(-256, 257)[:, None] * rng.integers(-tint, tint + 1, 3) >> 8)   # of each value of the field
+    return levels.astype(np.int32).take(field + 256, 0)
 
 # %% ../../nbs/4_data/06_shapes.ipynb #846a2fed
 def colour_away_from(
@@ -154,28 +154,32 @@ def draw_image(
         visible = np.concatenate([visible, np.zeros((1, size, size), bool)])
         visible[-1, *window] = mask
         areas, classes, centres = [*areas, int(mask.sum())], [*classes, int(kind)], [*centres, centre]
-    return np.clip(image + rng.integers(-noise, noise + 1, image.shape), 0, 255).astype(np.uint8), visible, classes
+    grain = rng.integers(-noise, noise + 1, image.shape).astype(np.int32)
+    return cv2.add(image, grain, dtype=cv2.CV_8U), visible, classes
 
 # %% ../../nbs/4_data/06_shapes.ipynb #5a81ce48
 PNG = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY)
+AT_ONCE = 30   # images handed to the thread, as each handing over costs time
 
-def _save(path: Path, pixels: np.ndarray) -> None:
-    path.write_bytes(cv2.imencode(".png", pixels[..., ::-1], PNG)[1].tobytes())
+def _save(pictures: list[tuple[Path, np.ndarray]]) -> None:
+    for path, pixels in pictures: path.write_bytes(cv2.imencode(".png", pixels[..., ::-1], PNG)[1].tobytes())
 
 def _write_split(root: Path, name: str, count: int, size: int, seed: int, first_id: int, **knobs: int) -> None:
     "One folder of pictures and its annotation file."
     images, annotations, table = [], [], CategoryTable(tuple(range(1, len(CLASSES) + 1)), CLASSES)
     (root/name).mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(1) as pool:
-        saved = []
+        saved, pictures = [], []
         for image_id in range(first_id, first_id + count):
             pixels, masks, classes = draw_image(keyed_rng(seed, name, image_id - first_id), size, **knobs)
             record = {"id": image_id, "file_name": f"{image_id:06d}.png", "width": size, "height": size}
-            saved.append(pool.submit(_save, root/name/record["file_name"], pixels))
+            pictures.append((root/name/record["file_name"], pixels))
+            if len(pictures) == AT_ONCE: saved.append(pool.submit(_save, pictures)); pictures = []
             images.append(record)
             for rle, kind in zip(encode_many(masks), classes):
                 record = {"id": len(annotations) + 1, "image_id": image_id, "category_id": table.id(kind), "iscrowd": 0}
                 annotations.append(record | mask_fields(rle))
+        _save(pictures)
         for one in saved: one.result()
     save(root/"annotations"/f"instances_{name}.json", images, annotations, table)
 

@@ -18,7 +18,7 @@ __all__ = ['command_convert']
 # %% ../../nbs/6_runs/13_commands.ipynb #d8934ac1
 def run_params(
     args: argparse.Namespace,
-) -> dict[str, Any]:          # as `pipeline.run_stage` takes them
+) -> dict[str, Any]:          # as `runner.run_stage` takes them
     "The parameters of a run from parsed options."
     dataset = args.dataset or ("custom" if args.data_root else "shapes")
     overrides = dict(args.overrides) | ({"name": args.name} if args.name else {})
@@ -27,7 +27,7 @@ def run_params(
 # %% ../../nbs/6_runs/13_commands.ipynb #815aba52
 def tell(
     name: str,
-    outcome: Any,  # `pipeline.Outcome`, or None when the stage begins
+    outcome: Any,  # `runner.Outcome`, or None when the stage begins
 ) -> None:
     "One line a stage: what became of it, how long it took, and its scores."
     if outcome is None: return print(f"{name} ...", flush=True)

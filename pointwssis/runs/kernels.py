@@ -151,6 +151,7 @@ class Kernel:
         self._code, self._kills = None, memory_kills()
         environment = {**os.environ, **KERNEL, MARK: self.mark}
         run_sync(self._manager.start_kernel)(extra_arguments=ARGUMENTS, env=environment)
+        import_papermill()   # takes as long as the process takes to start
         try: _exchange(self, "", REMEMBER)
         except StageError:
             self.end()

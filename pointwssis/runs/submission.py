@@ -74,7 +74,7 @@ def check(
 
 # %% ../../nbs/6_runs/11_submission.ipynb #452c5149
 def write_submission(
-    results: list[dict],     # COCO results, as `evaluate.to_results` makes them
+    results: list[dict],     # COCO results, as `evaluation.to_results` makes them
     data: CocoData,          # the images that were predicted, opened with need="images"
     path: str | Path,        # the JSON file
     form: str = "coco",      # or "bdd100k"

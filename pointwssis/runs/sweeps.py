@@ -30,7 +30,7 @@ STUDENTS_ONLY = ("unanswered_background",)                       # variants whos
 @dataclass(frozen=True)
 class Experiment:
     "One run of the pipeline."
-    params: dict[str, Any]      # as `pipeline.reproduce` takes them
+    params: dict[str, Any]      # as `runner.reproduce` takes them
     stages: tuple[str, ...]
 
     @property
@@ -66,9 +66,9 @@ def reproduce_all(
     runs: str | Path = RUNS,
     force: bool = False,
     begin: Callable[[Experiment], None] = lambda experiment: None,   # called before each run
-    tell: Callable[[str, Outcome | None], None] = lambda name, outcome: None,  # as `pipeline.reproduce`
+    tell: Callable[[str, Outcome | None], None] = lambda name, outcome: None,  # as `runner.reproduce`
     run: Callable[..., Any] = reproduce,
-    jobs: int = 0,                     # as `pipeline.reproduce`
+    jobs: int = 0,                     # as `runner.reproduce`
     same_code: bool = False,
 ) -> None:
     "Run what is missing of every experiment; an error is raised after the others have had their turn."

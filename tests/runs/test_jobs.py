@@ -125,8 +125,8 @@ def test_the_first_failure_stops_the_others(stages):     # noqa: F811
 def test_a_stopped_run_of_two_jobs_leaves_no_process(stages, how):     # noqa: F811
     for name in FEW[1:]: notebook(stages / f"{name}.ipynb", f"import os, time\nfrom pathlib import Path\nPath('{name}.pid').write_text(str(os.getpid()))\ntime.sleep(600)")
     code = ("import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nfrom pathlib import Path\nfrom pointwssis.runs import runner\n"
-            "pipeline._machine = lambda *_: {}\n"
-            f"pipeline.reproduce({{}}, notebooks=Path({str(stages)!r}), stages={FEW}, jobs=2)")
+            "runner._machine = lambda *_: {}\n"
+            f"runner.reproduce({{}}, notebooks=Path({str(stages)!r}), stages={FEW}, jobs=2)")
     runner = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL)
     pids = [Path(f"{name}.pid") for name in FEW[1:]]
     for _ in range(1200):
