@@ -38,7 +38,7 @@ class SOLOv2Config:
     (40, 36, 24, 16, 12)
     """
     backbone: str = "msra_resnet101"       # "msra_resnet50", "msra_resnet101", "torchvision:NAME" or "timm:NAME"
-    weights: str = ""                      # "" random, "imagenet" the library's own, or a .safetensors/.pth/.pkl file
+    weights: str = ""                      # "" random, "imagenet" the library's own, "package" an installed one's, or a file
     num_classes: int = 80
     scale_ranges: tuple[tuple[int, int], ...] = STUDENT_RANGES  # sqrt(w * h) of the box, half open, input pixels
     num_grids: tuple[int, ...] = STUDENT_GRIDS                  # cells a side, per level

