@@ -116,7 +116,7 @@ class TrainConfig:
 # %% ../nbs/9_core/02_config.ipynb #2499980d
 @dataclass(frozen=True)
 class DataConfig:
-    "Where a COCO-format data set lies and at which size it is used."
+    "Location of a COCO-format data set, and the image size at inference."
     root: str = field(default="", metadata=NEUTRAL)
     train_json: str = "annotations/instances_train.json"
     val_json: str = "annotations/instances_val.json"
@@ -180,7 +180,7 @@ REFINER_TRAIN = TrainConfig(steps=200_000, optimizer="adamw", lr=1e-4, weight_de
 
 # %% ../nbs/9_core/02_config.ipynb #d10d72fa
 def _fits(value: Any, hint: Any) -> bool:
-    "Whether `value`, as it comes from Python or JSON, can serve where `hint` is declared."
+    "True if `value`, from Python or JSON, has the declared type."
     if get_origin(hint) is tuple:
         inner = get_args(hint)
         if not isinstance(value, (list, tuple)): return False

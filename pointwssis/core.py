@@ -197,7 +197,7 @@ def pick_device(
 def device_name(
     device: torch.device,  # as from `pick_device`
 ) -> str:                  # "CPU, 2 threads" or the GPU's own name
-    "What a reader of a wall time needs to know about the machine."
+    "Name of the device, to stand beside a wall time."
     import torch
     if device.type == "mps": return "Apple GPU"
     if device.type == "cuda": return torch.cuda.get_device_name(device)

@@ -45,7 +45,7 @@ def _marked() -> Iterator[tuple[psutil.Process, str]]:
             if mark: yield process, mark
 
 def _is_orphan(process: psutil.Process, mark: str) -> bool:
-    "Whether the owner of a marked process is gone."
+    "True if the owner of a marked process is gone."
     space, number, *_ = (*mark.split("|"), "", "")
     if space != _space() or not number.isdecimal(): return False
     try: owner = psutil.Process(int(number)); dead = owner.status() == psutil.STATUS_ZOMBIE
@@ -122,7 +122,7 @@ def no_survivors(
 
 # %% ../nbs/9_core/04_process.ipynb #11e22bb2
 def memory_kills() -> int:
-    "How many processes the system has ended since its start because memory ran out; 0 where it does not tell."
+    "Number of processes that the system has ended for lack of memory; 0 where it is not known."
     try: lines = Path("/proc/vmstat").read_text(encoding="utf-8").splitlines()
     except OSError: return 0
     return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
@@ -131,7 +131,7 @@ def death(
     code: int | None,   # exit code of the process, negative for a signal; None: not known
     kills: int = 0,     # `memory_kills` when it started
 ) -> str:
-    "Why a process has died and what helps, in one line."
+    "Reason and cure for the death of a process, in one line."
     smaller = "Use a smaller batch_size or fewer workers."
     if code == -signal.SIGKILL and memory_kills() > kills: return f"died: memory ran out and the system ended it. {smaller}"
     if code == -signal.SIGKILL: return f"died: killed by SIGKILL, by somebody or because memory ran out. In the latter case: {smaller}"
@@ -209,7 +209,7 @@ def in_processes(
     items: Sequence[Any],
     processes: int,
 ) -> list[Any]:                       # as long as `items`
-    "What a function gives for each item, computed in several new processes."
+    "Results of a function for each item, computed in several new processes."
     pool = ProcessPoolExecutor(processes, get_context("spawn"), _follow_parent)
     with environment(**ONE_THREAD):
         try: return [*pool.map(function, items)]

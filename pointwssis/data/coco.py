@@ -77,7 +77,7 @@ def _real(folder: str) -> str:
     return os.path.realpath(folder)
 
 def picture_path(data: CocoData, record: dict) -> Path:
-    "Where an image record's picture lies; DataError when a symbolic link leads out of the image folder."
+    "Path of an image record's file; DataError when a symbolic link leads out of the image folder."
     path, root = data.image_root/record["file_name"], os.path.join(_real(str(data.image_root)), "")
     folder = _real(str(path.parent))
     target = os.path.realpath(path) if path.is_symlink() else os.path.join(folder, path.name)
@@ -189,7 +189,7 @@ def _point_from_truth(path: Path, image: dict, annotation: dict) -> list[float] 
     except (KeyError, TypeError, ValueError, OverflowError): raise DataError(f"{where} has no point. Add \"point\": [x, y] in pixels.") from None
 
 def _is_inside(point: Any, image: dict) -> bool:
-    "Whether this is an x, y pair within the image."
+    "True for an x, y pair within the image."
     if not isinstance(point, list) or [type(v) in (int, float) for v in point] != [True, True]: return False
     return 0 <= point[0] < image["width"] and 0 <= point[1] < image["height"]
 
@@ -212,7 +212,7 @@ NEEDS: dict[str, Callable] = {"any": lambda path, images, annotations: annotatio
                               "images": lambda path, images, annotations: []}
 
 def _let_in(path: Path, need: str, images: dict[int, dict], annotations: list[dict]) -> list[dict]:
-    "What passes the door, of annotations whose ids are known to be good."
+    "The annotations that can be used, of those whose ids are good."
     for a in annotations:
         if a.setdefault("iscrowd", 0) not in (0, 1):
             raise DataError(f"{path}: annotation {a['id']}: 'iscrowd' is {a['iscrowd']!r}. It must be 0 or 1.")
@@ -220,7 +220,7 @@ def _let_in(path: Path, need: str, images: dict[int, dict], annotations: list[di
 
 # %% ../../nbs/4_data/04_coco.ipynb #c01b1044
 def check_records(path: Path, content: Any) -> tuple[dict[int, dict], dict]:   # image records by id; classes and other entries
-    "What can be checked of ids, names and sizes without a look at masks and points."
+    "Check ids, names and sizes; masks and points are not looked at."
     images, categories = _images(path, content), _categories(path, content)
     annotations = _records(path, content, "annotations")
     lowest = min(_unique(path, "annotation id", _column(path, annotations, "annotation", "id", int)), default=0)

@@ -86,5 +86,5 @@ def read_picture(
 
 # %% ../../nbs/4_data/02_image_files.ipynb #d4c3faac
 def is_turned(path: str | Path) -> bool:
-    "Whether a picture's EXIF note asks for a turn or a mirror."
+    "True where a picture's EXIF note asks for a turn or a mirror."
     with Image.open(path) as picture: return picture.getexif().get(0x0112, 1) not in (0, 1)

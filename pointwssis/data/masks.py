@@ -101,7 +101,7 @@ def encode(mask: np.ndarray) -> dict:
 
 # %% ../../nbs/4_data/01_masks.ipynb #ac1482a4
 def area(segmentation: list | dict, height: int, width: int) -> int:
-    "How many pixels a COCO segmentation covers, without decoding it; DataError as `decode`."
+    "Number of pixels of a COCO segmentation, without decoding it; DataError as `decode`."
     return int(rle_api.area(_packed(segmentation, height, width)))
 
 # %% ../../nbs/4_data/01_masks.ipynb #bb29de81
@@ -123,5 +123,5 @@ def centroid(
 def mask_fields(
     rle: dict,  # compressed run lengths
 ) -> dict:      # segmentation, area and bbox (x, y, width, height), as COCO stores them
-    "What an annotation says about its mask."
+    "The fields of an annotation that describe its mask."
     return {"segmentation": rle, "area": int(rle_api.area(rle)), "bbox": [float(v) for v in rle_api.toBbox(rle)]}

@@ -33,7 +33,7 @@ def image_names(
 
 # %% ../../nbs/4_data/09_pictures.ipynb #5335b0e3
 class _Cache(msgspec.Struct):
-    "What is known of the images of one folder."
+    "Sizes, times of change and hashes of the images of one folder."
     files: dict[str, tuple[int, int, str]] = {}        # name: size, time of change in ns, SHA-256
     lists: dict[str, tuple[int, int, list[str]]] = {}  # annotation file: size, time of change in ns, names
 

@@ -48,7 +48,7 @@ def points_of(
 # %% ../../nbs/4_data/05_points.ipynb #9a7e8f5b
 @dataclass
 class Prompts:
-    "What is known of one image's N objects, in original-image pixels."
+    "Points and classes of one image's N objects, in original-image pixels."
     xy: Tensor                   # (N, 2) float
     classes: Tensor              # (N,) long, 0-based
     boxes: Tensor | None = None  # (N, 4) x0 y0 x1 y1: only for oracles that know an object's size

@@ -26,7 +26,7 @@ def along(
     y: np.ndarray,
     step: int,      # direction, in 1/240 turn
 ) -> np.ndarray:    # 1/1024 pixel
-    "How far a pixel lies in a direction."
+    "Distance of a pixel from the origin along a direction."
     return COS[step % TURN] * x + COS[(step - TURN // 4) % TURN] * y
 
 # %% ../../nbs/4_data/06_shapes.ipynb #089c2512
@@ -48,7 +48,7 @@ def depth(
     radius: int,    # pixels, to the corners
     step: int,      # rotation, in 1/240 turn
 ) -> np.ndarray:    # (H, W) whole numbers, 1/1024 pixel, positive inside
-    "How deep inside a form each pixel lies."
+    "Depth of each pixel inside a form."
     if form in POLYGONS:
         lines, distance, exceptions = POLYGONS[form]
         inside = [distance * radius - along(x, y, step + k * TURN // lines) for k in range(lines)]
@@ -117,7 +117,7 @@ def _around(centre: np.ndarray, radius: int, size: int) -> tuple[slice, slice]:
     return slice(max(y - reach, 0), min(y + reach + 1, size)), slice(max(x - reach, 0), min(x + reach + 1, size))
 
 def _leaves_enough(visible: np.ndarray, areas: list[int], mask: np.ndarray, window: tuple[slice, slice]) -> bool:
-    "Whether all objects stay visible when `mask` is laid over them."
+    "True if all objects stay visible when `mask` is laid over them."
     left = visible.sum((1, 2)) - (visible[:, *window] & mask).sum((1, 2))
     return mask.sum() >= LEAST_AREA and all(n >= LEAST_AREA and 100 * n >= LEAST_SHARE * a for n, a in zip(left, areas))
 

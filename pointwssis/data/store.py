@@ -55,13 +55,13 @@ def pick(records: Mapping[int, Any], keys: Iterable[int]) -> Mapping[int, Any]:
     return Slices(path, {k: rows[k] for k in keys}, bounds, lengths)
 
 def total(records: Mapping[int, list]) -> int:
-    "How many items all values have together."
+    "Number of items of all values together."
     if isinstance(records, Slices): return int(records.lengths[list(records.rows.values())].sum())
     return sum(map(len, records.values()))
 
 # %% ../../nbs/4_data/03_store.ipynb #86b2f16b
 class _Head(msgspec.Struct):
-    "What the end of a file says about the rest."
+    "Description of a cache file, at its end."
     stamp: list
     table: int   # where the table starts
     rest: Any    # whatever else was to be kept
@@ -93,7 +93,7 @@ def unpack(
     path: Path,
     stamp: list,   # that it must have
 ) -> tuple[Slices, Slices, Any] | None:   # the records, the lists of records, the rest; None: no such file, another stamp, damaged
-    "What `pack` wrote."
+    "Records that `pack` wrote."
     try:
         content = memoryview(_mapped(path))
         at, check = _END.unpack(content[-_END.size:])
@@ -124,7 +124,7 @@ def place_of(
 FORMAT = 2   # raise it when the layout changes, or what is let into a cache
 
 def stamp_of(source: Path) -> list:
-    "What a cache of this file must be made from; another one after any change of the file."
+    "Mark of a file's content and of this version, which a cache of the file carries."
     seen = source.stat()
     return [FORMAT, __version__, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns]
 

@@ -146,7 +146,7 @@ def _annotations_of(
 
 # %% ../../nbs/4_data/10_survey.ipynb #ecf8383a
 def _check_picture(data: CocoData, record: dict, quick: bool) -> bool:
-    "Whether a picture has several frames; DataError when it cannot be read."
+    "True for a picture with several frames; DataError when it cannot be read."
     path = picture_path(data, record)
     if not quick: data.read_image(record["id"])
     try:

@@ -46,7 +46,7 @@ def read_sample(
 
 # %% ../../nbs/4_data/07_transforms.ipynb #9199402c
 def dropped_points(data: CocoData, behaviour: str = "fixed") -> dict[int, list[list[float]]]:   # x, y in pixels by image id
-    "Where somebody clicked and no mask came of it."
+    "Points that no pseudo mask was made for."
     found: dict[int, list[list[float]]] = {}
     for a in data.info.get("dropped_points", []) if behaviour == "fixed" else (): found.setdefault(a["image_id"], []).append(a["point"])
     return found
@@ -193,7 +193,7 @@ def normalise(
     sizes: list[tuple[int, int]] | Tensor,   # unpadded height, width; a tensor (B, 2) on the images' device
     cfg: SOLOv2Config,                       # channel order, mean, std
 ) -> Tensor:                                 # (B, 3, H, W) float, padding 0
-    "What the backbone was trained on: channel order, mean and std; the padding is zero."
+    "Images in the backbone's channel order, with its mean and deviation; the padding is zero."
     mean, std = (per_channel(v, images.device) for v in (cfg.pixel_mean, cfg.pixel_std))
     x = ((images.flip(1) if cfg.channel_order == "bgr" else images) - mean) / std
     hs, ws = torch.as_tensor(sizes, device=images.device).T

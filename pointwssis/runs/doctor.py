@@ -17,12 +17,12 @@ __all__ = []
 
 # %% ../../nbs/6_runs/12_doctor.ipynb #399ab316
 def requirements() -> list[Requirement]:
-    "What the installed suite requires, without its extras."
+    "Requirements of the installed suite, without its extras."
     found = map(Requirement, requires("pointwssis") or [])
     return [need for need in found if need.marker is None or need.marker.evaluate({"extra": ""})]
 
 def _package(need: Requirement) -> tuple[bool, str]:
-    "Whether a required package is there in a version that will do."
+    "Check that a required package is there in a fitting version."
     try: found = version(need.name)
     except PackageNotFoundError: return False, f"{need.name} is not installed: pip install '{need}'"
     if need.specifier.contains(found, prereleases=True): return True, f"{need.name} {found}"
@@ -35,13 +35,13 @@ def _packages() -> list[tuple[bool, str]]:
 
 # %% ../../nbs/6_runs/12_doctor.ipynb #c2c28983
 def _git() -> tuple[bool, str]:
-    "Whether git is there, to name a run's commit."
+    "Check that git is there, to name a run's commit."
     if not shutil.which("git"): return False, "git is not installed: runs work, and cannot name the commit of their sources"
     said = subprocess.run(["git", "--version"], capture_output=True, text=True).stdout.split()
     return True, f"git {said[2] if len(said) > 2 else ''}".strip()
 
 def _detectron2() -> tuple[bool, str]:
-    "Whether Detectron2, which is optional, loads with its compiled part; tried in a process of its own."
+    "Check that Detectron2, which is optional, loads with its compiled part, in another process."
     if not find_spec("detectron2"): return True, "Detectron2 is not installed (optional; docs/detectron2.md)"
     load = [sys.executable, "-c", "import detectron2, detectron2._C; print(detectron2.__version__)"]
     done = subprocess.run(load, capture_output=True, text=True)
@@ -50,7 +50,7 @@ def _detectron2() -> tuple[bool, str]:
     return False, f"Detectron2 does not load ({fault}): build it again with this torch (docs/detectron2.md)"
 
 def checks() -> list[tuple[bool, str]]:
-    "What the suite needs from a machine: whether it is there, and what was found."
+    "Check the requirements of the suite; True or False for each, and a line on it."
     from pointwssis.runs.stage_graph import STAGES
     from pointwssis.runs.runner import NOTEBOOKS
     rows = [(sys.version_info >= (3, 11), f"Python {sys.version.split()[0]} (3.11 or newer)"), *_packages(), _git(), _detectron2()]

@@ -19,7 +19,7 @@ __all__ = []
 Graph = Mapping[str, Collection[str]]   # name -> what must come first
 
 def longest_ways(graph: Graph) -> dict[str, int]:
-    "How many names follow one another from each name to the end of the graph."
+    "Length of the longest way from each name to the end of the graph."
     ways = dict.fromkeys(graph, 1)
     for name in reversed([*TopologicalSorter(graph).static_order()]):
         for need in graph[name]: ways[need] = max(ways[need], ways[name] + 1)
@@ -33,13 +33,13 @@ def _before(graph: Graph) -> dict[str, set[str]]:
     return found
 
 def beside(graph: Graph, name: str) -> set[str]:
-    "What may run at the same time as a name."
+    "Names that may run at the same time as `name`."
     before = _before(graph)
     return {other for other in graph if other not in before[name] | {name} and name not in before[other]}
 
 # %% ../../nbs/6_runs/04_jobs.ipynb #64a0b00a
 class _Board:
-    "Which names are ready, running and done, and which places are free."
+    "State of the work: names ready, running and done, and free places."
     def __init__(self, graph: Graph, jobs: Callable[[], int]):
         self.sorter, self.ways, self.jobs = TopologicalSorter(graph), longest_ways(graph), jobs
         self.order, self.ready, self.free, self.places = [*graph], [], [0], 0

@@ -160,7 +160,7 @@ class Kernel:
         except BaseException: self.end(); raise
 
     def is_alive(self) -> bool:
-        "Whether the process is running."
+        "True while the process is running."
         from jupyter_core.utils import run_sync
         return self._manager is not None and run_sync(self._manager.is_alive)()
 
@@ -192,7 +192,7 @@ def ask(
 
 # %% ../../nbs/6_runs/05_kernels.ipynb #6b63a018
 def _keeps_little(kernel: Kernel) -> bool:
-    "Whether a kernel is small after a stage, and the only process that is left of it."
+    "True if a kernel keeps little memory after a stage and no other process."
     number = kernel.manager().provisioner.pid
     ask(kernel, "", CLEAN)
     small = psutil.Process(number).memory_info().rss < MOST_MEMORY * psutil.virtual_memory().total

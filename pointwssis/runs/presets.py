@@ -119,7 +119,7 @@ DATASETS.register("coco_union")(Preset(ANIMALS7))
 
 # %% ../../nbs/6_runs/01_presets.ipynb #9eb631d2
 def _in_proportion(cfg: Config, overrides: dict[str, Any]) -> dict[str, Any]:
-    "Where a schedule's length is overridden: its decays and checkpoints at the same shares of the new length."
+    "Decays and checkpoints of overridden schedules, at the same shares of the new length."
     found = {}
     for part in ("teacher_train", "student_train", "refiner_train"):
         old, steps = getattr(cfg, part), overrides.get(f"{part}.steps")

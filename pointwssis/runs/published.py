@@ -114,7 +114,7 @@ def _hidden(weak: Path, train: Path | None) -> CocoData | None:
     return load(weak, need="masks") if outlined else None
 
 def judge_labels(bench: Bench, part: str) -> dict[str, Any]:
-    "How well published pseudo masks fit the objects of the weak images."
+    "Quality of published pseudo masks on the weak images."
     truth = _hidden(bench.has("w"), bench.train)
     if truth is None: return {}
     made = under_classes(load(bench.has(part), need="masks"), truth.categories)

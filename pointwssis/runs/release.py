@@ -40,7 +40,7 @@ def describe(
     path: Path,
     folder: Path,                      # which it lies in
 ) -> tuple[str, str, str] | None:      # data set, split, part; "" for what it does not say; None: not one of the published files
-    "What a file's name says."
+    "The parts of a file's name."
     if found := _LABEL.fullmatch(path.name): return LABELS[found[1]], found[2], found[3]
     if path.suffix not in (".pth", ".pt"): return None
     name = path.relative_to(folder).as_posix().lower()
@@ -61,7 +61,7 @@ def _only(known: set[str], path: Path, what: str, example: str) -> str:
     raise DataError(f"{path}: its name does not say of which {what} it is. Rename it, such as '{example}'.")
 
 def _complete(told: tuple[str, str, str], path: Path, all_told: list[tuple[str, str, str]]) -> tuple[str, str, str]:
-    "What a name says, filled up from what the other names say."
+    "The parts of a name, completed from the other names."
     dataset, split, part = told
     dataset = dataset or _only({d for d, _, _ in all_told if d} or {"coco"}, path, "data set", f"coco_{path.name}")
     split = split or _only({s for d, s, _ in all_told if s and d in ("", dataset)}, path, "split", f"5p_{path.name}")

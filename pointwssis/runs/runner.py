@@ -131,7 +131,7 @@ NOTEBOOKS = _INSTALLED if _INSTALLED.is_dir() else Path(pointwssis.__file__).par
 # %% ../../nbs/6_runs/06_runner.ipynb #a8fc2a9e
 @dataclass(frozen=True)
 class Outcome:
-    "What became of one stage."
+    "Outcome of one stage."
     stage: str
     folder: Path
     how: str       # "ran", "kept" from before, or "shared" with another run

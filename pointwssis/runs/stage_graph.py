@@ -92,7 +92,7 @@ def run_folder(
     cfg: Config,
     runs: str | Path = RUNS,  # the folder of all runs
 ) -> Path:
-    "Where a run's stages lie: <runs>/<name>/<split>/s<seed>, or <runs>/<name>/<split>-<variant>/s<seed>."
+    "Folder of a run: <runs>/<name>/<split>/s<seed>, or <runs>/<name>/<split>-<variant>/s<seed>."
     return Path(runs) / run_name(cfg) / (f"{cfg.split}-{cfg.variant}" if cfg.variant else cfg.split) / f"s{cfg.seed}"
 
 # %% ../../nbs/6_runs/02_stage_graph.ipynb #f33c7c02
@@ -126,7 +126,7 @@ def ready_needs(
     cfg: Config,
     folder: Path,  # of the run
 ) -> dict[str, tuple[str, ...]]:   # as Stage.needs
-    "What a stage reads: all that it needs, without those optional parts that are missing or out of date."
+    "Inputs of a stage, without optional ones that are missing or out of date."
     def is_ready(need: str) -> bool: return is_done(folder / need) and is_done(folder / need, expected(STAGES[need], cfg, folder)[0])
     return {need: patterns for need, patterns in stage.needs.items() if need not in stage.optional or is_ready(need)}
 
@@ -176,7 +176,7 @@ def fingerprint(
 
 # %% ../../nbs/6_runs/02_stage_graph.ipynb #fcde0641
 def size_of(artifacts: Path) -> dict[str, int]:   # {"files": n, "bytes": n}
-    "How much a stage has left."
+    "Number and size of a stage's files."
     files = [path for path in artifacts.rglob("*") if path.is_file()]
     return {"files": len(files), "bytes": sum(path.stat().st_size for path in files)}
 
@@ -191,7 +191,7 @@ def is_done(
     folder: Path,            # of one stage
     wanted: str = "",        # its fingerprint; "" for any
 ) -> bool:
-    "Whether a stage has finished, with that fingerprint, and its artifacts are all there."
+    "True if a stage has finished with that fingerprint and its artifacts are all there."
     manifest = finished(folder)
     same = not wanted or manifest.get("fingerprint") == wanted
     return bool(manifest) and same and manifest["artifacts"] == size_of(folder / "artifacts")

@@ -28,7 +28,7 @@ Names = tuple[tuple[str, str], ...]     # (theirs, ours)
 
 @dataclass(frozen=True)
 class Family:
-    "How one published network spells its weights, and how we do."
+    "Names of the weights of one published network, and ours."
     name: str
     wrapper: str          # the entry of the file that holds the weights
     landmark: str         # a key that no other family has
@@ -82,7 +82,7 @@ class ArrayUnpickler(pickle.Unpickler):
 
 # %% ../../nbs/5_training/04_checkpoints.ipynb #ac4841af
 def _content(path: Path) -> Any:
-    "What a .pkl, .pth, .pt or .safetensors file holds, without running any of it."
+    "Content of a .pkl, .pth, .pt or .safetensors file, without running any of it."
     if path.suffix == ".safetensors": return load_file(path)
     if path.suffix == ".pkl" and not is_zipfile(path):
         with path.open("rb") as f: return ArrayUnpickler(f, encoding="latin1").load()
@@ -138,7 +138,7 @@ def _from_caffe2(key: str) -> str:
     return ".".join([*(stage or ["stem"]), _BRANCHES.get(layer, layer), _ENDS[found[2]]])
 
 def _with_statistics(state: dict[str, Tensor], eps: float = 1e-5) -> dict[str, Tensor]:
-    "Where a norm is only scale and shift, the statistics that leave exactly these."
+    "Add neutral statistics to norms that have scale and shift only."
     norms = [k.removesuffix("norm.weight") for k in state if k.endswith("norm.weight")]
     neutral = {f"{n}norm.running_mean": torch.zeros_like(state[f"{n}norm.weight"]) for n in norms}
     neutral |= {f"{n}norm.running_var": torch.full_like(state[f"{n}norm.weight"], 1 - eps) for n in norms}

@@ -84,14 +84,14 @@ def describe(
 
 # %% ../../nbs/5_training/01_device.ipynb #74dc860d
 def memory_order(device: torch.device) -> torch.memory_format:
-    "How weights and activations of four axes should lie in memory."
+    "Memory format for weights and activations of four axes."
     return torch.channels_last if device.type == "cuda" else torch.preserve_format
 
 # %% ../../nbs/5_training/01_device.ipynb #8ffdb274
 COMPILE_FROM = 5000   # steps of a training
 
 def compiles(device: torch.device, steps: int) -> bool:
-    "Whether a training of so many steps is long enough for its network to be compiled."
+    "True if a training of so many steps gains from compiling its network."
     return device.type == "cuda" and steps >= COMPILE_FROM
 
 # %% ../../nbs/5_training/01_device.ipynb #7c20d1c8

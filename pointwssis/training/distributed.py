@@ -21,7 +21,7 @@ _numbers = itertools.count()
 
 @cache
 def _board() -> tuple[dist.Store, int, int]:
-    "Where the processes of torchrun leave messages for each other; rank; number of processes."
+    "Store for messages between the processes of torchrun; rank; number of processes."
     return next(dist.rendezvous("env://"))
 
 @contextmanager

@@ -40,7 +40,7 @@ SCHEDULES = {
 }
 
 def _named(kind: str, name: str, known: dict[str, Callable]) -> Callable:
-    "What a configuration asks for by name."
+    "Optimizers and schedules by name."
     if name in known: return known[name]
     raise ConfigError(f"unknown {kind} '{name}'.{nearest(name, known)} Known: {', '.join(known)}.")
 

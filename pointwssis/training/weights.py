@@ -55,7 +55,7 @@ def load_weights(
 
 # %% ../../nbs/5_training/05_weights.ipynb #df72bf21
 def _faults(own: dict[str, tuple], other: dict[str, tuple]) -> list[str]:
-    "What does not fit between two tables of shapes, the first of each kind spelt out."
+    "Differences between two tables of shapes, with the first name of each kind."
     found = {"missing": [k for k in own if k not in other], "unexpected": [k for k in other if k not in own],
              "of another shape": [f"{k} {other[k]}, wanted {own[k]}" for k in own if k in other and own[k] != other[k]]}
     return [f"{len(keys)} {kind} (first: {keys[0]})" for kind, keys in found.items() if keys]
