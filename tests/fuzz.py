@@ -21,7 +21,7 @@ from pointwssis.core import PointWSSISError
 from pointwssis.data import coco, store
 from pointwssis.data.masks import decode, encode
 from pointwssis.data.points import points_of
-from pointwssis.data.survey import survey, told
+from pointwssis.data.survey import survey, survey_lines
 from pointwssis.method.splits import percentage
 from pointwssis.runs.cli import setting
 from pointwssis.runs.presets import preset
@@ -124,7 +124,7 @@ def read_survey(text: str, need: str) -> None:
         path = Path(folder) / "f.json"
         path.write_text(text, encoding="utf-8")
         found = survey(path, Path(folder), need, quick=True)
-        assert told(found) and all("\n" not in text for faults in found.stops.values() for text in faults)
+        assert survey_lines(found) and all("\n" not in text for faults in found.stops.values() for text in faults)
 
 
 def read_point(point: Any, box: Any) -> None:

@@ -105,3 +105,33 @@ def test_a_user_may_rely_on_few_names():
     nodes = [node for path in (ROOT / "pointwssis").rglob("*.py") if not path.stem.startswith("_") for node in ast.parse(path.read_text(encoding="utf-8")).body]
     lists = [node.value.elts for node in nodes if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"]
     assert sum(map(len, lists)) <= 480
+
+
+def modules() -> dict[str, ast.Module]:
+    "Every exported module by name, such as `data.masks`, parsed."
+    files = {".".join(path.relative_to(ROOT / "pointwssis").with_suffix("").parts): path for path in (ROOT / "pointwssis").rglob("*.py")
+             if not path.stem.startswith("_") and path.parent.name != "configs"}
+    return {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in sorted(files.items())}
+
+
+ASKING = {"method": 16, "report": 55, "refiner": 1, "detector": 8, "bridges": 1, "data": 4}    # rooms that still have such docstrings
+
+
+def test_docstrings_name_the_thing_returned_or_begin_with_a_verb():
+    kinds, found = (ast.Module, ast.ClassDef, ast.FunctionDef), {}
+    for name, tree in modules().items():
+        texts = [ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, kinds)]
+        asking = sum(bool(re.match(r"(What|Which|Whether|How|Who|Why|Where|When)\b", text)) for text in texts)
+        found[name.rpartition(".")[0]] = found.get(name.rpartition(".")[0], 0) + asking
+    assert {room: count for room, count in found.items() if count > ASKING.get(room, 0)} == {}
+
+
+SHARED = {"dice_loss", "flat", "gains", "normalise", "sample", "Sample", "shrink", "summary", "points", "inference"}    # to become fewer
+
+
+def test_no_two_functions_classes_or_modules_share_a_name():
+    "Neither among themselves; a method may have any name."
+    names = [node.name for tree in modules().values() for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    names = [name for name in names if not name.startswith("_")]
+    stems = [name.rpartition(".")[2] for name in modules()]
+    assert {name for found in (names, stems) for name in found if found.count(name) > 1} <= SHARED

@@ -15,7 +15,7 @@ import msgspec
 from tqdm import tqdm
 
 from ..core import StageError, atomic_path, file_hash
-from .store import place_of
+from .store import cache_place
 
 # %% auto #0
 __all__ = []
@@ -38,12 +38,12 @@ class _Cache(msgspec.Struct):
     lists: dict[str, tuple[int, int, list[str]]] = {}  # annotation file: size, time of change in ns, names
 
 def _read_cache(folder: Path) -> _Cache:
-    place = place_of(folder, "pictures.json")
+    place = cache_place(folder, "pictures.json")
     try: return msgspec.json.decode(place.read_bytes(), type=_Cache) if place else _Cache()
     except (OSError, msgspec.MsgspecError): return _Cache()
 
 def _write_cache(folder: Path, cache: _Cache) -> None:
-    place = place_of(folder, "pictures.json")
+    place = cache_place(folder, "pictures.json")
     with suppress(OSError, StageError):
         if place:
             with atomic_path(place) as temporary: temporary.write_bytes(msgspec.json.encode(cache))

@@ -112,7 +112,7 @@ def cache_folder() -> Path | None:   # None: there is none, because the user has
     folder = Path(named)/"pointwssis" if named else user_cache_path("pointwssis")
     return folder if folder.is_absolute() else None
 
-def place_of(
+def cache_place(
     source: Path,
     kind: str,       # a source may have caches of several kinds
 ) -> Path | None:    # in the user's cache folder; None: there is none
@@ -147,7 +147,7 @@ def cached(
 ) -> tuple[Slices, Slices, Any] | None:   # as from `unpack`; None: do without
     "The records of a file from its cache, which is made when it is missing, stale or damaged."
     if not source.is_file() or source.stat().st_size < CACHE_FROM: return None
-    place, stamp = place_of(source, kind), stamp_of(source)
+    place, stamp = cache_place(source, kind), stamp_of(source)
     if place is None: return None
     with suppress(OSError): os.utime(place)
     if found := unpack(place, stamp): return found

@@ -223,7 +223,7 @@ def _lines(mark: str, faults: dict[str, list[str]], few: int) -> Iterator[str]:
         yield from (f"       {place}" for place in places[:few])
 
 # %% ../../nbs/4_data/10_survey.ipynb #9efa28c3
-def told(found: Survey, few: int = 5) -> list[str]:   # few: places of a kind
+def survey_lines(found: Survey, few: int = 5) -> list[str]:   # few: places of a kind
     "The lines of a survey."
     classes = ", ".join(f"{name} {count:,}" for name, count in sorted(found.objects.items()))
     counts = f"{found.images:,} images, {found.objects.total():,} objects"

@@ -22,7 +22,7 @@ from ..data.transforms import inference_batch, normalise
 from .inference import Instances
 from .solov2 import SOLOv2
 from ..journal import Journal, recall
-from ..training.checkpoints import check, load_official, read_weights
+from ..training.checkpoints import check_weights, load_official, read_weights
 from ..training.device import choose_precision, in_precision
 
 # %% auto #0
@@ -52,7 +52,7 @@ def load_model(
     state = read_weights(weights)
     if HEAD not in state: state = load_official(weights)
     model = SOLOv2(replace(cfg, num_classes=len(state.get(HEAD, ())) or cfg.num_classes, weights=""))
-    check(state, model, str(weights))
+    check_weights(state, model, str(weights))
     model.load_state_dict(state)
     return model.eval()
 

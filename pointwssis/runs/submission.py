@@ -54,7 +54,7 @@ def _places(content: list[dict], form: str, data: CocoData) -> list[tuple[str, A
     ids = {record["file_name"]: i for i, record in data.images.items()}
     return [(f"frame {f['name']}, label {a['id']}", ids.get(f["name"]), a["category"], a["rle"]) for f in content for a in f["labels"]]
 
-def check(
+def check_submission(
     content: Any,            # of a results file
     form: str,               # a key of SCHEMAS
     data: CocoData,          # the images that were to be predicted
@@ -82,7 +82,7 @@ def write_submission(
     "Predictions for an evaluation server."
     path = Path(path)
     content = FORMS[form](results, data) if form in FORMS else results
-    check(content, form, data, path)
+    check_submission(content, form, data, path)
     with atomic_path(path) as temporary: temporary.write_text(json.dumps(content), encoding="utf-8")
     if form != "coco": return [path]
     packed = path.with_suffix(".zip")

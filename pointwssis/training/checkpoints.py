@@ -164,7 +164,7 @@ def _depth(state: dict[str, Tensor]) -> int:
     return len({k.rpartition("layer3.")[2].partition(".")[0] for k in state if "layer3." in k})
 
 # %% ../../nbs/5_training/04_checkpoints.ipynb #3f9f5065
-def check(
+def check_weights(
     state: dict[str, Tensor],  # under our names
     model: nn.Module,
     source: str,               # for the message
@@ -216,7 +216,7 @@ def load_official(
     if unknown: raise CheckpointError(f"{name}: {len(unknown)} keys that {family.name} does not have, first {', '.join(unknown[:3])}. "
                                       "It comes from another version or project; use the one published for this network.")
     ours = {family.ours(k): v for k, v in state.items()}
-    if model is not None: check(ours, model, name)
+    if model is not None: check_weights(ours, model, name)
     return ours
 
 # %% ../../nbs/5_training/04_checkpoints.ipynb #0defdbe9

@@ -43,7 +43,7 @@ def test_both_sides_open_the_same_file(file, monkeypatch, tmp_path):
     ours, plain = fresh("benchmarks.coco_size:prepare_opening", str(file), 0), fresh("benchmarks.coco_size:prepare_plain_opening", str(file))
     assert ours.result == plain.result and ours.result[:2] == [200, 1500]
     assert 0 < ours.start_mib <= ours.peak_mib < 2000 and ours.seconds > 0
-    assert store.place_of(file, "any").exists()
+    assert store.cache_place(file, "any").exists()
 
 
 def test_work_that_fails_in_its_own_process_is_told(tmp_path):

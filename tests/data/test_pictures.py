@@ -69,10 +69,10 @@ def test_a_damaged_cache_is_made_again(folder, content):
 
 def test_no_place_for_a_cache_is_no_obstacle(folder, monkeypatch):
     first = now(folder)
-    monkeypatch.setattr(pictures, "place_of", lambda *_: None)
+    monkeypatch.setattr(pictures, "cache_place", lambda *_: None)
     assert now(folder) == first
     (folder / "file").touch()
-    monkeypatch.setattr(pictures, "place_of", lambda *_: folder / "file/no/folder")
+    monkeypatch.setattr(pictures, "cache_place", lambda *_: folder / "file/no/folder")
     assert now(folder) == first
 
 

@@ -170,7 +170,7 @@ def test_a_full_disk_leaves_the_reader_without_a_cache(path, monkeypatch):
 def test_without_a_home(path, monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(store, "user_cache_path", lambda name: Path("~/.cache") / name)
-    assert store.place_of(path, "any") is None and exactly(coco.load(path)) == exactly(plain(path, "any"))
+    assert store.cache_place(path, "any") is None and exactly(coco.load(path)) == exactly(plain(path, "any"))
 
 
 def test_opening_a_finished_stage_leaves_it_finished(path, tmp_path):

@@ -15,7 +15,7 @@ from pointwssis.detector.predict import predict_all, predictor
 from pointwssis.detector.solov2 import SOLOv2
 from pointwssis.runs.cli import main
 from pointwssis.runs.published import LINKS, reproduce_published, set_bench
-from pointwssis.runs.release import SLIM, THIN, describe, find_releases, open_refiner, refiner_sizes, solov2_sizes, write_miniature
+from pointwssis.runs.release import SLIM, THIN, parts_of_name, find_releases, open_refiner, refiner_sizes, solov2_sizes, write_miniature
 from pointwssis.training.checkpoints import load_official
 
 SMALL = {"data.short_side": 64, "data.long_side": 64, "device": "cpu"}
@@ -64,7 +64,7 @@ def judge(folder, runs, **options):
     ("student_sw_refined_2p.pth", ("", "2p", "student_sw_refined")), ("student.pth", ("", "", "student_sw_refined")),
     ("answers_student_5p.pth", ("", "5p", "student_sw_refined")), ("R-101.pth", ("", "", ""))])
 def test_names(tmp_path, name, says):
-    assert describe(tmp_path / name, tmp_path) == says
+    assert parts_of_name(tmp_path / name, tmp_path) == says
 
 
 def test_a_folder_with_both_data_sets(made):

@@ -7,7 +7,7 @@ import pytest
 from pointwssis.core import ConfigError, DataError
 from pointwssis.data import coco, shapes
 from pointwssis.data.evaluation import coco_ap
-from pointwssis.runs.submission import SCHEMAS, check, write_submission
+from pointwssis.runs.submission import SCHEMAS, check_submission, write_submission
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +53,10 @@ def test_what_a_server_would_refuse_is_not_written(truth, perfect, tmp_path, cha
 
 def test_a_missing_entry_is_named(truth, perfect, tmp_path):
     del perfect[0]["score"]
-    with pytest.raises(DataError, match="at 0: 'score' is a required property"): check(perfect, "coco", truth)
-    with pytest.raises(DataError, match="at the top"): check({}, "coco", truth)
+    with pytest.raises(DataError, match="at 0: 'score' is a required property"): check_submission(perfect, "coco", truth)
+    with pytest.raises(DataError, match="at the top"): check_submission({}, "coco", truth)
     with pytest.raises(DataError, match="frame nobody.png, label 1: its image is not in"):
-        check([{"name": "nobody.png", "labels": [{"id": "1", "category": "disk", "score": .5, "rle": perfect[0]["segmentation"]}]}], "bdd100k", truth)
+        check_submission([{"name": "nobody.png", "labels": [{"id": "1", "category": "disk", "score": .5, "rle": perfect[0]["segmentation"]}]}], "bdd100k", truth)
     with pytest.raises(ConfigError, match="unknown form 'bdd'. Did you mean 'bdd100k'"): write_submission([], truth, tmp_path / "r.json", "bdd")
     assert set(SCHEMAS) == {"coco", "bdd100k"}
 
