@@ -136,7 +136,7 @@ def _clear(partial: Path, target: Path, keep: bool) -> None:
     shutil.rmtree(artifacts, ignore_errors=True)
     (partial / "params.json").unlink(missing_ok=True)
 
-def prepare(
+def prepare_folder(
     partial: Path,   # the working folder
     target: Path,    # the stage's place
     wanted: str,     # the fingerprint

@@ -26,7 +26,7 @@ from ..report.sums import write_sums
 from .jobs import Named, beside, check_jobs, cores, side_by_side
 from .kernels import Kernel, Kernels, ask, fresh, import_papermill, kernels
 from .kernels import one_directory, share_threads
-from .places import check_inputs, prepare, refuse_other, set_aside, take_over
+from .places import check_inputs, prepare_folder, refuse_other, set_aside, take_over
 from .places import twin_of
 from .stage_graph import RUN, STAGES, Stage, config_of, expected, find_stage
 from .stage_graph import finished, is_done, of_run, output_hashes, ready_needs
@@ -262,7 +262,7 @@ def run_stage(
     manifest = begin() if anew or not twin_of(target, wanted, source, same_code) else {}
     with claim(target) as partial:
         if not anew and (found := _found(partial, target, wanted, source, same_code, not cfg.variant)): return found
-        manifest, made_by = manifest or begin(), prepare(partial, target, wanted, stage.resumes, force)
+        manifest, made_by = manifest or begin(), prepare_folder(partial, target, wanted, stage.resumes, force)
         if made_by not in ("", source): manifest["resumed_from"] = made_by
         write_json(partial / "params.json", {**manifest, "status": "running"}, indent=1)
         bars = sys.stderr if among == 1 else Named(name, sys.stderr)

@@ -57,7 +57,7 @@ def agree(tensors: Iterable[Tensor]) -> None:
     if dist.is_initialized():
         for tensor in tensors: dist.broadcast(tensor, 0)
 
-def gather(row: Tensor) -> list[Tensor]:
+def gather_rows(row: Tensor) -> list[Tensor]:
     "The same row of every process, in the order of ranks."
     if not dist.is_initialized(): return [row]
     rows = [torch.empty_like(row) for _ in range(dist.get_world_size())]

@@ -25,7 +25,7 @@ from ..core import CheckpointError, ConfigError, PointWSSISError, StageError, ne
 from ..core import put_in_place
 from .checkpoints import read_checkpoint
 from .device import choose_precision, in_precision, place, to_device
-from .distributed import agree, average_gradients, gather, processes
+from .distributed import agree, average_gradients, gather_rows, processes
 from .sampler import StepSampler, step_seed
 from .weights import load_into, load_weights, save_state, save_weights
 
@@ -110,7 +110,7 @@ class Meter:
 
     def read(self) -> dict[str, float]:
         "Means over all processes since the last reading; StageError if any value was not finite."
-        rows = [row.tolist() for row in gather(torch.cat([self.sums / self.count, self.seen]))]
+        rows = [row.tolist() for row in gather_rows(torch.cat([self.sums / self.count, self.seen]))]
         means, seen = np.array(rows)[:, :len(self.names)], np.array(rows)[:, len(self.names):]
         for step, *values in seen[~np.isfinite(seen).all(1)]: raise StageError(_broken(int(step), dict(zip(self.names, values))))
         self.sums, self.count = torch.zeros_like(self.sums), 0

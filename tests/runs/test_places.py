@@ -33,8 +33,8 @@ def test_a_training_state_is_moved_aside_whole(left, monkeypatch, number):
     partial, target = left
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         killed_at(patch, number)
-        places.prepare(partial, target, "new", resumes=True, afresh=False)
-    places.prepare(partial, target, "new", resumes=True, afresh=False)
+        places.prepare_folder(partial, target, "new", resumes=True, afresh=False)
+    places.prepare_folder(partial, target, "new", resumes=True, afresh=False)
     assert [path.read_text() for path in target.parent.rglob("state.pt")] == ["a state"]
     assert [path.parts[-3][:-2] for path in target.parent.rglob("state.pt")] == ["teacher"]
     assert [path.name for path in partial.iterdir()] == ["artifacts"] and not any((partial / "artifacts").iterdir())
@@ -49,7 +49,7 @@ def test_an_attempt_that_failed_is_taken_up_whole(left, monkeypatch, number):
     partial.mkdir()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         killed_at(patch, number)
-        places.prepare(partial, target, "old", resumes=True, afresh=False)
-    places.prepare(partial, target, "old", resumes=True, afresh=False)
+        places.prepare_folder(partial, target, "old", resumes=True, afresh=False)
+    places.prepare_folder(partial, target, "old", resumes=True, afresh=False)
     assert (partial / "artifacts/state.pt").read_text() == "a state"
     assert json.loads((partial / "params.json").read_text()) == {"fingerprint": "old"}
