@@ -7,10 +7,10 @@ from __future__ import annotations
 import re, sys
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from .core import ConfigError, check_device, nearest
-from .registry import DATASETS, PROMPTS, RECIPES, Registry
+from .registry import DATASETS, DETECTORS, POINTS, PROMPTS, RECIPES, REFINERS, Registry
 
 # %% auto #0
 __all__ = ['SOLOv2Config', 'RefinerConfig', 'TrainConfig', 'DataConfig', 'Config', 'override', 'to_dict']
@@ -22,6 +22,10 @@ STUDENT_RANGES = ((1, 96), (48, 192), (96, 384), (192, 768), (384, 2048))
 STUDENT_GRIDS = (40, 36, 24, 16, 12)
 CAFFE_MEAN, CAFFE_STD = (103.53, 116.28, 123.675), (1.0, 1.0, 1.0)
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+# %% ../nbs/9_core/02_config.ipynb #27534493
+LATER = {"later": True}   # of a field that joined when results were there; `to_dict` leaves its default out
+NEUTRAL = {"neutral": True}   # of a field that cannot change a result; no fingerprint counts it
 
 # %% ../nbs/9_core/02_config.ipynb #3d31650a
 @dataclass(frozen=True)
@@ -61,10 +65,7 @@ class SOLOv2Config:
     max_per_image: int = 100
     nms_sigma: float = 2.0
     nms_iou: float = 0.5                   # mask NMS
-
-# %% ../nbs/9_core/02_config.ipynb #49eb530d
-LATER = {"later": True}   # of a field that joined when results were there; `config.to_dict` leaves it out where it has its default
-NEUTRAL = {"neutral": True}   # of a field that cannot change a result; no fingerprint counts it
+    detector: str = field(default="solov2", metadata=LATER)   # a name in registry.DETECTORS
 
 # %% ../nbs/9_core/02_config.ipynb #3674e82e
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class RefinerConfig:
     use_image: bool = True                 # the three inputs, for the ablation
     use_mask: bool = True
     use_point: bool = True
+    kind: str = field(default="unet", metadata=LATER)   # a name in registry.REFINERS
 
 # %% ../nbs/9_core/02_config.ipynb #bc6474d6
 @dataclass(frozen=True)
@@ -197,7 +199,7 @@ def _freeze(value: Any) -> Any: return tuple(map(_freeze, value)) if isinstance(
 
 # %% ../nbs/9_core/02_config.ipynb #1e553959
 CHOICES: dict[str, tuple | Registry] = {
-    "point_strategy": ("centroid", "deepest", "random", "jittered", "border"), "prompt": PROMPTS, "recipe": RECIPES,
+    "point_strategy": POINTS, "prompt": PROMPTS, "recipe": RECIPES, "detector": DETECTORS, "kind": REFINERS,
     "unanswered": ("ignore", "background"), "student_start": ("backbone", "teacher"), "level": (-1, 0, 1, 2, 3, 4),
     "optimizer": ("sgd", "adamw"), "schedule": ("step", "cosine", "constant"), "channel_order": ("rgb", "bgr"),
     "precision": ("auto", "fp32", "bf16"),
@@ -296,9 +298,17 @@ def check_start(
                       f"{part}.frozen_stages=0 and {part}.frozen_norm=false.")
 
 # %% ../nbs/9_core/02_config.ipynb #7d30b2a2
-TRAINED = {"teacher": "teacher_train", "refiner": "refiner_train",
-           "student": "student_train", "student_refined": "student_train",
-           "supervised": "student_train"}                              # stage: its schedule
+class Network(NamedTuple):
+    "A detector that a run trains and evaluates."
+    part: str      # of Config: `teacher` or `student`, with its schedule beside it
+    metric: str    # its name in metrics.json: {metric}_ap_percent
+    title: str     # for people
+
+NETWORKS = {"teacher": Network("teacher", "teacher", "teacher"),   # by stage
+            "student": Network("student", "student_sw", "student"),
+            "student_refined": Network("student", "student_sw_refined", "student with refined masks"),
+            "supervised": Network("student", "supervised", "supervised")}
+TRAINED = {"refiner": "refiner_train"} | {stage: f"{net.part}_train" for stage, net in NETWORKS.items()}   # stage: its schedule
 ASKED = {"pseudo": "teacher_train", "evaluate": "student_train"}       # stages that only predict
 
 def precision_of(

@@ -18,9 +18,10 @@ def room_of(module: str) -> str: return module.rpartition(".")[0] or "core"
 
 
 def imported(source: str, module: str) -> set[str]:
-    "Modules of this package that a module's source imports, at the top or inside a function."
-    found, parents = set(), module.split(".")
-    for node in ast.walk(ast.parse(source)):
+    "Modules of this package that a module's source imports when it runs, at the top or inside a function."
+    found, parents, tree = set(), module.split("."), ast.parse(source)
+    tree.body = [node for node in tree.body if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")]
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import): found |= {a.name.partition(".")[2] for a in node.names if a.name.startswith("pointwssis.")}
         if not isinstance(node, ast.ImportFrom): continue
         whole = ["pointwssis", *parents][:-node.level] if node.level else []
@@ -35,7 +36,7 @@ def uses() -> dict[str, set[str]]:
 
 def test_the_reader_of_imports_sees_every_form():
     source = "from .masks import x\nfrom . import store\nfrom pointwssis.data.coco import y\nfrom pointwssis import core\nimport pointwssis.journal\n"
-    more = "def f():\n    from ..runs.cli import z\n    from ..method import stages\n"
+    more = "if TYPE_CHECKING:\n    from pointwssis.data import shapes\ndef f():\n    from ..runs.cli import z\n    from ..method import stages\n"
     assert imported(source + more, "data.show") == {"data.masks", "data.store", "data.coco", "core", "journal", "runs.cli", "method.stages"}
 
 

@@ -13,9 +13,10 @@ from torch.utils.data import DataLoader, Dataset
 from ..config import SOLOv2Config, TrainConfig
 from ..data.transforms import Sample, collate, normalise
 from .targets import assign, losses
+from ..registry import DETECTORS
 
 # %% auto #0
-__all__ = ['training_batch', 'loader', 'solov2_loss']
+__all__ = ['training_batch', 'loader', 'detector_batch', 'solov2_loss']
 
 # %% ../../nbs/2_detector/05_batches.ipynb #362f95db
 def training_batch(
@@ -38,6 +39,14 @@ def loader(
     "How `engine.train` gets its batches."
     return lambda sampler: DataLoader(dataset, batch_sampler=sampler, num_workers=cfg.workers, collate_fn=collate_fn,
                                       pin_memory=device.type == "cuda", persistent_workers=cfg.workers > 0)
+
+# %% ../../nbs/2_detector/05_batches.ipynb #a1d560b5
+def detector_batch(
+    cfg: SOLOv2Config,                   # of the network that will learn from it
+    items: list[tuple[int, Sample]],     # of a `CocoDataset`
+) -> dict:                               # as the detector's `loss` takes it
+    "A batch of the detector that `cfg.detector` names."
+    return DETECTORS[cfg.detector].batch(cfg, items)
 
 # %% ../../nbs/2_detector/05_batches.ipynb #6f28c4fd
 def solov2_loss(

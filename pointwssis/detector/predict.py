@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
 from ..config import DataConfig, SOLOv2Config
 from ..core import DataError, atomic_path, write_json
@@ -20,25 +21,23 @@ from ..data.image_files import read_picture
 from ..data.show import overlay
 from ..data.transforms import inference_batch, normalise
 from .inference import Instances
-from .solov2 import SOLOv2
 from ..journal import Journal, recall
+from ..registry import DETECTORS
 from ..training.checkpoints import check_weights, load_official, read_weights
 from ..training.device import choose_precision, in_precision
 
 # %% auto #0
-__all__ = ['HEAD', 'load_model', 'predictor', 'predict_all', 'classes_of_run', 'class_names', 'read_photo', 'predict_image',
+__all__ = ['load_model', 'predictor', 'predict_all', 'classes_of_run', 'class_names', 'read_photo', 'predict_image',
            'predict_files']
 
 # %% ../../nbs/2_detector/06_predict.ipynb #cac2dc36
-HEAD = "instance_head.category.bias"
-
 def load_model(
     cfg: SOLOv2Config,       # the architecture; its number of classes is taken from the file
     weights: str | Path,     # .safetensors or .pth, ours or published
-) -> SOLOv2:                 # ready to predict
+) -> nn.Module:              # the detector that `cfg.detector` names
     """A `SOLOv2` with trained weights, on the CPU, ready to predict.
 
-    cfg: the architecture; the number of classes is taken from the file.
+    cfg: the architecture, SOLOv2 or another `cfg.detector`; the number of classes is that of the file.
     weights: a .safetensors, .pth or .pkl file of this suite or of the published code.
     Raises CheckpointError for a file that is missing, corrupt or of another architecture.
     Weights of teacher and student: PointWSSIS (arXiv 2303.15062), section 4.
@@ -49,16 +48,16 @@ def load_model(
     >>> load_model(cfg.student, "student.pth").cfg.num_classes
     3
     """
-    state = read_weights(weights)
-    if HEAD not in state: state = load_official(weights)
-    model = SOLOv2(replace(cfg, num_classes=len(state.get(HEAD, ())) or cfg.num_classes, weights=""))
+    build, state = DETECTORS[cfg.detector], read_weights(weights)
+    if not build.count_classes(state): state = load_official(weights)
+    model = build(replace(cfg, num_classes=build.count_classes(state) or cfg.num_classes, weights=""))
     check_weights(state, model, str(weights))
     model.load_state_dict(state)
     return model.eval()
 
 # %% ../../nbs/2_detector/06_predict.ipynb #2003509b
 def predictor(
-    model: SOLOv2,
+    model: nn.Module,            # a detector
     data: DataConfig,            # at which size
     device: torch.device,
     prompt: str = "none",
@@ -72,7 +71,8 @@ def predictor(
     def predict(images: list[np.ndarray], points: list | None = None) -> list:
         x, sizes, outs = inference_batch(images, data.short_side, data.long_side)
         with in_precision(chosen, device):
-            return model.predict(normalise(x.to(device), sizes, model.cfg), sizes, outs, points, prompt, nms, behaviour, level)
+            pixels = normalise(x.to(device), sizes, model.cfg)
+            return model.predict(pixels, sizes, outs, points, prompt, nms, behaviour=behaviour, level=level)
     return predict
 
 def predict_all(
@@ -117,7 +117,7 @@ def read_photo(path: str | Path) -> np.ndarray:   # (H, W, 3) uint8 RGB
     return read_picture(path)
 
 def predict_image(
-    model: SOLOv2,
+    model: nn.Module,       # a detector
     image: np.ndarray,      # (H, W, 3) uint8 RGB
     size: DataConfig,       # short_side and long_side at inference
     score: float = 0.3,     # keep what scores at least this
@@ -153,7 +153,7 @@ def _write(path: Path, image: np.ndarray, found: Instances, table: CategoryTable
     with atomic_path(out / f"{path.stem}.png") as temporary: drawn.save(temporary)
 
 def predict_files(
-    model: SOLOv2,
+    model: nn.Module,        # a detector
     paths: list[Path],       # pictures
     out: Path,               # gets NAME.json and NAME.png
     size: DataConfig,

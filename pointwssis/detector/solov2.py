@@ -14,7 +14,9 @@ from ..config import SOLOv2Config
 from ..core import ConfigError
 from ..data.points import Point, Prompts, as_prompts
 from .backbone import FPNBackbone
+from .batches import solov2_loss, training_batch
 from .inference import Instances, Outputs, candidates, to_instances
+from ..registry import DETECTORS
 
 # %% auto #0
 __all__ = ['PRIOR', 'conv_gn', 'resize', 'with_coordinates', 'InstanceHead', 'to_levels', 'MaskHead', 'init_heads', 'SOLOv2']
@@ -85,6 +87,7 @@ def init_heads(*heads: nn.Module) -> None:
         if m.bias is not None: nn.init.zeros_(m.bias)
 
 # %% ../../nbs/2_detector/02_solov2.ipynb #530bc5c9
+@DETECTORS.register("solov2")
 class SOLOv2(nn.Module):
     """SOLOv2 with point prompts: an FPN backbone, an instance head a level, a mask head.
 
@@ -120,6 +123,13 @@ class SOLOv2(nn.Module):
         return Outputs(list(logits), list(kernels), self.mask_head(pyramid), pyramid)
 
     forward = features
+    loss = solov2_loss
+    batch = staticmethod(training_batch)
+
+    @staticmethod
+    def count_classes(state: dict[str, Tensor]) -> int:
+        "Classes of a SOLOv2 with these weights, by the biases of its class head; 0 without such a head."
+        return len(state.get("instance_head.category.bias", ()))
 
     @torch.inference_mode()
     def predict(self,

@@ -5,17 +5,17 @@
 # %% ../../nbs/1_method/01_points.ipynb #922b62e4
 from __future__ import annotations
 import math
-from collections.abc import Callable
 from typing import Any
 
 import cv2
 import numpy as np
 
-from ..core import ConfigError, DataError, nearest
+from ..core import DataError
 from ..data.coco import box_of, centroid
+from ..registry import POINTS
 
 # %% auto #0
-__all__ = ['STRATEGIES', 'deepest_point', 'random_point', 'jittered_point', 'border_point', 'point_of', 'weak_annotation']
+__all__ = ['centroid_point', 'deepest_point', 'random_point', 'jittered_point', 'border_point', 'point_of', 'weak_annotation']
 
 # %% ../../nbs/1_method/01_points.ipynb #872b61b0
 def _depth(mask: np.ndarray) -> tuple[int, int, np.ndarray]:
@@ -24,8 +24,15 @@ def _depth(mask: np.ndarray) -> tuple[int, int, np.ndarray]:
     padded = np.pad(mask[y0:y1, x0:x1].astype(np.uint8), 1)
     return x0, y0, cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
 
+@POINTS.register("centroid")
+def centroid_point(mask: np.ndarray, rng: np.random.Generator | None = None) -> tuple[float, float]:
+    "The centre of mass, which may lie outside the object."
+    return centroid(mask)
+
+@POINTS.register("deepest")
 def deepest_point(
     mask: np.ndarray,     # (H, W) bool, at least one pixel set
+    rng: np.random.Generator | None = None,
 ) -> tuple[float, float]: # x, y of the pixel centre farthest from the mask's border
     "The point a careful annotator would click: well inside, even when the centre of mass is not."
     x0, y0, depth = _depth(mask)
@@ -35,12 +42,14 @@ def deepest_point(
     return float(xs[nearest_one] + x0 + .5), float(ys[nearest_one] + y0 + .5)
 
 # %% ../../nbs/1_method/01_points.ipynb #7aaf8927
+@POINTS.register("random")
 def random_point(mask: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
     "Anywhere on the object, all places alike."
     ys, xs = np.nonzero(mask)
     i, (dx, dy) = rng.integers(len(xs)), rng.random(2)
     return float(xs[i] + dx), float(ys[i] + dy)
 
+@POINTS.register("jittered")
 def jittered_point(mask: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
     "The centre of mass, missed by a tenth of the object's sides (one standard deviation)."
     x0, y0, x1, y1 = box_of(mask)
@@ -48,6 +57,7 @@ def jittered_point(mask: np.ndarray, rng: np.random.Generator) -> tuple[float, f
     x, y = np.clip(aim, 0, [math.nextafter(side, 0) for side in mask.shape[::-1]])
     return float(x), float(y)
 
+@POINTS.register("border")
 def border_point(mask: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
     "On the object's rim: a pixel centre no deeper than a fifth of the greatest depth, or on the outermost pixels."
     x0, y0, depth = _depth(mask)
@@ -55,27 +65,22 @@ def border_point(mask: np.ndarray, rng: np.random.Generator) -> tuple[float, flo
     i = rng.integers(len(xs))
     return float(xs[i] + x0 + .5), float(ys[i] + y0 + .5)
 
-STRATEGIES: dict[str, Callable[[np.ndarray, np.random.Generator], tuple[float, float]]] = {
-    "centroid": lambda mask, rng: centroid(mask), "deepest": lambda mask, rng: deepest_point(mask),
-    "random": random_point, "jittered": jittered_point, "border": border_point}
-
 # %% ../../nbs/1_method/01_points.ipynb #7958e741
 def point_of(
     mask: np.ndarray,          # (H, W) bool
-    strategy: str,             # one of STRATEGIES
+    strategy: str,             # a name in registry.POINTS
     rng: np.random.Generator,  # for `random`, `jittered` and `border`
 ) -> tuple[float, float]:      # x, y in pixels, 0 <= x < W and 0 <= y < H
     "Where an annotator would click this object."
-    if strategy not in STRATEGIES:
-        raise ConfigError(f"unknown point strategy '{strategy}'.{nearest(strategy, STRATEGIES)} Known: {', '.join(STRATEGIES)}.")
+    place = POINTS[strategy]
     if not mask.any(): raise DataError("the mask is empty. Nobody can click it: remove the annotation.")
-    return STRATEGIES[strategy](mask, rng)
+    return place(mask, rng)
 
 # %% ../../nbs/1_method/01_points.ipynb #edadee2d
 def weak_annotation(
     annotation: dict,          # COCO record: id, image_id, category_id
     mask: np.ndarray,          # (H, W) bool, of this annotation
-    strategy: str,             # one of STRATEGIES
+    strategy: str,             # a name in registry.POINTS
     rng: np.random.Generator,
 ) -> dict[str, Any]:           # id, image_id, category_id, point, iscrowd 0, and nothing more
     "What is left of an annotation when its object was only clicked."

@@ -19,9 +19,8 @@ from ..core import DataError
 from ..data.coco import CocoData, centroid, decode, encode_many, mask_fields, save
 from ..data.points import Point, points_of
 from ..journal import Journal, recall
-from ..refiner.inference import Item, refine_rles
-from ..refiner.network import MaskRefineNet
-from ..training.device import choose_precision
+from ..refiner.inference import Item
+from ..registry import Refiner
 
 # %% auto #0
 __all__ = ['Predict', 'PseudoMask', 'rough_masks', 'refine_masks', 'choose_weights', 'as_results', 'without_duplicates',
@@ -73,7 +72,7 @@ def _chunks(masks: list[PseudoMask], batch: int) -> Iterator[list[list[PseudoMas
     if chunk: yield chunk
 
 def _item(weak: CocoData, masks: list[PseudoMask], xy: dict[int, list[float]]) -> Item:
-    "One image with its rough masks, as `refine_rles` takes it."
+    "One image with its rough masks, as a refiner takes it."
     image = torch.tensor(weak.read_image(masks[0].image_id)).permute(2, 0, 1)
     def clicked(m: PseudoMask) -> list[float] | tuple[float, float]:
         return xy[m.point_id] if m.point_id in xy else centroid(decode(m.rle, *image.shape[1:]))
@@ -81,21 +80,17 @@ def _item(weak: CocoData, masks: list[PseudoMask], xy: dict[int, list[float]]) -
 
 # %% ../../nbs/1_method/04_pseudo_labels.ipynb #5dae0f6f
 def refine_masks(
-    net: MaskRefineNet,
+    refiner: Refiner,
     weak: CocoData,
     masks: list[PseudoMask],   # of `rough_masks`
-    device: torch.device,
-    behaviour: str = "fixed",  # or "published": see `refiner`
-    batch: int = 64,           # crops at once, over images
-    precision: str = "auto",    # of the network; see `device.choose_precision`
+    batch: int = 64,           # masks that the refiner gets at once, at least: whole images
     journal: Journal | None = None,  # of lists of RLE, by image; images in it are not computed again
 ) -> list[PseudoMask]:         # the same masks, refined, in the same order
     "The second look at every rough mask. Where no click is known, the rough mask's centre stands for it."
     xy = {a["id"]: a["point"] for annotations in weak.annotations.values() for a in annotations}
-    chosen = choose_precision(precision, device, training=False)
-    net, journal = net.to(device).for_inference(), Journal(kind=list[dict]) if journal is None else journal
+    journal = Journal(kind=list[dict]) if journal is None else journal
     def work(chunk: list[list[PseudoMask]]) -> list[list[dict]]:
-        return list(refine_rles(net, [_item(weak, group, xy) for group in chunk], behaviour, batch, chosen))
+        return list(refiner.refine([_item(weak, group, xy) for group in chunk]))
     found = [rles for c in _chunks(masks, batch) for rles in recall(journal, [g[0].image_id for g in c], lambda: work(c))]
     return [replace(m, rle=rle) for m, rle in zip(masks, (rle for rles in found for rle in rles), strict=True)]
 

@@ -73,7 +73,7 @@ def write_split(
     truth: CocoData,          # opened with need="masks"
     percent: str | float,     # as `percentage` takes it
     seed: int,
-    strategy: str,            # where annotators click: one of points.STRATEGIES
+    strategy: str,            # where annotators click: a name in registry.POINTS
     out_dir: str | Path,
     stem: str = STEM,
 ) -> tuple[Path, Path]:       # {stem}_{split}_s.json with masks, {stem}_{split}_w.json with points only

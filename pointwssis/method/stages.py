@@ -14,16 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..config import Config, SOLOv2Config, TrainConfig, check_start, precision_of, to_dict
+from ..config import NETWORKS, Config, SOLOv2Config, TrainConfig, check_start, precision_of, to_dict
 from ..core import DataError, device_name, file_hash, pick_device, rng, write_json
 from ..data import evaluation as judge
 from ..data.coco import CategoryTable, CocoData, box_of
 from ..data.points import Point, Prompts, as_prompts
 from ..data.show import thinned
 from ..data.transforms import CocoDataset, tight_boxes
-from ..detector.batches import loader, solov2_loss, training_batch
+from ..detector.batches import detector_batch, loader
 from ..detector.predict import load_model, predict_all, predictor
-from ..detector.solov2 import SOLOv2
 from ..journal import Journal, UNFINISHED, recall
 from . import pseudo_labels
 from .gallery import open_left, open_truth, open_val
@@ -31,18 +30,18 @@ from .points import point_of
 from .pseudo_labels import PseudoMask
 from .recipes import reasons
 from .split_stage import split
-from ..refiner.inference import MaskRefineNet, Pair, PairDataset, pairs_of, refiner_loss
-from ..registry import PROMPTS, RECIPES
+from ..refiner.training import Pair, pairs_of
+from ..registry import DETECTORS, PROMPTS, RECIPES, REFINERS
 from ..training.device import describe
 from ..training.trainer import train
-from ..training.weights import load_into, load_weights
+from ..training.weights import load_into, load_weights, save_weights
 
 _all_ = ["split"]
 
 # %% auto #0
-__all__ = ['MODELS', 'arithmetic', 'fit_solov2', 'teacher', 'supervised', 'student', 'known_objects', 'journal_of', 'lessons',
-           'refiner', 'load_refiner', 'gives_clicks', 'told', 'rough_labels', 'refined_labels', 'refiner_weights',
-           'lost_at', 'pseudo', 'with_truth', 'judged_labels', 'evaluate', 'split']
+__all__ = ['arithmetic', 'fit_solov2', 'teacher', 'supervised', 'student', 'known_objects', 'journal_of', 'lessons', 'refiner',
+           'gives_clicks', 'told', 'rough_labels', 'refined_labels', 'refiner_weights', 'lost_at', 'pseudo',
+           'with_truth', 'judged_labels', 'evaluate', 'split']
 
 # %% ../../nbs/1_method/07_stages.ipynb #b5e4d0f2
 def arithmetic(
@@ -62,15 +61,15 @@ def fit_solov2(
     out: Path,                  # gets last.safetensors, history.json and the engine's files
     start: Path | None = None,  # weights of the same network to begin with
 ) -> dict[str, Any]:
-    "Train one SOLOv2 on one data set."
+    "Train one detector on one data set."
     if not start: check_start(net, "teacher" if net is cfg.teacher else "student")
     device = pick_device(cfg.device)
     torch.manual_seed(cfg.seed)
-    model = SOLOv2(replace(net, num_classes=len(data.categories)))
+    model = DETECTORS[net.detector](replace(net, num_classes=len(data.categories)))
     if start: load_into(model, load_weights(start), start)
     dataset = CocoDataset(data, schedule, cfg.seed, cfg.data.cache_images, "published" if cfg.unanswered == "background" else cfg.behaviour)
-    batches = loader(dataset, schedule, device, partial(training_batch, model.cfg))
-    history = train(model, solov2_loss, batches, schedule, out, cfg.seed, device, length=len(dataset))
+    batches = loader(dataset, schedule, device, partial(detector_batch, model.cfg))
+    history = train(model, lambda network, batch: network.loss(batch), batches, schedule, out, cfg.seed, device, length=len(dataset))
     write_json(out/"history.json", history)
     return {"images": len(data.ids), "steps": schedule.steps, "final_loss": history[-1]["loss"],
             "images_per_s": float(np.median([r["images_per_s"] for r in history])), "history": thinned(history)}
@@ -136,24 +135,14 @@ def lessons(
 
 # %% ../../nbs/1_method/07_stages.ipynb #af3cc6ad
 def refiner(cfg: Config, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
-    "MaskRefineNet on the strong images, from rough masks of earlier teachers."
-    device, schedule = pick_device(cfg.device), cfg.refiner_train
-    data = open_left(cfg, inputs["split"], inputs["split"], "_s.json")
+    "The refiner on the strong images, from rough masks of earlier teachers."
+    strong = open_left(cfg, inputs["split"], inputs["split"], "_s.json")
     earlier = [inputs["teacher"]/f"step_{n}.safetensors" for n in cfg.teacher_train.checkpoint_steps]
-    pairs = lessons(cfg, data, earlier, device, out=out)
-    torch.manual_seed(cfg.seed)
-    net = MaskRefineNet(len(data.categories), cfg.refiner, cfg.behaviour)
-    dataset = PairDataset(data, pairs, cfg.refiner, cfg.behaviour, augment=cfg.refiner.perturb, seed=cfg.seed, cache=cfg.data.cache_images)
-    history = train(net, refiner_loss, loader(dataset, schedule, device), schedule, out, cfg.seed, device, length=len(dataset))
-    write_json(out/"history.json", history)
-    return {"pairs": len(pairs), "steps": schedule.steps, "final_loss": history[-1]["loss"], "history": thinned(history)}
-
-# %% ../../nbs/1_method/07_stages.ipynb #409f49bc
-def load_refiner(cfg: Config, num_classes: int, weights: Path) -> MaskRefineNet:
-    "The refiner with these weights, in evaluation mode."
-    net = MaskRefineNet(num_classes, replace(cfg.refiner, weights=""), cfg.behaviour)
-    load_into(net, load_weights(weights), weights)
-    return net.eval()
+    def pairs() -> list[Pair]: return lessons(cfg, strong, earlier, pick_device(cfg.device), out=out)
+    metrics = REFINERS[cfg.refiner.kind].train(cfg, strong, pairs, out)
+    if not (out/"last.safetensors").is_file(): save_weights(out/"last.safetensors", {})   # nothing was learnt
+    if not (out/"history.json").is_file(): write_json(out/"history.json", [])
+    return metrics
 
 # %% ../../nbs/1_method/07_stages.ipynb #a5447660
 def gives_clicks(prompt: str) -> bool:
@@ -187,20 +176,19 @@ def rough_labels(cfg: Config, inputs: dict[str, Path], weak: CocoData, device: t
     return pseudo_labels.best_answers(masks) if pointed else [m for m in masks if m.score >= cfg.pseudo_score]
 
 # %% ../../nbs/1_method/07_stages.ipynb #8157e2cf
-def refined_labels(cfg: Config, weak: CocoData, rough: list[PseudoMask], weights: Path, device: torch.device, out: Path, name: str) -> list[PseudoMask]:
+def refined_labels(cfg: Config, weak: CocoData, rough: list[PseudoMask], weights: Path, out: Path, name: str) -> list[PseudoMask]:
     "What the refiner with these weights makes of the teacher's masks."
-    net = load_refiner(cfg, len(weak.categories), weights)
+    chosen = REFINERS[cfg.refiner.kind].load(cfg, len(weak.categories), weights)
     journal = journal_of(out, f"{name}_{weights.stem}", cfg, weights, list[dict])
-    return pseudo_labels.refine_masks(net, weak, rough, device, cfg.behaviour,
-                                      precision=cfg.refiner_train.precision, journal=journal)
+    return pseudo_labels.refine_masks(chosen, weak, rough, journal=journal)
 
-def refiner_weights(cfg: Config, inputs: dict[str, Path], weak: CocoData, rough: list[PseudoMask], device: torch.device, out: Path) -> Path:
+def refiner_weights(cfg: Config, inputs: dict[str, Path], weak: CocoData, rough: list[PseudoMask], out: Path) -> Path:
     "The refiner's last weights; published: those of its saved ones that do best on the truth of up to 1000 weak images."
     saved = sorted(inputs["refiner"].glob("step_*.safetensors"), key=lambda p: int(p.stem.removeprefix("step_")))
     def quality(path: Path) -> float:
         truth = open_truth(cfg, inputs["split"])
         trial = [i for i in weak.ids if i in truth.images][:1000]
-        masks = refined_labels(cfg, weak, [m for m in rough if m.image_id in set(trial)], path, device, out, "trial")
+        masks = refined_labels(cfg, weak, [m for m in rough if m.image_id in set(trial)], path, out, "trial")
         return judge.coco_ap(truth.select(trial), pseudo_labels.as_results(masks, weak))["ap_percent"] or 0.0
     return pseudo_labels.choose_weights([*saved, inputs["refiner"]/"last.safetensors"], quality, cfg.behaviour)
 
@@ -218,7 +206,7 @@ def pseudo(cfg: Config, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     strong, weak = (open_left(cfg, inputs["split"], inputs["split"], ending) for ending in ("_s.json", "_w.json"))
     recipe, answers = RECIPES[cfg.recipe], rough_labels(cfg, inputs, weak, device, out)
     rough = recipe.before(answers, weak)
-    refined = refined_labels(cfg, weak, rough, refiner_weights(cfg, inputs, weak, rough, device, out), device, out, "refined")
+    refined = refined_labels(cfg, weak, rough, refiner_weights(cfg, inputs, weak, rough, out), out, "refined")
     final = (lambda masks: masks) if cfg.behaviour == "published" else partial(recipe.after, weak=weak, cfg=cfg.teacher)
     kept = {"sw": final(rough), "sw_refined": final(refined)}
     lost = {"sw": lost_at(weak, answers, rough, kept["sw"]), "sw_refined": lost_at(weak, answers, rough, kept["sw_refined"], refined)}
@@ -229,9 +217,6 @@ def pseudo(cfg: Config, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     return {"masks": len(kept["sw_refined"]), **(answered if pointed else {}), "mean_score": float(np.mean([m.score for m in rough])) if rough else None}
 
 # %% ../../nbs/1_method/07_stages.ipynb #2088e5ff
-MODELS = {"teacher": ("teacher", "teacher"), "student_sw": ("student", "student"),
-          "student_sw_refined": ("student_refined", "student"), "supervised": ("supervised", "student")}  # metric: (stage, network)
-
 def _ap_of(cfg: Config, net: SOLOv2Config, weights: Path, val: CocoData, trained: CategoryTable,
            kept: Path, precision: str) -> dict[str, Any]:
     "COCO mask AP of one model on the validation images; its results are kept."
@@ -260,9 +245,9 @@ def judged_labels(cfg: Config, inputs: dict[str, Path], name: str, truth: CocoDa
 def evaluate(cfg: Config, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     "AP of every model that was trained, quality of the pseudo labels."
     val, truth = open_val(cfg, inputs["split"]), open_truth(cfg, inputs["split"])
-    detail = {name: _ap_of(cfg, getattr(cfg, net), inputs[stage]/"last.safetensors", val,
-                           truth.categories, out/f"results_{name}.json", getattr(cfg, f"{net}_train").precision)
-              for name, (stage, net) in MODELS.items() if stage in inputs}
+    detail = {net.metric: _ap_of(cfg, getattr(cfg, net.part), inputs[stage]/"last.safetensors", val, truth.categories,
+                                 out/f"results_{net.metric}.json", getattr(cfg, f"{net.part}_train").precision)
+              for stage, net in NETWORKS.items() if stage in inputs}
     metrics: dict[str, Any] = {f"{name}_ap_percent": d["ap_percent"] for name, d in detail.items()} | {"models": detail}
     for name in ("sw", "sw_refined"):
         quality = judge.pseudo_quality(judged_labels(cfg, inputs, name, truth), truth)

@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from ..config import NETWORKS
 from ..core import DataError, read_json
 from ..process import in_processes
 from .bootstrap import Interval, RESAMPLES, Sample, paired_difference, paired_share
@@ -229,7 +230,7 @@ def draw_beforehand(
 
 
 # %% ../../nbs/7_report/05_evidence.ipynb #a47f958f
-TRAINED = {"teacher": "teacher", "student_sw": "student", "student_sw_refined": "student_refined", "supervised": "supervised"}
+TRAINED = {net.metric: stage for stage, net in NETWORKS.items()}
 FACTS = ("git_commit", "parameters", "device", "versions", "wall_s")
 
 def stages_of(

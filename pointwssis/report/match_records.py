@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..config import Config
+from ..config import NETWORKS, Config
 from ..core import read_json
 from ..data import evaluation as judge
 from ..data.coco import CocoData
@@ -71,7 +71,7 @@ def evaluation_record(
 ) -> dict[str, Any]:           # what belongs into matches.json
     "The records of the networks on the validation images and of the pseudo labels on the weak images."
     truth = open_truth(cfg, inputs["split"])
-    files = {name: out / f"results_{name}.json" for name in stages.MODELS}
+    files = {net.metric: out / f"results_{net.metric}.json" for net in NETWORKS.values()}
     val = record(open_val(cfg, inputs["split"]), {name: read_json(path) for name, path in files.items() if path.is_file()})
     ious = {name: {int(p): iou for p, iou in read_json(out / f"ious_{name}.json").items()} for name in ("sw", "sw_refined")}
     image_of = {a["id"]: i for i, records in truth.annotations.items() for a in records}

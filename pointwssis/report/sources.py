@@ -11,7 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 
 import pointwssis
-from ..core import read_json
+from ..core import file_hash, read_json
+from ..registry import plugin_files
 
 # %% auto #0
 __all__ = ['PACKAGE', 'imported_modules', 'closure', 'source_hash', 'git_commit']
@@ -64,12 +65,12 @@ def closure(
 def source_hash(
     notebook: str | Path,  # of a stage
 ) -> str:                  # 64 hex digits
-    "One hash of a notebook's code cells and of every module of this package that they import."
+    "One hash of a notebook's code cells, of every module of this package that they import, and of the plug-ins."
     code = "\n".join("".join(cell["source"]) for cell in read_json(notebook)["cells"] if cell["cell_type"] == "code")
     plain = "\n".join(line for line in code.split("\n") if not line.lstrip().startswith(("%", "!")))
     try: modules = imported_modules(plain)
     except SyntaxError: modules = set()
-    facts = [code, *(f"{name} {content}" for name, content in closure(modules).items())]
+    facts = [code, *(f"{name} {content}" for name, content in closure(modules).items()), *map(file_hash, plugin_files())]
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
 # %% ../../nbs/7_report/14_sources.ipynb #51f934c7

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from .. import __version__
 from ..core import NO_ROOM, PointWSSISError, unwritable
 from ..method.ablations import ABLATIONS
+from ..registry import use_plugins
 from ..report.results import RUNS
 from .commands import command_convert, command_doctor, command_plan, command_predict, command_report
 from .commands import command_reproduce, command_run, command_split, command_submit
@@ -53,6 +54,7 @@ def add_run_options(
     parser.add_argument("--runs", default=RUNS, metavar="DIR", help=f"where results go (default {RUNS})")
     parser.add_argument("--force", action="store_true", help="run even where a result exists, which then moves to the run's folder `replaced`")
     parser.add_argument("--same-code", action="store_true", help="run again what other code has made")
+    parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="a Python file with a prompt, detector, refiner, ... of your own; may be repeated")
 
 # %% ../../nbs/6_runs/14_cli.ipynb #38496e33
 def numbers(text: str) -> list[int]:
@@ -144,7 +146,9 @@ def main(
     "The command `pointwssis`."
     args = make_parser().parse_args(argv)
     def say(text: object) -> None: print(" ".join(str(text).split()), file=sys.stderr)
-    try: return args.function(args) or 0
+    try:
+        use_plugins(getattr(args, "plugin", []))
+        return args.function(args) or 0
     except PointWSSISError as e:
         for said in e.args: say(f"error: {said}")
     except OSError as e:

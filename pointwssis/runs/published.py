@@ -18,6 +18,7 @@ from ..data.evaluation import coco_ap, link_by_overlap, pseudo_quality, under_cl
 from ..detector.predict import load_model, predict_all, predictor
 from ..detector.solov2 import SOLOv2
 from ..method.pseudo_labels import refine_masks, rough_masks, write_pseudo
+from ..refiner.training import MaskRefiner
 from ..report.results import RUNS
 from .release import Release, find_releases, open_refiner, solov2_sizes
 from .stage_graph import Stage, config_of, fingerprint
@@ -94,7 +95,7 @@ def judge_refiner(bench: Bench, part: str) -> dict[str, Any]:
     val, weak = (under_classes(_val(bench, need), trained) for need in ("masks", "points"))
     predict = predictor(model, bench.cfg.data, device, "point", "mask", bench.cfg.behaviour)
     rough = rough_masks(predict, weak)
-    refined = refine_masks(open_refiner(bench.has(part), bench.cfg.refiner), weak, rough, device, bench.cfg.behaviour)
+    refined = refine_masks(MaskRefiner(open_refiner(bench.has(part), bench.cfg.refiner), device, bench.cfg.behaviour), weak, rough)
     found = {}
     for name, masks in (("rough", rough), ("refined", refined)):
         path = bench.out / f"val_{name}.json"

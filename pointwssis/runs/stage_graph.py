@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..config import Config, flat, neutral_keys, run_name, to_dict
+from ..config import NETWORKS, Config, flat, neutral_keys, run_name, to_dict
 from ..core import ConfigError, StageError, file_hash, nearest, read_json
 from ..data.pictures import pictures_hash
 from ..method.splits import percentage
@@ -38,7 +38,6 @@ class Stage:
 WEAK = ("split", "point_strategy", "prompt", "level", "pseudo_score", "recipe")   # how weak labels are made and used
 TEACHER, REFINER, STUDENT = (("teacher", "teacher_train"), ("refiner", "refiner_train"), ("student", "student_train", "student_start", "unanswered"))
 WEIGHTS, LAST = ("*.safetensors",), ("last.safetensors",)
-NETWORKS = ("teacher", "student", "student_refined", "supervised")
 
 # %% ../../nbs/6_runs/02_stage_graph.ipynb #f120b77d
 STAGES: dict[str, Stage] = {stage.name: stage for stage in (
@@ -51,7 +50,7 @@ STAGES: dict[str, Stage] = {stage.name: stage for stage in (
           {"labels": "sw_refined"}, True),
     Stage("supervised", {"split": ()}, (*WEAK, *TEACHER, *REFINER, "behaviour", "student_start", "unanswered"), resumes=True),
     Stage("evaluate", {"split": ("*.json",), "pseudo": ("*.json",),
-                       **dict.fromkeys(NETWORKS, WEIGHTS)}, resumes=True, optional=NETWORKS, reads=("train", "val")),
+                       **dict.fromkeys(NETWORKS, WEIGHTS)}, resumes=True, optional=tuple(NETWORKS), reads=("train", "val")),
     Stage("report", {"split": ("*.json",), "pseudo": ("*.json",), "student_refined": WEIGHTS, "evaluate": ()}, always=True),
 )}
 

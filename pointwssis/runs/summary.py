@@ -7,6 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..config import NETWORKS
 from ..core import read_json
 from ..report.results import figures_beside, share_of
 
@@ -14,8 +15,6 @@ from ..report.results import figures_beside, share_of
 __all__ = ['summary']
 
 # %% ../../nbs/6_runs/08_summary.ipynb #1097c970
-NETWORKS = {"teacher": "teacher_ap_percent", "student": "student_sw_ap_percent",
-            "student with refined masks": "student_sw_refined_ap_percent", "supervised": "supervised_ap_percent"}
 LABELS = {"pseudo masks, teacher's": ("pseudo_sw_miou_percent", "points_without_mask_sw"),
           "pseudo masks, refined": ("pseudo_sw_refined_miou_percent", "points_without_mask")}   # name: mIoU, unmatched clicks
 
@@ -26,7 +25,7 @@ def _rows(scores: dict[str, Any], labels: dict[str, Any]) -> list[tuple[str, str
     "Name, AP, mIoU and matched clicks of every result of a run."
     points = labels.get("points")
     def matched(key: str) -> float | None: return 100 * (1 - labels[key] / points) if points and key in labels else None
-    return [*((name, _number(scores.get(key)), "", "") for name, key in NETWORKS.items()),
+    return [*((net.title, _number(scores.get(f"{net.metric}_ap_percent")), "", "") for net in NETWORKS.values()),
             *((name, "", _number(scores.get(miou)), _number(matched(missing), "%")) for name, (miou, missing) in LABELS.items())]
 
 # %% ../../nbs/6_runs/08_summary.ipynb #7ba2d838

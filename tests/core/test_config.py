@@ -6,15 +6,14 @@ import pytest
 from pointwssis.config import CHOICES
 from pointwssis.core import ConfigError
 from pointwssis.detector.inference import STRIDES
-from pointwssis.method.points import STRATEGIES
-from pointwssis.registry import DATASETS, PROMPTS
+from pointwssis.registry import DATASETS, DETECTORS, POINTS, PROMPTS, REFINERS
 from pointwssis.runs.presets import preset
 from pointwssis.training.trainer import OPTIMIZERS, SCHEDULES
 
 
 def test_known_words_are_those_of_the_code():
     levels = range(-1, len(STRIDES))
-    users = {"point_strategy": STRATEGIES, "prompt": PROMPTS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "level": levels}
+    users = {"point_strategy": POINTS, "prompt": PROMPTS, "detector": DETECTORS, "kind": REFINERS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "level": levels}
     assert {key: set(CHOICES[key]) for key in users} == {key: set(names) for key, names in users.items()}
 
 

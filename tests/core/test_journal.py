@@ -9,7 +9,7 @@ from pointwssis.core import StageError
 from pointwssis.data.points import Point
 from pointwssis.journal import Journal, recall
 from pointwssis.method.pseudo_labels import PseudoMask
-from pointwssis.refiner.inference import Pair
+from pointwssis.refiner.training import Pair
 
 MASKS = {k: [PseudoMask(k, k, 1, {"size": [4, 5], "counts": "1a\\`0"}, 1 / 3 + k)] * (k % 3) for k in range(1, 7)}
 

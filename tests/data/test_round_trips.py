@@ -11,7 +11,8 @@ from pointwssis.core import rng
 from pointwssis.data import coco
 from pointwssis.data.points import Point, as_prompts, points_of
 from pointwssis.data.transforms import tight_boxes
-from pointwssis.method.points import STRATEGIES, weak_annotation
+from pointwssis.method.points import weak_annotation
+from pointwssis.registry import POINTS
 
 masks = arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=24))
 filled = masks.filter(lambda mask: mask.any())
@@ -55,7 +56,7 @@ def test_boxes(mask):
 
 
 @settings(deadline=None, max_examples=60)
-@given(filled, st.sampled_from(sorted(STRATEGIES)), st.integers(0, 1000))
+@given(filled, st.sampled_from(sorted(POINTS)), st.integers(0, 1000))
 def test_points_through_a_weak_file(tmp_path_factory, mask, strategy, seed):
     "A click is stored to the last bit, and lies in the image."
     record = {"id": 5, "image_id": 3, "category_id": 9}

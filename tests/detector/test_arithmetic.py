@@ -12,7 +12,8 @@ from pointwssis.data.points import Point, Prompts
 from pointwssis.detector.inference import Outputs, candidates, mask_nms, matrix_nms, measure, pairwise_iou, shared_pixels, soft_masks
 from pointwssis.detector.inference import to_instances, to_original
 from pointwssis.detector.targets import assign, losses
-from pointwssis.refiner.inference import MaskRefineNet, dice_loss, refine_many
+from pointwssis.refiner.inference import MaskRefineNet, refine_many
+from pointwssis.refiner.training import dice_loss
 from pointwssis.registry import PROMPTS
 from tiny import CFG, squares, tiny_model
 

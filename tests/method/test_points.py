@@ -7,7 +7,8 @@ from golden import GOLDEN
 from pointwssis.core import ConfigError, DataError, rng
 from pointwssis.data import coco, shapes
 from pointwssis.data.points import Point, points_of
-from pointwssis.method.points import STRATEGIES, point_of, weak_annotation
+from pointwssis.method.points import point_of, weak_annotation
+from pointwssis.registry import POINTS
 from pointwssis.refiner.crops import crop_window, gaussian_map
 
 MASKS = [mask for i in range(12) for mask in shapes.draw_image(rng(i))[1]]
@@ -16,7 +17,7 @@ MASKS = [mask for i in range(12) for mask in shapes.draw_image(rng(i))[1]]
 def on(mask, point): return bool(mask[int(point[1]), int(point[0])])
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", POINTS)
 def test_points_are_inside_the_image_and_repeat(strategy):
     corner = np.zeros((6, 7), bool)
     corner[-1, -1] = True
@@ -28,7 +29,7 @@ def test_points_are_inside_the_image_and_repeat(strategy):
 
 
 def test_strategies_known():
-    assert set(STRATEGIES) >= {"centroid", "deepest", "random", "jittered"}
+    assert set(POINTS) >= {"centroid", "deepest", "random", "jittered"}
     with pytest.raises(ConfigError, match="unknown point strategy 'deep'"): point_of(MASKS[0], "deep", rng(0))
     with pytest.raises(DataError, match="the mask is empty"): point_of(np.zeros((4, 4), bool), "random", rng(0))
 

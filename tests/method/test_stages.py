@@ -16,7 +16,7 @@ from pointwssis.data.points import points_of
 from pointwssis.data.transforms import CocoDataset, tight_boxes
 from pointwssis.method import stages
 from pointwssis.method.gallery import open_left, open_truth
-from pointwssis.method.points import STRATEGIES
+from pointwssis.registry import DATASETS, POINTS
 from pointwssis.runs.runner import NOTEBOOKS
 from pointwssis.runs.stage_graph import STAGES, config_of
 from chain import BLIND, TINY, Chain, linked
@@ -201,7 +201,7 @@ def test_a_refined_mask_is_another_answer_to_the_same_click(whole):
     assert any(rough[k]["segmentation"] != refined[k]["segmentation"] for k in both)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", POINTS)
 def test_the_refiner_learns_with_the_points_that_an_annotator_would_click(places, root, strategy):
     "A strong image has the very points that the split would have given it, had it been weak."
     chain = Chain(places / f"clicks_{strategy}", "shapes", "25p", root, point_strategy=strategy).run("split")
@@ -231,8 +231,8 @@ def test_full_supervision_does_not_depend_on_the_split(places, root):
 
 
 def test_the_built_in_data_set_is_drawn_by_the_split(places, monkeypatch):
-    drawn = shapes.write
-    monkeypatch.setattr(shapes, "write", lambda root: drawn(root, train=4, val=1))
+    few = replace(DATASETS["shapes"], draw=lambda root: shapes.write(root, train=4, val=1))
+    monkeypatch.setitem(DATASETS._found, "shapes", few)
     cfg, out = config_of("shapes", "25p"), places / "built_in"
     assert stages.split(cfg, {}, out)["weak_images"] == 3
     strong = open_left(cfg, out, out, "_s.json")
@@ -278,10 +278,10 @@ def test_true_masks_as_pseudo_labels_score_full_marks(whole, places):
 def test_only_published_behaviour_judges_refiners_by_the_truth(whole, blind, places):
     "`fixed` takes the last weights without looking; `published` judges the saved ones, and fails where the truth is gone."
     weak, saved = whole.half("w"), [whole.inputs["refiner"] / "last.safetensors"]
-    assert stages.refiner_weights(blind.cfg, blind.inputs, weak, [], torch.device("cpu"), places) == blind.inputs["refiner"] / "last.safetensors"
+    assert stages.refiner_weights(blind.cfg, blind.inputs, weak, [], places) == blind.inputs["refiner"] / "last.safetensors"
     published = replace(whole.cfg, behaviour="published")
-    assert stages.refiner_weights(published, whole.inputs, weak, [], torch.device("cpu"), places) in saved
-    with pytest.raises(DataError): stages.refiner_weights(replace(blind.cfg, behaviour="published"), blind.inputs, weak, [], torch.device("cpu"), places)
+    assert stages.refiner_weights(published, whole.inputs, weak, [], places) in saved
+    with pytest.raises(DataError): stages.refiner_weights(replace(blind.cfg, behaviour="published"), blind.inputs, weak, [], places)
 
 
 class Pulled(Exception): "Somebody pulled the plug."

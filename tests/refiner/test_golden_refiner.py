@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from golden import GOLDEN, formula, unpack
 from pointwssis.config import RefinerConfig
 from pointwssis.refiner.crops import gaussian_map
-from pointwssis.refiner.inference import dice_loss, point_maps, refine_many, windows
+from pointwssis.refiner.inference import point_maps, refine_many, windows
+from pointwssis.refiner.training import dice_loss
 from pointwssis.refiner.network import MaskRefineNet, enlarge
 from pointwssis.training.checkpoints import load_official
 

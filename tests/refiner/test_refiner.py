@@ -11,9 +11,9 @@ from pointwssis.core import DataError, rng
 from pointwssis.data import coco, shapes
 from pointwssis.data.points import Point
 from pointwssis.refiner.crops import crop_inputs, normalise, paste, perturb, sample
-from pointwssis.refiner.inference import PairDataset, class_channel, dice_loss, pairs_of, point_maps, refine, refine_many, refiner_loss
-from pointwssis.refiner.inference import training_frame, windows
+from pointwssis.refiner.inference import class_channel, point_maps, refine, refine_many, windows
 from pointwssis.refiner.network import Encoder, MaskRefineNet, PromptStem
+from pointwssis.refiner.training import PairDataset, dice_loss, pairs_of, refiner_loss, training_frame
 
 SMALL = RefinerConfig(backbone="torchvision:resnet18", weights="", aspp_channels=16, decoder_channels=(16, 8), crop_size=32)
 
