@@ -31,7 +31,8 @@ class CategoryTable:
     names: tuple[str, ...]  # in the order of ids
 
     @cached_property
-    def _index(self) -> dict[int, int]: return {category_id: i for i, category_id in enumerate(self.ids)}
+    def _index(self) -> dict[int, int]:
+        return {category_id: i for i, category_id in enumerate(self.ids)}
 
     def __len__(self) -> int: return len(self.ids)
 
@@ -64,10 +65,13 @@ class CocoData:
         "The same data set with these images only, in this order."
         ids = list(ids)
         unknown = set(ids) - set(self.images)
-        if unknown: raise DataError(f"{self.path}: no image {min(unknown)}. Choose among the file's image ids.")
+        if unknown:
+            raise DataError(f"{self.path}: no image {min(unknown)}. "
+                            "Choose among the file's image ids.")
         return replace(self, images=pick(self.images, ids), annotations=pick(self.annotations, ids))
 
-    def read_image(self, image_id: int) -> np.ndarray: return _read_image(self, self.images[image_id])
+    def read_image(self, image_id: int) -> np.ndarray:
+        return _read_image(self, self.images[image_id])
     def mask(self, annotation: dict) -> np.ndarray: return _read_mask(self, annotation)
 
 # %% ../../nbs/4_data/04_coco.ipynb #ec9663b5
@@ -82,24 +86,29 @@ def picture_path(data: CocoData, record: dict) -> Path:
     folder = _real(str(path.parent))
     target = os.path.realpath(path) if path.is_symlink() else os.path.join(folder, path.name)
     if target.startswith(root): return path
-    raise DataError(f"{path}: image {record['id']} of {data.path} is a link that leaves the image folder. Copy the picture into the folder.")
+    raise DataError(f"{path}: image {record['id']} of {data.path} is a link that leaves the image "
+                    "folder. Copy the picture into the folder.")
 
 def _read_image(data: CocoData, record: dict) -> np.ndarray:
-    "(H, W, 3) uint8 RGB, upright; DataError when missing, unreadable or of another size than the JSON says."
+    "(H, W, 3) uint8 RGB, upright; DataError when missing, unreadable or of another size."
     path, size = picture_path(data, record), (record["width"], record["height"])
     where = f"{path}: image {record['id']} of {data.path}"
     pixels = read_picture(path, where)
     if (found := (pixels.shape[1], pixels.shape[0])) == size: return pixels
     cure = "Mend the record or the file."
     if found == size[::-1] and is_turned(path):
-        cure = "An EXIF note turned it: remove the note, or give the turned picture's size and masks."
-    raise DataError(f"{where} is {found[0]} x {found[1]} pixels, the JSON says {size[0]} x {size[1]}. {cure}")
+        cure = ("An EXIF note turned it: remove the note, or give the turned picture's "
+                "size and masks.")
+    raise DataError(f"{where} is {found[0]} x {found[1]} pixels, the JSON says {size[0]} x "
+                    f"{size[1]}. {cure}")
 
 def _read_mask(data: CocoData, annotation: dict) -> np.ndarray:
-    "(H, W) bool mask of one of the annotations; DataError that names the record when it has none or a broken one."
+    "(H, W) bool mask of an annotation; DataError with the record's id for none or a broken one."
     record = data.images[annotation["image_id"]]
     try: return decode(annotation.get("segmentation"), record["height"], record["width"])
-    except DataError as e: raise DataError(f"{data.path}: annotation {annotation['id']}: {e}. Mend or remove the annotation.") from None
+    except DataError as e:
+        raise DataError(f"{data.path}: annotation {annotation['id']}: {e}. "
+                        "Mend or remove the annotation.") from None
 
 # %% ../../nbs/4_data/04_coco.ipynb #261c9484
 def _records(path: Path, content: Any, name: str) -> list[dict]:
@@ -114,7 +123,8 @@ def _column(path: Path, records: list[dict], kind: str, key: str, wanted: type) 
     values = [r.get(key) for r in records]
     if set(map(type, values)) - {wanted}:
         i = next(i for i, v in enumerate(values) if type(v) is not wanted)
-        name, need = records[i].get("id", f"number {i}"), "text" if wanted is str else "a whole number"
+        name, need = (records[i].get("id", f"number {i}"),
+                      "text" if wanted is str else "a whole number")
         raise DataError(f"{path}: {kind} {name}: '{key}' is {values[i]!r}. It must be {need}.")
     return values
 
@@ -131,15 +141,18 @@ def _known(path: Path, annotations: list[dict], key: str, known: Iterable[int]) 
     unknown = set(_column(path, annotations, "annotation", key, int)) - set(known)
     if not unknown: return
     culprit = next(a for a in annotations if a[key] in unknown)
-    raise DataError(f"{path}: annotation {culprit['id']}: unknown {key} {culprit[key]}. Add the missing record or remove the annotation.")
+    raise DataError(f"{path}: annotation {culprit['id']}: unknown {key} {culprit[key]}. "
+                    "Add the missing record or remove the annotation.")
 
-_LEAVES = re.compile(r"^$|^[/\\]|^[A-Za-z]:[/\\]|(?:^|[/\\])\.\.(?:[/\\]|$)|[\0\ud800-\udfff]")   # absolute, climbing, no name at all
+# absolute, climbing, no name at all
+_LEAVES = re.compile(r"^$|^[/\\]|^[A-Za-z]:[/\\]|(?:^|[/\\])\.\.(?:[/\\]|$)|[\0\ud800-\udfff]")
 
 def _check_names(path: Path, names: list[str], ids: list[int]) -> None:
     "Every file name stays under the image folder."
     culprit = next(((name, i) for name, i in zip(names, ids) if _LEAVES.search(name)), None)
     if not culprit: return
-    raise DataError(f"{path}: image {culprit[1]}: file name {culprit[0]!r} leaves the image folder. Write names relative to it, without '..'.")
+    raise DataError(f"{path}: image {culprit[1]}: file name {culprit[0]!r} leaves the image "
+                    "folder. Write names relative to it, without '..'.")
 
 def _images(path: Path, content: Any) -> dict[int, dict]:
     "Image records by id, each with a name and a size."
@@ -148,9 +161,13 @@ def _images(path: Path, content: Any) -> dict[int, dict]:
     _check_names(path, _column(path, records, "image", "file_name", str), ids)
     for key in ("width", "height"):
         size, culprit = min(zip(_column(path, records, "image", key, int), ids), default=(1, None))
-        if size < 1: raise DataError(f"{path}: image {culprit}: '{key}' is {size}. Write the picture's real size.")
+        if size < 1:
+            raise DataError(f"{path}: image {culprit}: '{key}' is {size}. "
+                            "Write the picture's real size.")
     pixels, culprit = max(((r["width"] * r["height"], r["id"]) for r in records), default=(0, None))
-    if pixels > MOST_PIXELS: raise DataError(f"{path}: image {culprit} has more than the {MOST_PIXELS:,} pixels that are read. Cut it into tiles.")
+    if pixels > MOST_PIXELS:
+        raise DataError(f"{path}: image {culprit} has more than the {MOST_PIXELS:,} pixels that "
+                        "are read. Cut it into tiles.")
     return dict(zip(ids, records))
 
 # %% ../../nbs/4_data/04_coco.ipynb #165229ea
@@ -164,33 +181,40 @@ def _categories(path: Path, content: Any) -> CategoryTable:
 
 # %% ../../nbs/4_data/04_coco.ipynb #15014924
 def check_masks(data: CocoData) -> None:
-    "Check how every mask is spelt, without decoding one; DataError that names the first that is broken."
+    "Check the form of every mask without decoding; DataError names the first that is broken."
     for image_id, record in data.images.items():
         for a in data.annotations[image_id]:
             try: check_segmentation(a.get("segmentation"), record["height"], record["width"])
             except DataError as e:
-                raise DataError(f"{data.path}: annotation {a['id']}: {e}. Mend or remove the annotation.") from None
+                raise DataError(f"{data.path}: annotation {a['id']}: {e}. "
+                                "Mend or remove the annotation.") from None
 
 def _check_masks(path: Path, images: dict[int, dict], annotations: list[dict]) -> list[dict]:
     "Every annotation has something that can be a mask."
     for a in annotations:
         if not isinstance(a.get("segmentation"), (list, dict)) or not a["segmentation"]:
-            raise DataError(f"{path}: annotation {a['id']} has no segmentation. Strong files need masks: add it or remove the annotation.")
+            raise DataError(f"{path}: annotation {a['id']} has no segmentation. "
+                            "Strong files need masks: add it or remove the annotation.")
     return annotations
 
-def _point_from_truth(path: Path, image: dict, annotation: dict) -> list[float] | None:   # None: not a pixel to click at
+def _point_from_truth(path: Path, image: dict, annotation: dict) -> list[float] | None:
     "The point of an annotation that still has its mask or box, as the published weak files do."
     where, segmentation = f"{path}: annotation {annotation['id']}", annotation.get("segmentation")
     try:
-        if segmentation: return list(centroid(mask)) if (mask := decode(segmentation, image["height"], image["width"])).any() else None
+        if segmentation:
+            return (list(centroid(mask))
+                    if (mask := decode(segmentation, image["height"], image["width"])).any()
+                    else None)
         x, y, width, height = annotation["bbox"]
         return [x + width / 2, y + height / 2]
     except DataError as e: raise DataError(f"{where}: {e}. Remove the annotation.") from None
-    except (KeyError, TypeError, ValueError, OverflowError): raise DataError(f"{where} has no point. Add \"point\": [x, y] in pixels.") from None
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise DataError(f"{where} has no point. Add \"point\": [x, y] in pixels.") from None
 
 def _is_inside(point: Any, image: dict) -> bool:
     "True for an x, y pair within the image."
-    if not isinstance(point, list) or [type(v) in (int, float) for v in point] != [True, True]: return False
+    if not isinstance(point, list) or [type(v) in (int, float) for v in point] != [True, True]:
+        return False
     return 0 <= point[0] < image["width"] and 0 <= point[1] < image["height"]
 
 # %% ../../nbs/4_data/04_coco.ipynb #96365f9f
@@ -203,28 +227,36 @@ def _only_points(path: Path, images: dict[int, dict], annotations: list[dict]) -
         point = a["point"] if "point" in a else _point_from_truth(path, image, a)
         if point is None and "point" not in a: continue
         if not _is_inside(point, image):
-            raise DataError(f"{path}: annotation {a['id']}: point {point} is not inside image {image['id']} "
-                            f"({image['width']} x {image['height']}). Points are [x, y] in pixels of the original image.")
-        weak.append({k: a[k] for k in ("id", "image_id", "category_id")} | {"point": point, "iscrowd": 0})
+            raise DataError(f"{path}: annotation {a['id']}: "
+                            f"point {point} is not inside image {image['id']} "
+                            f"({image['width']} x {image['height']}). "
+                            "Points are [x, y] in pixels of the original image.")
+        weak.append({k: a[k] for k in ("id", "image_id", "category_id")}
+                    | {"point": point, "iscrowd": 0})
     return weak
 
-NEEDS: dict[str, Callable] = {"any": lambda path, images, annotations: annotations, "masks": _check_masks, "points": _only_points,
+NEEDS: dict[str, Callable] = {"any": lambda path, images, annotations: annotations,
+                              "masks": _check_masks, "points": _only_points,
                               "images": lambda path, images, annotations: []}
 
 def _let_in(path: Path, need: str, images: dict[int, dict], annotations: list[dict]) -> list[dict]:
     "The annotations that can be used, of those whose ids are good."
     for a in annotations:
         if a.setdefault("iscrowd", 0) not in (0, 1):
-            raise DataError(f"{path}: annotation {a['id']}: 'iscrowd' is {a['iscrowd']!r}. It must be 0 or 1.")
+            raise DataError(f"{path}: annotation {a['id']}: 'iscrowd' is {a['iscrowd']!r}. "
+                            "It must be 0 or 1.")
     return NEEDS[need](path, images, annotations)
 
 # %% ../../nbs/4_data/04_coco.ipynb #c01b1044
-def check_records(path: Path, content: Any) -> tuple[dict[int, dict], dict]:   # image records by id; classes and other entries
-    "Check ids, names and sizes; masks and points are not looked at."
+def check_records(path: Path, content: Any) -> tuple[dict[int, dict], dict]:
+    "Images by id, and the rest, with checked ids, names and sizes; masks and points come later."
     images, categories = _images(path, content), _categories(path, content)
     annotations = _records(path, content, "annotations")
-    lowest = min(_unique(path, "annotation id", _column(path, annotations, "annotation", "id", int)), default=0)
-    if lowest < 0: raise DataError(f"{path}: annotation id {lowest} is negative. Renumber the annotations from 0 or more.")
+    lowest = min(_unique(path, "annotation id",
+                         _column(path, annotations, "annotation", "id", int)), default=0)
+    if lowest < 0:
+        raise DataError(f"{path}: annotation id {lowest} is negative. "
+                        "Renumber the annotations from 0 or more.")
     _known(path, annotations, "image_id", images)
     _known(path, annotations, "category_id", categories.ids)
     info = {k: v for k, v in content.items() if k not in ("images", "annotations", "categories")}
@@ -240,34 +272,39 @@ def _parsed(path: Path, need: str) -> tuple[dict[int, dict], dict[int, list[dict
     return images, by_image, rest
 
 # %% ../../nbs/4_data/04_coco.ipynb #b2773d16
-_Ids = TypedDict("_Ids", {"id": Any, "image_id": Any, "category_id": Any}, total=False)   # any type: wrong ones are for the checks to find
+# any type: wrong ones are for the checks to find
+_Ids = TypedDict("_Ids", {"id": Any, "image_id": Any, "category_id": Any}, total=False)
 
 def _skimmed(path: Path, need: str) -> tuple[Iterator[tuple[int, dict, list[dict]]], dict]:
-    "A large file, checked, an image at a time: its id, its record and its annotations; and the rest."
+    "A large file, checked image by image: id, record and annotations of each; and the rest."
     parts = msgspec.json.decode(path.read_bytes(), type=dict[str, msgspec.Raw])
     listed = parts.pop("annotations", b"[]" if need == "images" else b"null")
     ids, raw = (msgspec.json.decode(listed, type=list[kind]) for kind in (_Ids, msgspec.Raw))
-    images, rest = check_records(path, {k: msgspec.json.decode(v) for k, v in parts.items()} | {"annotations": ids})
+    images, rest = check_records(path, {k: msgspec.json.decode(v) for k, v in parts.items()}
+                                 | {"annotations": ids})
     by_image: dict[int, list[msgspec.Raw]] = {i: [] for i in images}
     for a, record in zip(ids, raw): by_image[a["image_id"]].append(record)
-    return ((i, images[i], _let_in(path, need, images, [*map(msgspec.json.decode, of)])) for i, of in by_image.items()), rest
+    return (((i, images[i], _let_in(path, need, images, [*map(msgspec.json.decode, of)]))
+             for i, of in by_image.items()), rest)
 
 # %% ../../nbs/4_data/04_coco.ipynb #8b99b05f
 def _guess_image_root(path: Path) -> Path:
-    "root/annotations/instances_train.json has its pictures in root/train, or the file names start at root."
+    "root/train for root/annotations/instances_train.json, or root where file names start there."
     folder = path.parent.parent/path.stem.partition("_")[2]
     return folder if folder.is_dir() else path.parent.parent
 
 def load(
     path: str | Path,                     # COCO-format JSON
-    image_root: str | Path | None = None, # folder that file names are relative to; None: guessed from COCO's layout
-    need: str = "any",                    # "any"; "masks": each annotation must have one; "points": only points are kept; "images": none is
+    image_root: str | Path | None = None, # of the file names; None: as COCO lays files out
+    need: str = "any",   # "masks", "points" (all that is kept) or "images" (without annotations)
 ) -> CocoData:
-    "Open and check a COCO file. Masks are not decoded until they are asked for; a large file is kept in a cache."
+    "Open and check a COCO file; masks are decoded when used, a large file is kept in a cache."
     path = Path(path)
-    images, annotations, rest = cached(path, need, lambda: _skimmed(path, need)) or _parsed(path, need)
+    images, annotations, rest = (cached(path, need, lambda: _skimmed(path, need))
+                                 or _parsed(path, need))
     categories = CategoryTable(*map(tuple, rest["categories"]))
-    return CocoData(path, Path(image_root) if image_root else _guess_image_root(path), images, annotations, categories, rest["info"])
+    return CocoData(path, Path(image_root) if image_root else _guess_image_root(path), images,
+                    annotations, categories, rest["info"])
 
 # %% ../../nbs/4_data/04_coco.ipynb #a08ea92a
 def save(

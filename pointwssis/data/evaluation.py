@@ -25,36 +25,47 @@ BACKENDS = {"faster": ("faster_coco_eval", "faster_coco_eval", "COCOeval_faster"
 
 def _judge(backend: str) -> tuple[type, type]:
     "The index class and the evaluator class of a library."
-    if backend not in BACKENDS: raise ConfigError(f"unknown backend '{backend}'.{nearest(backend, BACKENDS)} Known: {', '.join(BACKENDS)}.")
+    if backend not in BACKENDS:
+        raise ConfigError(f"unknown backend '{backend}'.{nearest(backend, BACKENDS)} Known: "
+                          f"{', '.join(BACKENDS)}.")
     index_module, eval_module, name = BACKENDS[backend]
-    return importlib.import_module(index_module).COCO, getattr(importlib.import_module(eval_module), name)
+    return (importlib.import_module(index_module).COCO,
+            getattr(importlib.import_module(eval_module), name))
 
 def _index(truth: CocoData, annotations: list[dict], backend: str = "faster") -> Any:
     "A library's index over these annotations on the images and classes of `truth`."
     index = _judge(backend)[0]()
-    categories = [{"id": i, "name": n} for i, n in zip(truth.categories.ids, truth.categories.names)]
-    index.dataset = {"info": {}, "images": list(truth.images.values()), "annotations": annotations, "categories": categories}
+    categories = [{"id": i, "name": n} for i, n in zip(truth.categories.ids,
+                                                       truth.categories.names)]
+    index.dataset = {"info": {}, "images": list(truth.images.values()), "annotations": annotations,
+                     "categories": categories}
     with redirect_stdout(io.StringIO()): index.createIndex()
     return index
 
 # %% ../../nbs/4_data/08_evaluation.ipynb #d917086c
 def _truths(truth: CocoData) -> list[dict]:
-    "The true annotations as the evaluators want them: own copies, ids from 1, crowd flag and area present."
+    "Copies of the true annotations with ids from 1, crowd flag and area, for the evaluators."
     found = [{"iscrowd": 0} | a for image_id in truth.ids for a in truth.annotations[image_id]]
-    return [a | {"id": i, "area": a["area"] if "area" in a else float(truth.mask(a).sum())} for i, a in enumerate(found, start=1)]
+    return [a | {"id": i, "area": a["area"] if "area" in a else float(truth.mask(a).sum())}
+            for i, a in enumerate(found, start=1)]
 
 def _detections(truth: CocoData, results: list[dict]) -> list[dict]:
     "COCO results as annotations; DataError for a result that belongs to nothing."
     for kind, known in (("image", truth.images), ("category", truth.categories.ids)):
         unknown = {r[f"{kind}_id"] for r in results} - set(known)
-        if unknown: raise DataError(f"{truth.path}: no {kind} {min(unknown)}, but a result has it. Predict on this file.")
+        if unknown:
+            raise DataError(f"{truth.path}: no {kind} {min(unknown)}, but a result has it. "
+                            "Predict on this file.")
     areas = rle_api.area([r["segmentation"] for r in results]).tolist()
-    return [r | {"id": i, "area": area, "iscrowd": 0} for i, (r, area) in enumerate(zip(results, areas), start=1)]
+    return [r | {"id": i, "area": area, "iscrowd": 0}
+            for i, (r, area) in enumerate(zip(results, areas), start=1)]
 
 # %% ../../nbs/4_data/08_evaluation.ipynb #eca157a8
 SLICES = {  # thresholds, area range
-    "ap_percent": (slice(None), 0), "ap50_percent": (slice(0, 1), 0), "ap75_percent": (slice(5, 6), 0),
-    "aps_percent": (slice(None), 1), "apm_percent": (slice(None), 2), "apl_percent": (slice(None), 3)}
+    "ap_percent": (slice(None), 0), "ap50_percent": (slice(0, 1), 0),
+    "ap75_percent": (slice(5, 6), 0),
+    "aps_percent": (slice(None), 1), "apm_percent": (slice(None), 2),
+    "apl_percent": (slice(None), 3)}
 
 def _mean_percent(precision: np.ndarray) -> float | None:
     "Mean over what exists, in percent."
@@ -65,38 +76,45 @@ def judged(
     truth: CocoData,
     results: list[dict],
     backend: str = "faster",
-    areas: int = 4,          # how many of COCO's ranges of object size to look at; the first is all sizes
-) -> Any:                    # the library's evaluator; `evalImgs` (of pycocotools) has what matched what
+    areas: int = 4,   # how many of COCO's ranges of object size to look at; the first is all sizes
+) -> Any:   # the library's evaluator; `evalImgs` (of pycocotools) has what matched what
     "Detections compared with the truth, image by image, and not yet summed up."
-    references, detections = (_index(truth, a, backend) for a in (_truths(truth), _detections(truth, results)))
+    references, detections = (_index(truth, a, backend)
+                              for a in (_truths(truth), _detections(truth, results)))
     judge = _judge(backend)[1](references, detections, "segm")
-    judge.params.areaRng, judge.params.areaRngLbl = judge.params.areaRng[:areas], judge.params.areaRngLbl[:areas]
+    judge.params.areaRng, judge.params.areaRngLbl = (judge.params.areaRng[:areas],
+                                                     judge.params.areaRngLbl[:areas])
     with redirect_stdout(io.StringIO()): judge.evaluate()
     return judge
 
 # %% ../../nbs/4_data/08_evaluation.ipynb #50cd47e9
 def coco_ap(
     truth: CocoData,           # with masks, crowds included
-    results: list[dict],       # COCO results: image_id, category_id, segmentation (compressed RLE), score
+    results: list[dict],       # COCO results: image_id, category_id, segmentation (RLE), score
     backend: str = "faster",   # or "pycocotools", the reference; they agree
-) -> dict[str, Any]:           # ap_, ap50_, ap75_, aps_, apm_, apl_percent and per_class {name: ap_percent}; None where undefined
+) -> dict[str, Any]:   # ap_, ap50_, ap75_, aps_, apm_, apl_percent, per_class {name: percent}
     "COCO mask AP over all images of `truth`, at most 100 detections an image."
     judge = judged(truth, results, backend)
     with redirect_stdout(io.StringIO()): judge.accumulate()
-    precision = np.asarray(judge.eval["precision"])[..., -1]      # (10 thresholds, 101 recalls, classes, 4 areas)
-    table = {name: _mean_percent(precision[thresholds, :, :, area]) for name, (thresholds, area) in SLICES.items()}
-    return table | {"per_class": {name: _mean_percent(precision[:, :, k, 0]) for k, name in enumerate(truth.categories.names)}}
+    # (10 thresholds, 101 recalls, classes, 4 areas)
+    precision = np.asarray(judge.eval["precision"])[..., -1]
+    table = {name: _mean_percent(precision[thresholds, :, :, area])
+             for name, (thresholds, area) in SLICES.items()}
+    return (table
+            | {"per_class": {name: _mean_percent(precision[:, :, k, 0])
+                             for k, name in enumerate(truth.categories.names)}})
 
 # %% ../../nbs/4_data/08_evaluation.ipynb #1610c50a
 def to_results(
-    instances: Any,             # masks (N, H, W) bool, scores (N,), classes (N,) 0-based, as tensors
+    instances: Any,   # masks (N, H, W) bool, scores (N,), classes (N,) 0-based, as tensors
     image_id: int,
     categories: CategoryTable,
 ) -> list[dict]:                # COCO results
     "One image's predictions as COCO results."
     rles = encode_many(instances.masks.cpu().numpy())
     columns = zip(rles, instances.scores.tolist(), instances.classes.tolist())
-    return [{"image_id": image_id, "category_id": categories.id(c), "segmentation": rle, "score": score} for rle, score, c in columns]
+    return [{"image_id": image_id, "category_id": categories.id(c), "segmentation": rle,
+             "score": score} for rle, score, c in columns]
 
 # %% ../../nbs/4_data/08_evaluation.ipynb #e1a90c52
 def _listed(table: CategoryTable) -> str:
@@ -112,10 +130,13 @@ def ids_by_name(
     if trained == wanted: return dict(zip(wanted.ids, wanted.ids))
     for table in (trained, wanted):
         twice = {name for name in table.names if table.names.count(name) > 1}
-        if twice: raise DataError(f"{path}: cannot compare classes by name, '{min(twice)}' is one twice. Rename it.")
+        if twice:
+            raise DataError(f"{path}: cannot compare classes by name, '{min(twice)}' is one "
+                            "twice. Rename it.")
     unknown = [name for name in wanted.names if name not in trained.names]
     if unknown:
-        raise DataError(f"{path}: class '{unknown[0]}' was not trained. This file has: {_listed(wanted)}. "
+        raise DataError(f"{path}: class '{unknown[0]}' was not trained. This file has: "
+                        f"{_listed(wanted)}. "
                         f"Trained on: {_listed(trained)}. Use files with the same names.")
     ids = dict(zip(wanted.names, wanted.ids))
     return {i: ids[name] for i, name in zip(trained.ids, trained.names) if name in ids}
@@ -145,37 +166,46 @@ def _point_ious(pairs: list[tuple[dict, dict]], truth: CocoData) -> list[float]:
     rles = [tuple(index.annToRLE(a) for a in pair) for pair in pairs]
     return [float(np.nan_to_num(rle_api.iou([mask], [true], [0])[0, 0])) for mask, true in rles]
 
-def _average(shares: list[float]) -> float | None: return float(np.mean(shares) * 100) if shares else None
-def _of_points(pseudo: CocoData) -> list[dict]: return [a for records in pseudo.annotations.values() for a in records if "point_id" in a]
+def _average(shares: list[float]) -> float | None:
+    return float(np.mean(shares) * 100) if shares else None
+def _of_points(pseudo: CocoData) -> list[dict]:
+    return [a for records in pseudo.annotations.values() for a in records if "point_id" in a]
 
 def point_results(
     pseudo: CocoData,     # pseudo annotations carry "point_id"
 ) -> list[dict]:          # COCO results
-    "The masks of clicked images as predictions, each as sure as the others; those that answer no point are false ones."
+    "Masks of clicked images as predictions of equal score; masks of no point count as false."
     clicked = {a["image_id"] for a in (*_of_points(pseudo), *pseudo.info.get("dropped_points", []))}
-    masks = [a for image_id, records in pseudo.annotations.items() if image_id in clicked for a in records]
-    return [{k: a[k] for k in ("image_id", "category_id", "segmentation")} | {"score": 1.0} for a in masks]
+    masks = [a for image_id, records in pseudo.annotations.items() if image_id in clicked
+             for a in records]
+    return [{k: a[k] for k in ("image_id", "category_id", "segmentation")} | {"score": 1.0}
+            for a in masks]
 
 # %% ../../nbs/4_data/08_evaluation.ipynb #5ab4072f
 def pseudo_quality(
-    pseudo: CocoData,   # pseudo annotations carry "point_id"; info["dropped_points"] lists the weak annotations without a mask
+    pseudo: CocoData,   # annotations with "point_id"; info["dropped_points"]: points without a mask
     truth: CocoData,    # held-back masks; annotation ids are the point ids
-) -> dict[str, Any]:    # miou_percent, miou_found_percent, ap_percent, points, points_without_mask, masks, masks_right, ious {point_id: iou}
+) -> dict[str, Any]:    # miou_, miou_found_, ap_percent, counts, ious {point_id: iou}
     "Quality of pseudo masks against the held-back truth of the objects that were clicked on."
     by_id = {a["id"]: a for records in truth.annotations.values() for a in records}
     masks, dropped = _of_points(pseudo), pseudo.info.get("dropped_points", [])
     ids = [a["point_id"] for a in masks] + [a["id"] for a in dropped]
     unknown = set(ids) - set(by_id)
-    if unknown: raise DataError(f"{truth.path}: no annotation {min(unknown)} for a point of {pseudo.path}. Give the file it was made from.")
+    if unknown:
+        raise DataError(f"{truth.path}: no annotation {min(unknown)} for a point of {pseudo.path}. "
+                        "Give the file it was made from.")
     found = _point_ious([(a, by_id[a["point_id"]]) for a in masks], truth)
     ious = found + [0.0] * len(dropped)
     weak_images = truth.select(sorted({by_id[i]["image_id"] for i in ids}))
-    return {"miou_percent": _average(ious), "miou_found_percent": _average(found), "points": len(ids), "points_without_mask": len(dropped),
-            "masks": len(masks) + pseudo.info.get("masks_without_object", 0), "masks_right": sum(iou >= .5 for iou in found),
-            "ap_percent": coco_ap(weak_images, point_results(pseudo))["ap_percent"], "ious": dict(zip(ids, ious))}
+    return {"miou_percent": _average(ious), "miou_found_percent": _average(found),
+            "points": len(ids), "points_without_mask": len(dropped),
+            "masks": len(masks) + pseudo.info.get("masks_without_object", 0),
+            "masks_right": sum(iou >= .5 for iou in found),
+            "ap_percent": coco_ap(weak_images, point_results(pseudo))["ap_percent"],
+            "ious": dict(zip(ids, ious))}
 
 # %% ../../nbs/4_data/08_evaluation.ipynb #8d9b39cb
-def _best_pairs(iou: np.ndarray) -> list[tuple[int, int]]:   # (N, M) -> at most min(N, M) pairs of row and column
+def _best_pairs(iou: np.ndarray) -> list[tuple[int, int]]:   # (N, M) -> pairs of row and column
     "Greedy one-to-one matching, best pair first."
     left, pairs = iou.copy(), []
     while len(pairs) < min(iou.shape):
@@ -195,18 +225,21 @@ def _groups(data: CocoData, image_id: int) -> dict[int, list[dict]]:
 def link_by_overlap(
     pseudo: CocoData,   # masks without "point_id", as in the published files
     truth: CocoData,    # the weak images with their held-back masks
-) -> CocoData:          # what `pseudo_quality` takes: the masks of the images of `truth`, linked where they can be, and the points left without one
+) -> CocoData:   # for `pseudo_quality`: masks of the images of `truth`, points without a mask
     "Pseudo masks joined to the objects of their image and class that they overlap best."
     index, linked, dropped = _index(truth, []), {}, []
     for image_id in truth.ids:
         masks, objects, point_of = _groups(pseudo, image_id), _groups(truth, image_id), {}
         for category, clicked in objects.items():
             made = masks.get(category, [])
-            iou = rle_api.iou(*([index.annToRLE(a) for a in group] for group in (made, clicked)), [0] * len(clicked))
+            iou = rle_api.iou(*([index.annToRLE(a) for a in group] for group in (made, clicked)),
+                              [0] * len(clicked))
             pairs = _best_pairs(np.nan_to_num(iou).reshape(len(made), len(clicked)))
             point_of |= {made[i]["id"]: clicked[j]["id"] for i, j in pairs}
             dropped += [a for j, a in enumerate(clicked) if j not in {j for _, j in pairs}]
         kept = [a for a in pseudo.annotations.get(image_id, []) if not a.get("iscrowd")]
-        linked[image_id] = [a | {"point_id": point_of[a["id"]]} if a["id"] in point_of else a for a in kept]
+        linked[image_id] = [a | {"point_id": point_of[a["id"]]} if a["id"] in point_of else a
+                            for a in kept]
     spare = sum("point_id" not in a for records in linked.values() for a in records)
-    return replace(pseudo, images=truth.images, annotations=linked, info={"dropped_points": dropped, "masks_without_object": spare})
+    return replace(pseudo, images=truth.images, annotations=linked,
+                   info={"dropped_points": dropped, "masks_without_object": spare})

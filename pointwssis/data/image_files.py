@@ -58,12 +58,14 @@ def _fault(path: Path, error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return (f"has more than the {MOST_PIXELS:,} pixels that are read. "
                 "Cut it into tiles, or shrink it together with its annotations.")
-    if isinstance(error, FileNotFoundError): return "is missing. Check the data root or fetch the file."
+    if isinstance(error, FileNotFoundError):
+        return "is missing. Check the data root or fetch the file."
     if path.is_file() and not path.stat().st_size:
         return "cannot be read: it is empty (0 bytes). Fetch the file again."
     if isinstance(error, UnidentifiedImageError):
         return "cannot be read as an image. Is it complete, and a JPEG, PNG, TIFF or WebP?"
-    return f"cannot be read: {' '.join(str(error).split()) or type(error).__name__}. Fetch the file again."
+    return (f"cannot be read: {' '.join(str(error).split()) or type(error).__name__}. "
+            "Fetch the file again.")
 
 _UNREADABLE = (   # raised by Pillow for broken files of many kinds
     OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, AttributeError,
@@ -77,7 +79,8 @@ def read_picture(
     "Read a picture, upright, in 8 bits per channel; DataError when that cannot be."
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")   # of large pictures and odd metadata; pixels are the same
+            # of large pictures and odd metadata; pixels are the same
+            warnings.simplefilter("ignore")
             with Image.open(path) as picture:
                 kind = picture.format
                 ImageOps.exif_transpose(picture, in_place=True)

@@ -18,16 +18,19 @@ __all__ = []
 MOST_PIXELS = 178_956_970   # of a mask, as of a picture
 
 def _polygons(polygons: list, height: int, width: int) -> list[list[float]]:
-    "The polygons that enclose something; DataError when they are no polygons or far outside the image."
+    "Polygons that enclose something; DataError for other values or far outside the image."
     wrong = DataError("the segmentation is not a list of polygons [x, y, x, y, ...]")
-    if set(map(type, polygons)) - {list} or {type(v) for p in polygons for v in p} - {int, float}: raise wrong
+    if set(map(type, polygons)) - {list} or {type(v) for p in polygons for v in p} - {int, float}:
+        raise wrong
     try: corners = [np.array(p, dtype=np.float64) for p in polygons]
     except OverflowError: raise wrong from None
-    if any(len(p) % 2 for p in polygons): raise DataError("a polygon has an odd count of coordinates")
+    if any(len(p) % 2 for p in polygons):
+        raise DataError("a polygon has an odd count of coordinates")
     if not all((abs(c) <= 4 * max(height, width)).all() for c in corners):
         raise DataError("a corner of the polygon lies far outside the image")
     edges = sum(abs(np.diff(c.reshape(-1, 2), axis=0)).sum() for c in corners)
-    if edges > height * width + 64 * (height + width): raise DataError("the polygon's outline is longer than the image has pixels")
+    if edges > height * width + 64 * (height + width):
+        raise DataError("the polygon's outline is longer than the image has pixels")
     return [p for p in polygons if len(p) >= 6] or [[0.] * 6]
 
 # %% ../../nbs/4_data/01_masks.ipynb #11231d30
@@ -51,16 +54,18 @@ def _check_runs(counts: Any, height: int, width: int) -> None:
     try:
         if isinstance(counts, list) and set(map(type, counts)) - {int}: raise ValueError
         runs = np.array(counts, np.int64) if isinstance(counts, list) else _unpacked(counts)
-        if runs.size and 0 <= runs.min() <= runs.max() <= height * width and runs.sum() == height * width: return
+        pixels = height * width
+        if runs.size and 0 <= runs.min() <= runs.max() <= pixels == runs.sum(): return
     except (AttributeError, TypeError, ValueError, OverflowError): pass
     raise DataError(f"the run lengths are broken or do not add up to {height} x {width} pixels")
 
 # %% ../../nbs/4_data/01_masks.ipynb #c522d0fd
 def check_segmentation(segmentation: Any, height: int, width: int) -> None:
-    "DataError unless this is one of COCO's three spellings, made for an image of this size. Decodes nothing."
+    "Raise DataError unless this is a COCO segmentation for an image of this size; decode nothing."
     whole = all(isinstance(side, (int, np.integer)) and side > 0 for side in (height, width))
     if not whole or height * width > MOST_PIXELS:
-        raise DataError(f"an image of {height} x {width} pixels cannot have masks; {MOST_PIXELS:,} pixels are the most")
+        raise DataError(f"an image of {height} x {width} pixels cannot have masks; "
+                        f"{MOST_PIXELS:,} pixels are the most")
     if isinstance(segmentation, list): _polygons(segmentation, height, width)
     elif not isinstance(segmentation, dict) or "counts" not in segmentation:
         raise DataError("the segmentation is neither polygons nor run lengths")
@@ -68,13 +73,15 @@ def check_segmentation(segmentation: Any, height: int, width: int) -> None:
         raise DataError(f"the mask is made for size {size}, the image has {[height, width]}")
     else:
         counts = segmentation["counts"]
-        _check_runs(counts.decode("ascii", "replace") if isinstance(counts, bytes) else counts, height, width)
+        _check_runs(counts.decode("ascii", "replace") if isinstance(counts, bytes) else counts,
+                    height, width)
 
 def _packed(segmentation: list | dict, height: int, width: int) -> dict:
     "Any of the three spellings as packed run lengths."
     check_segmentation(segmentation, height, width)
     if isinstance(segmentation, list):
-        return rle_api.merge(rle_api.frPyObjects(_polygons(segmentation, height, width), height, width))
+        return rle_api.merge(rle_api.frPyObjects(_polygons(segmentation, height, width), height,
+                                                 width))
     rle = {"size": [height, width], "counts": segmentation["counts"]}
     return rle_api.frPyObjects(rle, height, width) if isinstance(rle["counts"], list) else rle
 
@@ -93,7 +100,8 @@ def encode_many(
     "Compressed run lengths of a stack of masks, ready for JSON."
     if not len(masks): return []
     columns = np.asfortranarray(np.asarray(masks, dtype=np.uint8).transpose(1, 2, 0))
-    return [{"size": list(r["size"]), "counts": r["counts"].decode()} for r in rle_api.encode(columns)]
+    return [{"size": list(r["size"]), "counts": r["counts"].decode()}
+            for r in rle_api.encode(columns)]
 
 def encode(mask: np.ndarray) -> dict:
     "Compressed run lengths of one (H, W) mask."
@@ -124,4 +132,5 @@ def mask_fields(
     rle: dict,  # compressed run lengths
 ) -> dict:      # segmentation, area and bbox (x, y, width, height), as COCO stores them
     "The fields of an annotation that describe its mask."
-    return {"segmentation": rle, "area": int(rle_api.area(rle)), "bbox": [float(v) for v in rle_api.toBbox(rle)]}
+    return {"segmentation": rle, "area": int(rle_api.area(rle)),
+            "bbox": [float(v) for v in rle_api.toBbox(rle)]}

@@ -28,14 +28,17 @@ def image_names(
     annotations: Path,  # COCO-format JSON
 ) -> list[str]:         # as in the file; none where it cannot be read
     "The `file_name` of every image of an annotation file."
-    try: return [image.file_name for image in msgspec.json.decode(annotations.read_bytes(), type=_Listed).images]
+    try:
+        return [image.file_name
+                for image in msgspec.json.decode(annotations.read_bytes(), type=_Listed).images]
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError): return []
 
 # %% ../../nbs/4_data/09_pictures.ipynb #5335b0e3
 class _Cache(msgspec.Struct):
     "Sizes, times of change and hashes of the images of one folder."
     files: dict[str, tuple[int, int, str]] = {}        # name: size, time of change in ns, SHA-256
-    lists: dict[str, tuple[int, int, list[str]]] = {}  # annotation file: size, time of change in ns, names
+    # annotation file: size, time of change in ns, names
+    lists: dict[str, tuple[int, int, list[str]]] = {}
 
 def _read_cache(folder: Path) -> _Cache:
     place = cache_place(folder, "pictures.json")
@@ -48,7 +51,7 @@ def _write_cache(folder: Path, cache: _Cache) -> None:
         if place:
             with atomic_path(place) as temporary: temporary.write_bytes(msgspec.json.encode(cache))
 
-def _seen(path: str | Path) -> tuple[int, int] | None:   # size and time of change; None: no regular file
+def _seen(path: str | Path) -> tuple[int, int] | None:   # size, time of change; None: no file
     try: found = os.stat(path)
     except (OSError, ValueError): return None
     return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
@@ -64,11 +67,12 @@ def _hash_new(folder: Path, names: Sequence[str], cache: _Cache) -> dict[str, tu
         try: return (*seen[name], file_hash(folder / name))
         except OSError: return (*seen[name], MISSING)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        bar = tqdm(pool.map(entry, new), f"hashes of the images in {folder}, once", len(new), disable=len(new) <= 1000)
+        bar = tqdm(pool.map(entry, new), f"hashes of the images in {folder}, once", len(new),
+                   disable=len(new) <= 1000)
         found = dict(zip(new, bar))
     return found | {name: (0, 0, MISSING) for name, now in seen.items() if not now}
 
-def _names(annotations: Path, cache: _Cache) -> tuple[list[str], bool]:   # the names, and whether they are new
+def _names(annotations: Path, cache: _Cache) -> tuple[list[str], bool]:   # names, True if new
     key, now = str(annotations.resolve()), _seen(annotations)
     if now and cache.lists.get(key, ())[:2] == now: return cache.lists[key][2], False
     names = image_names(annotations)
@@ -91,9 +95,11 @@ def _digest(folder: Path, annotations: Sequence[Path]) -> str:
     names = sorted({name for found, _ in lists for name in found})
     new = _hash_new(folder, names, cache)
     cache.files |= {name: entry for name, entry in new.items() if entry[2] != MISSING}
-    if any(fresh for _, fresh in lists) or any(entry[2] != MISSING for entry in new.values()): _write_cache(folder, cache)
+    if any(fresh for _, fresh in lists) or any(entry[2] != MISSING for entry in new.values()):
+        _write_cache(folder, cache)
     entries = ((name, new[name] if name in new else cache.files[name]) for name in names)
-    return hashlib.sha256("\n".join(f"{name}\t{size}\t{content}" for name, (size, _, content) in entries).encode()).hexdigest()
+    return hashlib.sha256("\n".join(f"{name}\t{size}\t{content}"
+                                    for name, (size, _, content) in entries).encode()).hexdigest()
 
 def pictures_hash(
     folder: str | Path,               # that the names are relative to

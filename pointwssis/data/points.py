@@ -23,8 +23,8 @@ class Point:
     """One click on one object, frozen: a place in pixels of the original image, and a class.
 
     x, y: floats; the centre of the first pixel is (0.5, 0.5). class_index: 0-based.
-    annotation_id: id of the weak annotation. `data.points.points_of` reads the clicks of an image and
-    raises DataError for annotations without points. PointWSSIS (arXiv 2303.15062), section 3.
+    annotation_id: id of the weak annotation. `data.points.points_of` reads the clicks of an image,
+    and raises DataError for annotations without points. PointWSSIS (arXiv 2303.15062), section 3.
 
     >>> from pointwssis import Point
     >>> Point(x=40.5, y=31.0, class_index=2, annotation_id=17)
@@ -42,8 +42,12 @@ def points_of(
 ) -> list[Point]:
     "The clicks of one image, as the model counts classes."
     index = data.categories.index
-    try: return [Point(*map(float, a["point"]), index(a["category_id"]), a["id"]) for a in data.annotations[image_id]]
-    except KeyError as e: raise DataError(f"{data.path}: image {image_id}: no {e}. Open the file with need=\"points\".") from None
+    try:
+        return [Point(*map(float, a["point"]), index(a["category_id"]), a["id"])
+                for a in data.annotations[image_id]]
+    except KeyError as e:
+        raise DataError(f"{data.path}: image {image_id}: no {e}. "
+                        "Open the file with need=\"points\".") from None
 
 # %% ../../nbs/4_data/05_points.ipynb #9a7e8f5b
 @dataclass
@@ -55,10 +59,11 @@ class Prompts:
 
     def to_input(self, size: tuple[int, int], out_size: tuple[int, int],
                  device: torch.device | str) -> Prompts:
-        "In pixel indices of the resized input: the centre of the first pixel is 0, as targets count."
+        "Pixel indices in the resized input; the centre of the first pixel is 0, as in targets."
         import torch
         scale = torch.tensor((size[1] / out_size[1], size[0] / out_size[0]), dtype=torch.float64)
-        exact = torch.float32 if torch.device(device).type == "mps" else torch.float64   # mps has no float64
+        # mps has no float64
+        exact = torch.float32 if torch.device(device).type == "mps" else torch.float64
         xy, boxes = self.xy.cpu() * scale - .5, self.boxes
         if boxes is not None: boxes = (boxes.cpu() * scale.repeat(2)).to(device, exact)
         return Prompts(xy.to(device, exact), self.classes.to(device), boxes)

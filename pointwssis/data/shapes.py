@@ -58,7 +58,8 @@ def depth(
     return 820 * radius - r if form == "disk" else np.minimum(900 * radius - r, r - 460 * radius)
 
 # %% ../../nbs/4_data/06_shapes.ipynb #ea60ebda
-COLOURS = np.array([(190, 80, 70), (80, 170, 80), (80, 100, 190), (190, 170, 60), (160, 80, 180)])   # one a class
+# one a class
+COLOURS = np.array([(190, 80, 70), (80, 170, 80), (80, 100, 190), (190, 170, 60), (160, 80, 180)])
 
 WHOLE = (slice(None), slice(None))
 
@@ -81,10 +82,12 @@ def texture(
 ) -> np.ndarray:         # (rows, columns, 3) int32, may leave 0..255 a little
     "A square of random pattern about a base colour, or a window of it."
     y, x = (np.arange(size, dtype=np.int32)[part] for part in window)
-    step, period, any_pattern = (int(rng.integers(*ends)) for ends in ((TURN,), (3, 10), (len(PATTERNS),)))
+    step, period, any_pattern = (int(rng.integers(*ends))
+                                 for ends in ((TURN,), (3, 10), (len(PATTERNS),)))
     u, v = along(x, y[:, None], step), along(x, y[:, None], step + TURN // 4)
     field = PATTERNS[any_pattern if pattern is None else pattern](u, v, period, rng, size, window)
-    levels = base + (np.arange(-256, 257)[:, None] * rng.integers(-tint, tint + 1, 3) >> 8)   # of each value of the field
+    # of each value of the field
+    levels = base + (np.arange(-256, 257)[:, None] * rng.integers(-tint, tint + 1, 3) >> 8)
     return levels.astype(np.int32).take(field + 256, 0)
 
 # %% ../../nbs/4_data/06_shapes.ipynb #846a2fed
@@ -95,31 +98,37 @@ def colour_away_from(
     near: np.ndarray | None = None,  # (3,) colour to stay within 55 grey levels of; None: any
 ) -> np.ndarray:        # (3,) colour, about 30..225
     "A random colour that is not too near another one."
-    candidates = rng.integers(30, 226, (16, 3)) if near is None else near + rng.integers(-55, 56, (16, 3))
+    candidates = (rng.integers(30, 226, (16, 3))
+                  if near is None else near + rng.integers(-55, 56, (16, 3)))
     distance = abs(candidates - other).sum(1)
     far = distance >= 3 * contrast
     return candidates[np.argmax(far) if far.any() else np.argmax(distance)]
 
 # %% ../../nbs/4_data/06_shapes.ipynb #5099a284
 RADII = (14, 16, 18, 20, 22, 25, 28, 31, 35)                  # pixels, even steps on a log scale
-LEAST_SHARE, LEAST_AREA = 15, 60                              # of an object that must stay visible: percent, pixels
+LEAST_SHARE, LEAST_AREA = 15, 60   # of an object that must stay visible: percent, pixels
 
-def _centre(rng: np.random.Generator, size: int, centres: list[np.ndarray], radius: int) -> np.ndarray:
+def _centre(rng: np.random.Generator, size: int, centres: list[np.ndarray],
+            radius: int) -> np.ndarray:
     "A place for the next object: anywhere, or every other time near one that is there."
     margin = radius // 2
-    anywhere, near = rng.integers(margin, size - margin, 2), rng.integers(-radius - 8, radius + 9, 2)
+    anywhere, near = (rng.integers(margin, size - margin, 2),
+                      rng.integers(-radius - 8, radius + 9, 2))
     if not centres or rng.integers(2): return anywhere
     return np.clip(centres[rng.integers(len(centres))] + near, margin, size - 1 - margin)
 
 def _around(centre: np.ndarray, radius: int, size: int) -> tuple[slice, slice]:
     "The rows and columns that an object and its soft edge can touch."
     (x, y), reach = map(int, centre), radius + 3
-    return slice(max(y - reach, 0), min(y + reach + 1, size)), slice(max(x - reach, 0), min(x + reach + 1, size))
+    return (slice(max(y - reach, 0), min(y + reach + 1, size)),
+            slice(max(x - reach, 0), min(x + reach + 1, size)))
 
-def _leaves_enough(visible: np.ndarray, areas: list[int], mask: np.ndarray, window: tuple[slice, slice]) -> bool:
+def _leaves_enough(visible: np.ndarray, areas: list[int], mask: np.ndarray,
+                   window: tuple[slice, slice]) -> bool:
     "True if all objects stay visible when `mask` is laid over them."
     left = visible.sum((1, 2)) - (visible[:, *window] & mask).sum((1, 2))
-    return mask.sum() >= LEAST_AREA and all(n >= LEAST_AREA and 100 * n >= LEAST_SHARE * a for n, a in zip(left, areas))
+    return (mask.sum() >= LEAST_AREA and all(n >= LEAST_AREA and 100 * n >= LEAST_SHARE * a
+                                             for n, a in zip(left, areas)))
 
 def _lay_over(image: np.ndarray, paint: np.ndarray, inside: np.ndarray) -> np.ndarray:
     "Paint where the depth is positive, with an edge one pixel wide."
@@ -133,8 +142,8 @@ def draw_image(
     objects: tuple[int, int] = (2, 5),    # fewest and most
     contrast: int = 60,                   # between an object and the background, grey levels
     noise: int = 8,                       # per pixel and channel, +- grey levels
-    habit: int = 80,                      # percent of objects that wear their class's own pattern and about its colour
-) -> tuple[np.ndarray, np.ndarray, list[int]]:  # (size, size, 3) uint8, (N, size, size) bool, N class indices
+    habit: int = 80,   # percent of objects that wear their class's own pattern and about its colour
+) -> tuple[np.ndarray, np.ndarray, list[int]]:  # image uint8, (N, size, size) bool, N classes
     "A scene, the visible part of each object, and what each one is."
     background = rng.integers(30, 226, 3)
     image, (y, x) = texture(rng, size, background, tint=20), np.ogrid[:size, :size]
@@ -142,42 +151,53 @@ def draw_image(
     wanted = rng.integers(objects[0], objects[1] + 1)
     for _ in range(20 * wanted):
         if len(classes) == wanted: break
-        kind, radius, step = rng.integers(len(CLASSES)), RADII[rng.integers(len(RADII))], rng.integers(TURN)
+        kind, radius, step = (rng.integers(len(CLASSES)), RADII[rng.integers(len(RADII))],
+                              rng.integers(TURN))
         centre = _centre(rng, size, centres, radius)
         rows, columns = window = _around(centre, radius, size)
-        inside = depth(CLASSES[kind], *(at.astype(np.int32) for at in (x[:, columns] - centre[0], y[rows] - centre[1])), radius, step)
+        inside = depth(CLASSES[kind],
+                       *(at.astype(np.int32) for at in (x[:, columns] - centre[0],
+                                                        y[rows] - centre[1])), radius, step)
         if not _leaves_enough(visible, areas, mask := inside > 0, window): continue
         pattern, colour = (int(kind), COLOURS[kind]) if rng.integers(100) < habit else (None, None)
         base = colour_away_from(rng, background, contrast, colour)
-        image[window] = _lay_over(image[window], texture(rng, size, base, pattern=pattern, window=window), inside)
+        image[window] = _lay_over(image[window],
+                                  texture(rng, size, base, pattern=pattern, window=window), inside)
         visible[:, *window] &= ~mask
         visible = np.concatenate([visible, np.zeros((1, size, size), bool)])
         visible[-1, *window] = mask
-        areas, classes, centres = [*areas, int(mask.sum())], [*classes, int(kind)], [*centres, centre]
+        areas, classes, centres = ([*areas, int(mask.sum())], [*classes, int(kind)],
+                                   [*centres, centre])
     grain = rng.integers(-noise, noise + 1, image.shape).astype(np.int32)
     return cv2.add(image, grain, dtype=cv2.CV_8U), visible, classes
 
 # %% ../../nbs/4_data/06_shapes.ipynb #5a81ce48
-PNG = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY)
+PNG = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY,
+       cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY)
 AT_ONCE = 30   # images handed to the thread, as each handing over costs time
 
 def _save(pictures: list[tuple[Path, np.ndarray]]) -> None:
-    for path, pixels in pictures: path.write_bytes(cv2.imencode(".png", pixels[..., ::-1], PNG)[1].tobytes())
+    for path, pixels in pictures:
+        path.write_bytes(cv2.imencode(".png", pixels[..., ::-1], PNG)[1].tobytes())
 
-def _write_split(root: Path, name: str, count: int, size: int, seed: int, first_id: int, **knobs: int) -> None:
+def _write_split(root: Path, name: str, count: int, size: int, seed: int, first_id: int,
+                 **knobs: int) -> None:
     "One folder of pictures and its annotation file."
     images, annotations, table = [], [], CategoryTable(tuple(range(1, len(CLASSES) + 1)), CLASSES)
     (root/name).mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(1) as pool:
         saved, pictures = [], []
         for image_id in range(first_id, first_id + count):
-            pixels, masks, classes = draw_image(keyed_rng(seed, name, image_id - first_id), size, **knobs)
-            record = {"id": image_id, "file_name": f"{image_id:06d}.png", "width": size, "height": size}
+            pixels, masks, classes = draw_image(keyed_rng(seed, name, image_id - first_id), size,
+                                                **knobs)
+            record = {"id": image_id, "file_name": f"{image_id:06d}.png", "width": size,
+                      "height": size}
             pictures.append((root/name/record["file_name"], pixels))
             if len(pictures) == AT_ONCE: saved.append(pool.submit(_save, pictures)); pictures = []
             images.append(record)
             for rle, kind in zip(encode_many(masks), classes):
-                record = {"id": len(annotations) + 1, "image_id": image_id, "category_id": table.id(kind), "iscrowd": 0}
+                record = {"id": len(annotations) + 1, "image_id": image_id,
+                          "category_id": table.id(kind), "iscrowd": 0}
                 annotations.append(record | mask_fields(rle))
         _save(pictures)
         for one in saved: one.result()
@@ -192,7 +212,9 @@ def write(
     **knobs: int,      # objects, contrast, noise, habit: see `draw_image`
 ) -> Path:             # root
     "Draw the data set into a COCO-format folder, in some seconds for 750 images."
-    if size < 2 * max(RADII): raise ConfigError(f"shapes of {size} pixels a side have no room for objects. Use {2 * max(RADII)} or more.")
+    if size < 2 * max(RADII):
+        raise ConfigError(f"shapes of {size} pixels a side have no room for objects. "
+                          f"Use {2 * max(RADII)} or more.")
     _write_split(Path(root), "train", train, size, seed, 1, **knobs)
     _write_split(Path(root), "val", val, size, seed, 100_001, **knobs)
     return Path(root)

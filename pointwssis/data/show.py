@@ -31,7 +31,8 @@ def colours_of(
     classes: Sequence[int] | np.ndarray,  # 0-based indices, any range
 ) -> np.ndarray:                          # (N, 3) uint8
     "One colour an index, the same in every picture."
-    return np.array(COLOURS, dtype=np.uint8)[np.asarray(classes, dtype=int).reshape(-1) % len(COLOURS)]
+    return np.array(COLOURS, dtype=np.uint8)[np.asarray(classes, dtype=int).reshape(-1)
+                                             % len(COLOURS)]
 
 def style() -> AbstractContextManager:
     "The look of all our plots, for as long as the block lasts."
@@ -39,7 +40,7 @@ def style() -> AbstractContextManager:
 
 # %% ../../nbs/4_data/11_show.ipynb #e101f097
 def _borders(masks: np.ndarray, width: int) -> np.ndarray:
-    "(N, H, W) bool: pixels of each mask within `width` of its outside; the image's edge is no border."
+    "(N, H, W) bool: pixels within `width` of their mask's outside; the image's edge is no border."
     inner = masks
     for _ in range(width):
         p = np.pad(inner, ((0, 0), (1, 1), (1, 1)), mode="edge")
@@ -49,27 +50,32 @@ def _borders(masks: np.ndarray, width: int) -> np.ndarray:
 def overlay(
     image: np.ndarray,                            # (H, W, 3) uint8 RGB
     masks: Any,                                   # (N, H, W) bool, an array or a tensor on the CPU
-    classes: Sequence[int] | np.ndarray | None = None,  # (N,) colour indices; None: one colour a mask
+    classes: Sequence[int] | np.ndarray | None = None,  # (N,) colour indices; None: one for each
     alpha: float = .5,                            # opacity of the filling, 0 leaves borders only
 ) -> np.ndarray:                                  # (H, W, 3) uint8
     "The image with its masks filled and outlined, small ones on top."
     masks = np.asarray(masks, dtype=bool).reshape(-1, *image.shape[:2])
     if not len(masks): return image.copy()
     order = np.argsort(masks.sum((1, 2)), kind="stable")
-    masks, colours = masks[order], colours_of(range(len(masks)) if classes is None else np.asarray(classes))[order]
+    masks, colours = (masks[order], colours_of(range(len(masks))
+                                               if classes is None else np.asarray(classes))[order])
     owner = masks.argmax(0)                                               # (H, W)
-    border = np.take_along_axis(_borders(masks, max(1, round(max(image.shape) / 300))), owner[None], 0)[0]
+    border = np.take_along_axis(_borders(masks, max(1, round(max(image.shape) / 300))), owner[None],
+                                0)[0]
     strength = np.where(border, 1.0, alpha * masks.any(0))[..., None]     # (H, W, 1)
     return (image * (1 - strength) + colours[owner] * strength).round().astype(np.uint8)
 
 # %% ../../nbs/4_data/11_show.ipynb #42fa9be8
 KEYS = {"image", "masks", "classes", "points", "title"}
 
-def _draw(ax: plt.Axes, image: np.ndarray, masks: Any = (), classes: Any = None, points: Any = (), title: str = "") -> None:
+def _draw(ax: plt.Axes, image: np.ndarray, masks: Any = (), classes: Any = None, points: Any = (),
+          title: str = "") -> None:
     "One item on its axes."
     height, width = image.shape[:2]
-    ax.imshow(overlay(image, masks, classes), extent=(0, width, height, 0), interpolation="nearest" if width < 200 else "antialiased")
-    xy = np.array([(p.x, p.y) if hasattr(p, "x") else tuple(p) for p in points], dtype=float).reshape(-1, 2)
+    ax.imshow(overlay(image, masks, classes), extent=(0, width, height, 0),
+              interpolation="nearest" if width < 200 else "antialiased")
+    xy = np.array([(p.x, p.y) if hasattr(p, "x") else tuple(p)
+                   for p in points], dtype=float).reshape(-1, 2)
     ax.scatter(*xy.T, s=22, c="white", edgecolors="black", linewidths=1, zorder=3)
     ax.set(xlim=(0, width), ylim=(height, 0))
     ax.set_title(title, parse_math=False)   # a class may be called $x$
@@ -77,18 +83,20 @@ def _draw(ax: plt.Axes, image: np.ndarray, masks: Any = (), classes: Any = None,
 def show_grid(
     items: Sequence[Mapping[str, Any]],  # each: image, and any of masks, classes, points, title
     columns: int = 4,
-    size: float = 2.0,                   # width of one image, inches; tall ones are at most 1.2 times as high
+    size: float = 2.0,   # width of one image, inches; tall ones are at most 1.2 times as high
     dpi: int = 72,
 ) -> Figure:
     "Images side by side, with what is known about them."
     for item in items:
-        if unknown := set(item) - KEYS: raise KeyError(f"show_grid does not know {sorted(unknown)}; it draws {sorted(KEYS)}")
+        if unknown := set(item) - KEYS:
+            raise KeyError(f"show_grid does not know {sorted(unknown)}; it draws {sorted(KEYS)}")
     columns = max(1, min(columns, len(items)))
     rows = max(1, -(-len(items) // columns))
     tallest = max((item["image"].shape[0] / item["image"].shape[1] for item in items), default=1.)
     height = size * min(tallest, 1.2) + (.25 if any(item.get("title") for item in items) else .05)
     with style():
-        fig, axes = plt.subplots(rows, columns, figsize=(columns * size, rows * height), dpi=dpi, squeeze=False, layout="constrained")
+        fig, axes = plt.subplots(rows, columns, figsize=(columns * size, rows * height), dpi=dpi,
+                                 squeeze=False, layout="constrained")
         for ax in axes.flat: ax.axis("off")
         for ax, item in zip(axes.flat, items): _draw(ax, **item)
     plt.close(fig)
@@ -132,7 +140,9 @@ def _as_photograph(png: io.BytesIO, path: Path, digest: str) -> None:
     "Write a PNG again with a palette: a third of the bytes."
     stamp = PngImagePlugin.PngInfo()
     stamp.add_text("Source", digest)
-    Image.open(png).convert("RGB").quantize(256, Image.Quantize.MEDIANCUT).save(path, "PNG", optimize=True, pnginfo=stamp)
+    Image.open(png).convert("RGB").quantize(256, Image.Quantize.MEDIANCUT).save(path, "PNG",
+                                                                                optimize=True,
+                                                                                pnginfo=stamp)
 
 def save_picture(
     figure: Figure,
@@ -144,7 +154,8 @@ def save_picture(
 ) -> list[Path]:                # the files
     "Save a figure as .png and .pdf with a .json that says what it shows."
     digest, stem = digest_of(about), Path(stem)
-    stamps = {".png": {"Software": None, "Source": digest}, ".pdf": {"CreationDate": None, "Subject": digest}}
+    stamps = {".png": {"Software": None, "Source": digest},
+              ".pdf": {"CreationDate": None, "Subject": digest}}
     if code: stamps[".png"]["Comment"] = stamps[".pdf"]["Keywords"] = code
     files = [stem.with_name(stem.name + suffix) for suffix in (list(stamps)[:2 - photograph])]
     with style():
@@ -169,6 +180,7 @@ def stamps_in(
         found = {name: text.decode() for name, text in PDF_STAMPS.findall(Path(path).read_bytes())}
         return found.get(b"Subject", ""), found.get(b"Keywords", "")
     try:
-        with Image.open(path) as image: return str(image.info.get("Source", "")), str(image.info.get("Comment", ""))
+        with Image.open(path) as image:
+            return str(image.info.get("Source", "")), str(image.info.get("Comment", ""))
     except (OSError, ValueError, SyntaxError): return "", ""
 

@@ -45,7 +45,7 @@ class Slices(Mapping):
     def __len__(self) -> int: return len(self.rows)
     def __contains__(self, key: object) -> bool: return key in self.rows
     def __or__(self, other: Mapping) -> dict: return dict(self) | dict(other)
-    def __reduce__(self) -> tuple: return Slices, self._made_of   # a worker process that is not forked maps the file itself
+    def __reduce__(self) -> tuple: return Slices, self._made_of   # a spawned worker maps the file
 
 # %% ../../nbs/4_data/03_store.ipynb #15dcf6fc
 def pick(records: Mapping[int, Any], keys: Iterable[int]) -> Mapping[int, Any]:
@@ -79,7 +79,8 @@ def pack(
     with atomic_path(path) as temporary, open(temporary, "wb") as f:
         for key, record, records in rows:
             bounds = [f.tell()]
-            for value in (record, records): f.write(msgspec.json.encode(value)); bounds.append(f.tell())
+            for value in (record, records):
+                f.write(msgspec.json.encode(value)); bounds.append(f.tell())
             table.append((key, *bounds, len(records)))
         head = _Head(stamp, f.tell(), rest)
         f.write(np.array(table, dtype="<i8").tobytes())
@@ -92,7 +93,7 @@ def pack(
 def unpack(
     path: Path,
     stamp: list,   # that it must have
-) -> tuple[Slices, Slices, Any] | None:   # the records, the lists of records, the rest; None: no such file, another stamp, damaged
+) -> tuple[Slices, Slices, Any] | None:   # records, lists of records, the rest; None: no valid file
     "Records that `pack` wrote."
     try:
         content = memoryview(_mapped(path))
@@ -143,7 +144,7 @@ CACHE_FROM = 20_000_000   # bytes of the source; a smaller one gets no cache
 def cached(
     source: Path,
     kind: str,
-    make: Callable[[], tuple[Iterable[tuple[int, dict, list]], Any]],   # rows and rest, as for `pack`
+    make: Callable[[], tuple[Iterable[tuple[int, dict, list]], Any]],   # rows and rest of `pack`
 ) -> tuple[Slices, Slices, Any] | None:   # as from `unpack`; None: do without
     "The records of a file from its cache, which is made when it is missing, stale or damaged."
     if not source.is_file() or source.stat().st_size < CACHE_FROM: return None

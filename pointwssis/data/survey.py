@@ -106,7 +106,8 @@ def _annotation(
 ) -> None:
     "One annotation: a fault, a note, or an object of its class."
     link = a if isinstance(a, dict) else {}
-    ids = [value if type(value := link.get(key)) is int else None for key in ("image_id", "category_id")]
+    ids = [value if type(value := link.get(key)) is int else None
+           for key in ("image_id", "category_id")]
     image, known = images.get(ids[0]), ids[1] in table.ids
     categories = [{"id": ids[1], "name": "its"}] if known else _ANY
     check_records(found.path, _file([image] if image else [], [a], categories))
@@ -175,7 +176,8 @@ def _pictures_of(found: Survey, data: CocoData, quick: bool) -> None:
 def _without_annotation(images: dict[int, dict], content: dict) -> list[int]:
     "Ids of the images that no annotation names."
     records = content["annotations"] if isinstance(content.get("annotations"), list) else []
-    linked = [a["image_id"] for a in records if isinstance(a, dict) and type(a.get("image_id")) is int]
+    linked = [a["image_id"] for a in records if isinstance(a, dict)
+              and type(a.get("image_id")) is int]
     return sorted(images.keys() - set(linked))
 
 def survey(
@@ -192,7 +194,8 @@ def survey(
     table = _classes_of(found, _listed(found, content, "categories"))
     if table: _annotations_of(found, _listed(found, content, "annotations"), images, table, need)
     empty = _without_annotation(images, content) if table else []
-    for i in empty: found.note("image without an annotation: trained on as background", f"image {i}")
+    for i in empty:
+        found.note("image without an annotation: trained on as background", f"image {i}")
     _pictures_of(found, CocoData(path, image_root, images, {}, CategoryTable((), ()), {}), quick)
     if table and not found.objects:
         found.stop("no object that can be used. Add annotations.", "file without objects")
@@ -211,7 +214,8 @@ def surveys(cfg: Config, quick: bool = False) -> list[Survey]:
     for other in found[1:]:
         for name in sorted(set(other.classes) - set(train.classes)):
             known = ", ".join(train.classes)
-            other.stop(f"'{name}'; training has {known}", "class that the training file does not name")
+            other.stop(f"'{name}'; training has {known}",
+                       "class that the training file does not name")
     for name in train.classes:
         if not train.objects[name]: train.note("class without an object", name)
     return found
@@ -229,5 +233,6 @@ def survey_lines(found: Survey, few: int = 5) -> list[str]:   # few: places of a
     counts = f"{found.images:,} images, {found.objects.total():,} objects"
     out = [f"{found.path}: {counts}" + (f" ({classes})" if classes else "")]
     out += [*_lines("STOP", found.stops, few), *_lines("note", found.notes, few)]
-    lost = f"{found.bad_images:,} images and {found.bad_objects:,} objects have a fault that stops it"
+    lost = (f"{found.bad_images:,} images and {found.bad_objects:,} objects have a "
+            "fault that stops it")
     return [*out, f"     training leaves out 0 images and {found.left_out:,} objects; {lost}"]

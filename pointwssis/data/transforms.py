@@ -33,22 +33,24 @@ def read_sample(
     data: CocoData,
     image_id: int,
     image: np.ndarray | None = None,   # pixels, when already read
-    behaviour: str = "fixed",          # "published" forgets points without a mask: their surroundings become background
-    dropped: dict[int, list[list[float]]] | None = None,   # what `dropped_points` gives, when already known
+    behaviour: str = "fixed",          # "published": points without a mask become background
+    dropped: dict[int, list[list[float]]] | None = None,   # of `dropped_points`, when known
 ) -> Sample:
     "Pixels, masks, classes and ignored points of one image."
     image = data.read_image(image_id) if image is None else image
     kept = [a for a in data.annotations[image_id] if not a.get("iscrowd") and "segmentation" in a]
-    masks = np.stack([data.mask(a) for a in kept]).view(np.uint8) if kept else np.zeros((0, *image.shape[:2]), np.uint8)
+    masks = (np.stack([data.mask(a) for a in kept]).view(np.uint8)
+             if kept else np.zeros((0, *image.shape[:2]), np.uint8))
     classes = np.array([data.categories.index(a["category_id"]) for a in kept], dtype=np.int64)
     ignore = (dropped_points(data, behaviour) if dropped is None else dropped).get(image_id, [])
     return Sample(image, masks, classes, np.array(ignore, dtype=np.float64).reshape(-1, 2))
 
 # %% ../../nbs/4_data/07_transforms.ipynb #9199402c
-def dropped_points(data: CocoData, behaviour: str = "fixed") -> dict[int, list[list[float]]]:   # x, y in pixels by image id
-    "Points that no pseudo mask was made for."
+def dropped_points(data: CocoData, behaviour: str = "fixed") -> dict[int, list[list[float]]]:
+    "Points without a pseudo mask, x, y in pixels by image id."
     found: dict[int, list[list[float]]] = {}
-    for a in data.info.get("dropped_points", []) if behaviour == "fixed" else (): found.setdefault(a["image_id"], []).append(a["point"])
+    for a in data.info.get("dropped_points", []) if behaviour == "fixed" else ():
+        found.setdefault(a["image_id"], []).append(a["point"])
     return found
 
 # %% ../../nbs/4_data/07_transforms.ipynb #746100c6
@@ -60,14 +62,17 @@ def target_size(height: int, width: int, short: int, long: int) -> tuple[int, in
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     "Bilinear when growing, area-averaged when shrinking."
     if image.shape[:2] == tuple(size): return image
-    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if size[0] < image.shape[0] else cv2.INTER_LINEAR)
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA
+                      if size[0] < image.shape[0] else cv2.INTER_LINEAR)
 
 def resize_sample(s: Sample, size: tuple[int, int]) -> Sample:   # size: height, width
     "The whole sample at another size."
     h, w = s.image.shape[:2]
     if (h, w) == tuple(size): return s
-    rows, cols = ((2 * np.arange(n) + 1) * old // (2 * n) for n, old in zip(size, (h, w)))   # where new pixel centres fall
-    return Sample(resize_image(s.image, size), s.masks.take(cols, 2).take(rows, 1), s.classes, s.ignore * (size[1] / w, size[0] / h))
+    # where new pixel centres fall
+    rows, cols = ((2 * np.arange(n) + 1) * old // (2 * n) for n, old in zip(size, (h, w)))
+    return Sample(resize_image(s.image, size), s.masks.take(cols, 2).take(rows, 1), s.classes,
+                  s.ignore * (size[1] / w, size[0] / h))
 
 # %% ../../nbs/4_data/07_transforms.ipynb #4eaee94e
 def crop_sample(s: Sample, x0: int, y0: int, width: int, height: int) -> Sample:
@@ -75,7 +80,8 @@ def crop_sample(s: Sample, x0: int, y0: int, width: int, height: int) -> Sample:
     masks = s.masks[:, y0:y0 + height, x0:x0 + width]
     seen, ignore = masks.any((1, 2)), s.ignore - (x0, y0)
     inside = ((ignore >= 0) & (ignore < (width, height))).all(1)
-    return Sample(s.image[y0:y0 + height, x0:x0 + width], masks[seen], s.classes[seen], ignore[inside])
+    return Sample(s.image[y0:y0 + height, x0:x0 + width], masks[seen], s.classes[seen],
+                  ignore[inside])
 
 def flip_sample(s: Sample) -> Sample:
     "Mirror left and right."
@@ -106,7 +112,8 @@ def augment(
     y0, x0 = r.integers(zoomed[0] - height + 1), r.integers(zoomed[1] - width + 1)
     if (height, width) != zoomed: s = crop_sample(s, int(x0), int(y0), width, height)
     if r.random() < cfg.flip: s = flip_sample(s)
-    return replace(s, image=jitter_colour(s.image, cfg.colour_jitter, r)) if cfg.colour_jitter else s
+    return (replace(s, image=jitter_colour(s.image, cfg.colour_jitter, r))
+            if cfg.colour_jitter else s)
 
 # %% ../../nbs/4_data/07_transforms.ipynb #a8140622
 class CocoDataset(Dataset):
@@ -118,8 +125,10 @@ class CocoDataset(Dataset):
         cache: bool = False,   # keep decoded samples in memory
         behaviour: str = "fixed",  # as `read_sample`
     ):
-        if not len(data.ids): raise DataError(f"{data.path}: no images to train on. Check the split.")
-        self.data, self.cfg, self.seed, self.ids, self.dropped = data, cfg, seed, data.ids, dropped_points(data, behaviour)
+        if not len(data.ids):
+            raise DataError(f"{data.path}: no images to train on. Check the split.")
+        self.data, self.cfg, self.seed, self.ids = data, cfg, seed, data.ids
+        self.dropped = dropped_points(data, behaviour)
         self.cache: dict[int, Sample] | None = {} if cache else None
 
     def __len__(self) -> int: return len(self.ids)
@@ -130,15 +139,17 @@ class CocoDataset(Dataset):
         if index not in self.cache: self.cache[index] = self._read(index)
         return self.cache[index]
 
-    def _read(self, index: int) -> Sample: return read_sample(self.data, self.ids[index], dropped=self.dropped)
+    def _read(self, index: int) -> Sample:
+        return read_sample(self.data, self.ids[index], dropped=self.dropped)
 
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[int, Sample]:
         index, step, slot = key
-        return self.ids[index], augment(self.sample(index), self.cfg, rng(self.seed, "augment", step, slot))
+        return (self.ids[index],
+                augment(self.sample(index), self.cfg, rng(self.seed, "augment", step, slot)))
 
 # %% ../../nbs/4_data/07_transforms.ipynb #487b3870
-def tight_boxes(masks: Tensor) -> Tensor:   # (N, h, w) bool or 0 and 1 -> (N, 4) float x0 y0 x1 y1, half open
-    "The box around each mask; zeros where it is empty."
+def tight_boxes(masks: Tensor) -> Tensor:   # (N, h, w) bool or 0 and 1 -> (N, 4) float
+    "The box x0 y0 x1 y1, half open, around each mask; zeros where it is empty."
     def ends(line: Tensor) -> tuple[Tensor, Tensor]:   # (N, n)
         n = line.shape[1]
         return line.int().argmax(1), n - line.flip(1).int().argmax(1)
@@ -164,7 +175,8 @@ class Truth:
     ignore: Tensor | None = None  # (K, 2) x, y of objects without a mask
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Truth:
-        return Truth(*(None if v is None else v.to(device, non_blocking=non_blocking) for v in (self.masks, self.boxes, self.classes, self.ignore)))
+        return Truth(*(None if v is None else v.to(device, non_blocking=non_blocking)
+                       for v in (self.masks, self.boxes, self.classes, self.ignore)))
 
 # %% ../../nbs/4_data/07_transforms.ipynb #3d362137
 def to_truth(s: Sample) -> Truth:
@@ -175,7 +187,8 @@ def to_truth(s: Sample) -> Truth:
 def collate(items: list[tuple[int, Sample]]) -> dict:
     "A batch: images (B, 3, H, W) uint8, sizes, truth and image ids."
     ids, samples = zip(*items)
-    return {"images": pad_images([s.image for s in samples]), "sizes": [s.image.shape[:2] for s in samples],
+    return {"images": pad_images([s.image for s in samples]),
+            "sizes": [s.image.shape[:2] for s in samples],
             "truth": [to_truth(s) for s in samples], "image_ids": list(ids)}
 
 # %% ../../nbs/4_data/07_transforms.ipynb #f5ea226a
@@ -190,14 +203,15 @@ def per_channel(
 # %% ../../nbs/4_data/07_transforms.ipynb #6e8557c6
 def normalise(
     images: Tensor,                          # (B, 3, H, W) uint8 RGB, padded
-    sizes: list[tuple[int, int]] | Tensor,   # unpadded height, width; a tensor (B, 2) on the images' device
+    sizes: list[tuple[int, int]] | Tensor,   # unpadded height, width, or (B, 2) on their device
     cfg: SOLOv2Config,                       # channel order, mean, std
 ) -> Tensor:                                 # (B, 3, H, W) float, padding 0
     "Images in the backbone's channel order, with its mean and deviation; the padding is zero."
     mean, std = (per_channel(v, images.device) for v in (cfg.pixel_mean, cfg.pixel_std))
     x = ((images.flip(1) if cfg.channel_order == "bgr" else images) - mean) / std
     hs, ws = torch.as_tensor(sizes, device=images.device).T
-    rows, cols = torch.arange(x.shape[2], device=x.device) < hs[:, None], torch.arange(x.shape[3], device=x.device) < ws[:, None]
+    rows, cols = (torch.arange(x.shape[2], device=x.device) < hs[:, None],
+                  torch.arange(x.shape[3], device=x.device) < ws[:, None])
     return x * (rows[:, None, :, None] & cols[:, None, None, :])
 
 # %% ../../nbs/4_data/07_transforms.ipynb #14a0c1e2
@@ -205,7 +219,7 @@ def inference_batch(
     images: list[np.ndarray],       # (H, W, 3) uint8 RGB, any sizes
     short: int,
     long: int,
-) -> tuple[Tensor, list[tuple[int, int]], list[tuple[int, int]]]:  # padded uint8 batch, unpadded sizes, original sizes
-    "Images resized and padded for `SOLOv2.predict`."
+) -> tuple[Tensor, list[tuple[int, int]], list[tuple[int, int]]]:
+    "Padded uint8 batch, unpadded sizes and original sizes, for `SOLOv2.predict`."
     resized = [resize_image(x, target_size(*x.shape[:2], short, long)) for x in images]
     return pad_images(resized), [x.shape[:2] for x in resized], [x.shape[:2] for x in images]

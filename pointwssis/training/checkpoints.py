@@ -36,7 +36,9 @@ class Family:
     parts: Names = ()     # what follows, replaced in this order
 
     def ours(self, key: str) -> str | None: return _rename(key, self.starts, self.parts)
-    def theirs(self, key: str) -> str | None: return _rename(key, *(tuple((b, a) for a, b in names) for names in (self.starts, self.parts)))
+    def theirs(self, key: str) -> str | None:
+        return _rename(key,
+                       *(tuple((b, a) for a, b in names) for names in (self.starts, self.parts)))
 
 def _rename(key: str, starts: Names, parts: Names) -> str | None:
     "The key in the other spelling, or None when no beginning fits."
@@ -47,7 +49,8 @@ def _rename(key: str, starts: Names, parts: Names) -> str | None:
     return new + rest[1:]
 
 # %% ../../nbs/5_training/04_checkpoints.ipynb #3531a25b
-_BODY: Names = (("stem.conv1.norm.", "bn1."), ("stem.conv1.", "conv1."), *((f"res{k}.", f"layer{k - 1}.") for k in (2, 3, 4, 5)))
+_BODY: Names = (("stem.conv1.norm.", "bn1."), ("stem.conv1.", "conv1."),
+                *((f"res{k}.", f"layer{k - 1}.") for k in (2, 3, 4, 5)))
 _NORMS: Names = (*((f".conv{i}.norm.", f".bn{i}.") for i in (1, 2, 3)),
                  (".shortcut.norm.", ".downsample.1."), (".shortcut.", ".downsample.0."))
 
@@ -56,26 +59,33 @@ SOLOV2 = Family("SOLOv2", "model", "ins_head.cate_pred.weight", (
     *((f"backbone.bottom_up.{a}", f"backbone.trunk.body.{b}") for a, b in _BODY),
     *((f"backbone.fpn_lateral{k}.", f"backbone.fpn.inner_blocks.{k - 2}.0.") for k in (2, 3, 4, 5)),
     *((f"backbone.fpn_output{k}.", f"backbone.fpn.layer_blocks.{k - 2}.0.") for k in (2, 3, 4, 5)),
-    ("ins_head.cate_tower.", "instance_head.category_tower."), ("ins_head.kernel_tower.", "instance_head.kernel_tower."),
-    ("ins_head.cate_pred.", "instance_head.category."), ("ins_head.kernel_pred.", "instance_head.kernel."),
-    *((f"mask_head.convs_all_levels.{i}.conv{j}.", f"mask_head.branches.{i}.{j}.") for i in range(4) for j in range(max(i, 1))),
+    ("ins_head.cate_tower.", "instance_head.category_tower."),
+    ("ins_head.kernel_tower.", "instance_head.kernel_tower."),
+    ("ins_head.cate_pred.", "instance_head.category."),
+    ("ins_head.kernel_pred.", "instance_head.kernel."),
+    *((f"mask_head.convs_all_levels.{i}.conv{j}.", f"mask_head.branches.{i}.{j}.") for i in range(4)
+      for j in range(max(i, 1))),
     ("mask_head.conv_pred.", "mask_head.merge.")), _NORMS)
 REFINER = Family("MaskRefineNet", "model_state", "layer0.0.weight", (
-    ("layer0.0.", "stem."), ("layer0.1.", "encoder.body.bn1."), ("layer1.1.", "encoder.body.layer1."),
+    ("layer0.0.", "stem."), ("layer0.1.", "encoder.body.bn1."),
+    ("layer1.1.", "encoder.body.layer1."),
     *((f"layer{k}.", f"encoder.body.layer{k}.") for k in (2, 3, 4)), ("aspp.", "aspp."),
     *((f"decoder_{3 - i}.", f"decoders.{i}.") for i in range(4)), ("head.", "head.")))
 FAMILIES = (SOLOV2, REFINER, RESNET)
 
 # %% ../../nbs/5_training/04_checkpoints.ipynb #a782760c
-_MAKERS = {"multiarray._reconstruct": np.zeros(1).__reduce__()[0], "multiarray.scalar": np.float32(0).__reduce__()[0],
+_MAKERS = {"multiarray._reconstruct": np.zeros(1).__reduce__()[0],
+           "multiarray.scalar": np.float32(0).__reduce__()[0],
            "numeric._frombuffer": np.zeros(1).__reduce_ex__(5)[0]}
 _DTYPES = [type(np.dtype(t)) for t in ("f2", "f4", "f8", "i1", "i4", "i8", "u1", "?")]
-_NUMPY = {f"{package}.{name}": maker for package in ("numpy.core", "numpy._core") for name, maker in _MAKERS.items()}
-HARMLESS: dict[str, Any] = {**_NUMPY, "numpy.ndarray": np.ndarray, "numpy.dtype": np.dtype, "collections.OrderedDict": OrderedDict,
+_NUMPY = {f"{package}.{name}": maker for package in ("numpy.core", "numpy._core")
+          for name, maker in _MAKERS.items()}
+HARMLESS: dict[str, Any] = {**_NUMPY, "numpy.ndarray": np.ndarray, "numpy.dtype": np.dtype,
+                            "collections.OrderedDict": OrderedDict,
                             "_codecs.encode": lambda text, _: text.encode("latin1")}
 
 class ArrayUnpickler(pickle.Unpickler):
-    "Reads dictionaries, lists, numbers, text and numpy arrays; refuses to look up anything else, so nothing can be run."
+    "Unpickler of dictionaries, lists, numbers, text and numpy arrays; anything else is refused."
     def find_class(self, module: str, name: str) -> Any:
         if f"{module}.{name}" in HARMLESS: return HARMLESS[f"{module}.{name}"]
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
@@ -90,7 +100,8 @@ def _content(path: Path) -> Any:
     with torch.serialization.safe_globals([*arrays, np.ndarray, np.dtype, *_DTYPES, defaultdict]):
         return torch.load(path, map_location="cpu", weights_only=True)
 
-BROKEN = (pickle.UnpicklingError, SafetensorError, RuntimeError, ValueError, TypeError, EOFError, OSError, LookupError, AttributeError)
+BROKEN = (pickle.UnpicklingError, SafetensorError, RuntimeError, ValueError, TypeError, EOFError,
+          OSError, LookupError, AttributeError)
 
 def read_checkpoint(
     path: str | Path,          # .pkl, .pth, .pt or .safetensors
@@ -101,8 +112,10 @@ def read_checkpoint(
     try: return _content(path)
     except BROKEN as e:
         asked = re.search(r"(?:asks for|GLOBAL) (\S+)", str(e))
-        reason = f"it asks for {asked[1]}, which could run code" if asked else f"it is corrupt or no checkpoint ({type(e).__name__})"
-        raise CheckpointError(f"{path}: refused: {reason}. Fetch it again from its publisher.") from None
+        reason = (f"it asks for {asked[1]}, which could run code"
+                  if asked else f"it is corrupt or no checkpoint ({type(e).__name__})")
+        cure = "Fetch it again from its publisher."
+        raise CheckpointError(f"{path}: refused: {reason}. {cure}") from None
 
 # %% ../../nbs/5_training/04_checkpoints.ipynb #24fe1d24
 def read_weights(
@@ -113,23 +126,26 @@ def read_weights(
 
 # %% ../../nbs/5_training/04_checkpoints.ipynb #a1352024
 def tensors_of(
-    content: Any,              # a checkpoint: weights as tensors or arrays, or a dictionary that has them as one entry
+    content: Any,              # weights as tensors or arrays, or a dictionary with them as an entry
     source: str,               # for the message
 ) -> dict[str, Tensor]:
     "The weights alone, as tensors."
     for key in ("model", "model_state", "state_dict", "blobs"):
         if isinstance(content, dict) and isinstance(content.get(key), dict): content = content[key]
     content = content if isinstance(content, dict) else {}
-    arrays = {k: v for k, v in content.items() if isinstance(v, (Tensor, np.ndarray)) and v.dtype != object}
+    arrays = {k: v for k, v in content.items()
+              if isinstance(v, (Tensor, np.ndarray)) and v.dtype != object}
     state = {k: v if isinstance(v, Tensor) else torch.tensor(v) for k, v in arrays.items()}
     if not state: raise CheckpointError(f"{source}: holds no weights. Point to a checkpoint file.")
-    if all(k.startswith("module.") for k in state): state = {k.removeprefix("module."): v for k, v in state.items()}
+    if all(k.startswith("module.") for k in state):
+        state = {k.removeprefix("module."): v for k, v in state.items()}
     return state
 
 # %% ../../nbs/5_training/04_checkpoints.ipynb #5a322fed
 _CAFFE2 = re.compile(r"(?:res_)?(conv1|res\d_\d+_branch(?:1|2[abc]))_(w|bn_s|bn_b|bn_rm|bn_riv)")
 _BRANCHES = {"branch1": "shortcut", "branch2a": "conv1", "branch2b": "conv2", "branch2c": "conv3"}
-_ENDS = {"w": "weight", "bn_s": "norm.weight", "bn_b": "norm.bias", "bn_rm": "norm.running_mean", "bn_riv": "norm.running_var"}
+_ENDS = {"w": "weight", "bn_s": "norm.weight", "bn_b": "norm.bias", "bn_rm": "norm.running_mean",
+         "bn_riv": "norm.running_var"}
 
 def _from_caffe2(key: str) -> str:
     "res2_0_branch2a_bn_s -> res2.0.conv1.norm.weight; a key of another kind stays as it is."
@@ -141,7 +157,8 @@ def _with_statistics(state: dict[str, Tensor], eps: float = 1e-5) -> dict[str, T
     "Add neutral statistics to norms that have scale and shift only."
     norms = [k.removesuffix("norm.weight") for k in state if k.endswith("norm.weight")]
     neutral = {f"{n}norm.running_mean": torch.zeros_like(state[f"{n}norm.weight"]) for n in norms}
-    neutral |= {f"{n}norm.running_var": torch.full_like(state[f"{n}norm.weight"], 1 - eps) for n in norms}
+    neutral |= {f"{n}norm.running_var": torch.full_like(state[f"{n}norm.weight"], 1 - eps)
+                for n in norms}
     return neutral | state
 
 # %% ../../nbs/5_training/04_checkpoints.ipynb #53f4f722
@@ -151,7 +168,9 @@ def _cause(state: dict[str, Tensor], own: dict[str, Tensor]) -> str:
     a, b = _classes(state), _classes(own)
     if a != b: return f"it was trained on {a} classes, this network has {b}"
     a, b = _depth(state), _depth(own)
-    if a != b: return f"its backbone has another depth ({a} blocks in layer3, not {b}): set 'backbone' to match"
+    if a != b:
+        return (f"its backbone has another depth ({a} blocks in layer3, not {b}): "
+                "set 'backbone' to match")
     return "the heads have other widths than the configuration says"
 
 def _classes(state: dict[str, Tensor]) -> int:
@@ -174,31 +193,37 @@ def check_weights(
     missing, extra = [k for k in own if k not in state], [k for k in state if k not in own]
     other = [k for k in own if k in state and state[k].shape != own[k].shape]
     found = {"missing": missing, "unknown": extra, "of another shape": other}
-    faults = [f"{len(keys)} {what} (first {', '.join(keys[:3])})" for what, keys in found.items() if keys]
-    if faults: raise CheckpointError(f"{source}: does not fit: {'; '.join(faults)}. Likely {_cause(state, own)}.")
+    faults = [f"{len(keys)} {what} (first {', '.join(keys[:3])})" for what, keys in found.items()
+              if keys]
+    if faults:
+        raise CheckpointError(f"{source}: does not fit: {'; '.join(faults)}. "
+                              f"Likely {_cause(state, own)}.")
 
 # %% ../../nbs/5_training/04_checkpoints.ipynb #178a4c25
-LANDMARKS = (*(family.landmark for family in FAMILIES), "conv1_w")   # a published file has one of them
+# a published file has one of them
+LANDMARKS = (*(family.landmark for family in FAMILIES), "conv1_w")
 
 def _family(keys: Iterable[str], source: str) -> Family:
     "The published network whose landmark is among the keys, in their spelling."
     keys = list(keys)
     for family in FAMILIES:
         if family.landmark in keys: return family
-    raise CheckpointError(f"{source}: neither SOLOv2 nor MaskRefineNet nor an MSRA ResNet: its first keys are {', '.join(keys[:3])}. "
-                          "It is the file of another architecture; use the one published for this network.")
+    raise CheckpointError(f"{source}: neither SOLOv2 nor MaskRefineNet nor an MSRA ResNet: "
+                          f"its first keys are {', '.join(keys[:3])}. "
+                          "It is the file of another architecture; "
+                          "use the one published for this network.")
 
 # %% ../../nbs/5_training/04_checkpoints.ipynb #d35f8218
 def load_official(
     source: str | Path | dict[str, Any],  # a published file, or its content
     model: nn.Module | None = None,       # check that the weights fit this network
-) -> dict[str, Tensor]:                   # state dict of our `SOLOv2` or `MaskRefineNet`, or of a torchvision ResNet's body
-    """Weights of a published SOLOv2, MaskRefineNet or MSRA ResNet under this suite's names, unchanged.
+) -> dict[str, Tensor]:                   # under our names
+    """Weights of a published SOLOv2, MaskRefineNet or MSRA ResNet under our names, unchanged.
 
     source: a .pkl, .pth, .pt or .safetensors file, read without running code, or its content.
-    Returns the state dict of `SOLOv2` or `MaskRefineNet`, or of a torchvision ResNet's body, on the CPU;
+    Returns the state dict of `SOLOv2`, `MaskRefineNet` or a torchvision ResNet's body, on the CPU;
     shapes are those of the file: convolutions (out, in, height, width), vectors (channels,).
-    Raises CheckpointError for a corrupt file, another architecture, or weights that do not fit `model`.
+    Raises CheckpointError for a corrupt file, another architecture, or a `model` it does not fit.
     Published weights: PointWSSIS (arXiv 2303.15062), section 4.
 
     >>> from pointwssis import load_official
@@ -210,11 +235,15 @@ def load_official(
     state = tensors_of(source, name) if isinstance(source, dict) else read_weights(source)
     state = {_from_caffe2(k): v for k, v in state.items()}
     family = _family(state, name)
-    if family is RESNET: state = _with_statistics({k: v for k, v in state.items() if family.ours(k)})
+    if family is RESNET:
+        state = _with_statistics({k: v for k, v in state.items() if family.ours(k)})
     state = {k: v for k, v in state.items() if k not in ("pixel_mean", "pixel_std")}
     unknown = [k for k in state if family.ours(k) is None]
-    if unknown: raise CheckpointError(f"{name}: {len(unknown)} keys that {family.name} does not have, first {', '.join(unknown[:3])}. "
-                                      "It comes from another version or project; use the one published for this network.")
+    if unknown:
+        raise CheckpointError(f"{name}: {len(unknown)} keys that {family.name} does not have, "
+                              f"first {', '.join(unknown[:3])}. "
+                              "It comes from another version or project; "
+                              "use the one published for this network.")
     ours = {family.ours(k): v for k, v in state.items()}
     if model is not None: check_weights(ours, model, name)
     return ours
@@ -241,8 +270,10 @@ def to_official(
     for family in (SOLOV2, REFINER):
         names = {k: family.theirs(k) for k in state}
         if family.landmark in names.values() and None not in names.values(): break
-    else: raise CheckpointError(f"no published form for weights whose first keys are {', '.join(list(state)[:3])}. "
-                                "SOLOv2 and MaskRefineNet have one, both with a ResNet.")
+    else:
+        raise CheckpointError("no published form for weights whose first keys are "
+                              f"{', '.join(list(state)[:3])}. "
+                              "SOLOv2 and MaskRefineNet have one, both with a ResNet.")
     content = {family.wrapper: {names[k]: v for k, v in state.items()}}
     if path is not None:
         with atomic_path(path) as temporary: torch.save(content, temporary)

@@ -111,13 +111,16 @@ def place(
 def folded(
     net: nn.Module,
     *example: Tensor,    # what it is called with; small is enough
-) -> nn.Module:          # a copy in evaluation mode; it gives what the network gives there, but for the order of additions, and must not be trained
+) -> nn.Module:          # a copy in evaluation mode, equal but for rounding; it must not be trained
     "The network with its batch norms folded into the convolutions before them."
     net, made, pairs = deepcopy(net).eval(), {}, []
-    def convolved(conv: nn.Conv2d, _: Any, y: Tensor) -> None: made[id(y)] = conv, y              # kept, so that no other tensor gets its id
-    def normed(norm: nn.BatchNorm2d, x: tuple[Tensor]) -> None: pairs.extend([(made[id(x[0])][0], norm)] if id(x[0]) in made else [])
+    def convolved(conv: nn.Conv2d, _: Any, y: Tensor) -> None:
+        made[id(y)] = conv, y              # kept, so that no other tensor gets its id
+    def normed(norm: nn.BatchNorm2d, x: tuple[Tensor]) -> None:
+        pairs.extend([(made[id(x[0])][0], norm)] if id(x[0]) in made else [])
     hooks = [m.register_forward_hook(convolved) for m in net.modules() if type(m) is nn.Conv2d]
-    hooks += [m.register_forward_pre_hook(normed) for m in net.modules() if type(m) is nn.BatchNorm2d]
+    hooks += [m.register_forward_pre_hook(normed) for m in net.modules()
+              if type(m) is nn.BatchNorm2d]
     with torch.no_grad(): net(*example)
     for hook in hooks: hook.remove()
     names = {m: name for name, m in net.named_modules()}
@@ -128,10 +131,11 @@ def folded(
 
 # %% ../../nbs/5_training/01_device.ipynb #c1c5ba54
 def to_device(
-    batch: Any,            # tensors, and objects with a method `to`, in any nesting of dicts, lists and tuples
+    batch: Any,            # tensors and objects with a method `to` in dicts, lists and tuples
     device: torch.device,
 ) -> Any:                  # the same, on `device`
     "Move a batch; from pinned memory this does not wait."
     if hasattr(batch, "to"): return batch.to(device, non_blocking=True)
     if isinstance(batch, dict): return {k: to_device(v, device) for k, v in batch.items()}
-    return type(batch)(to_device(v, device) for v in batch) if type(batch) in (list, tuple) else batch
+    return (type(batch)(to_device(v, device) for v in batch)
+            if type(batch) in (list, tuple) else batch)

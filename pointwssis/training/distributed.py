@@ -31,9 +31,11 @@ def processes(
     "Join the processes that torchrun started, if it did."
     if int(os.environ.get("WORLD_SIZE", 1)) == 1: yield 0, 1, device; return
     (store, rank, world), on_cuda = _board(), device.type == "cuda"
-    if on_cuda: device = torch.device("cuda", int(os.environ["LOCAL_RANK"])); torch.cuda.set_device(device)
+    if on_cuda:
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"])); torch.cuda.set_device(device)
     section = dist.PrefixStore(f"group{next(_numbers)}", store)
-    dist.init_process_group("nccl" if on_cuda else "gloo", store=section, rank=rank, world_size=world, device_id=device if on_cuda else None)
+    dist.init_process_group("nccl" if on_cuda else "gloo", store=section, rank=rank,
+                            world_size=world, device_id=device if on_cuda else None)
     try:
         yield rank, world, device
         dist.barrier()
@@ -49,7 +51,8 @@ def average_gradients(
     flat = torch.cat([p.grad.flatten() for p in params])
     dist.all_reduce(flat)
     means = (flat / dist.get_world_size()).split([p.numel() for p in params])
-    torch._foreach_copy_([p.grad for p in params], [mean.view(p.shape) for mean, p in zip(means, params)])
+    torch._foreach_copy_([p.grad for p in params],
+                         [mean.view(p.shape) for mean, p in zip(means, params)])
 
 # %% ../../nbs/5_training/02_distributed.ipynb #1e23e336
 def agree(tensors: Iterable[Tensor]) -> None:

@@ -22,7 +22,7 @@ def _order(length: int, seed: int, epoch: int) -> np.ndarray:
 
 # %% ../../nbs/5_training/03_sampler.ipynb #c6eb0101
 class StepSampler:
-    "Batches of (index, step, slot), a pure function of (seed, step): shuffled epochs without replacement, no state to save."
+    "Batches of (index, step, slot) that depend on seed and step alone: shuffled epochs."
     def __init__(self,
         length: int,         # items in the data set
         batch_size: int,     # items an optimiser step, over all processes and parts
@@ -34,10 +34,14 @@ class StepSampler:
         accumulate: int = 1, # lists yielded a step
     ):
         shares = world * accumulate
-        if length < 1: raise DataError("nothing to train on: the training set has no images. Check the split and its annotation file.")
-        uneven = f"batch_size {batch_size} cannot be shared by {world} processes x {accumulate} parts. Take a multiple of {shares}."
+        if length < 1:
+            raise DataError("nothing to train on: the training set has no images. "
+                            "Check the split and its annotation file.")
+        uneven = (f"batch_size {batch_size} cannot be shared by {world} processes x {accumulate} "
+                  f"parts. Take a multiple of {shares}.")
         if batch_size % shares: raise ConfigError(uneven)
-        self.length, self.batch_size, self.steps, self.seed, self.start = length, batch_size, steps, seed, start
+        self.length, self.batch_size, self.steps = length, batch_size, steps
+        self.seed, self.start = seed, start
         self.rank, self.shares, self.accumulate = rank, shares, accumulate
 
     def __len__(self) -> int: return max(0, self.steps - self.start) * self.accumulate
@@ -45,7 +49,9 @@ class StepSampler:
     def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
         first = self.rank * self.accumulate
         for step in range(self.start, self.steps):
-            for part in range(self.accumulate): yield [self._item(step, slot) for slot in range(first + part, self.batch_size, self.shares)]
+            for part in range(self.accumulate):
+                yield [self._item(step, slot)
+                       for slot in range(first + part, self.batch_size, self.shares)]
 
     def _item(self, step: int, slot: int) -> tuple[int, int, int]:
         epoch, place = divmod(step * self.batch_size + slot, self.length)

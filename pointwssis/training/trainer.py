@@ -35,7 +35,8 @@ __all__ = ['train']
 # %% ../../nbs/5_training/06_trainer.ipynb #e50b8129
 SCHEDULES = {
     "step": lambda cfg, step: cfg.decay_factor ** sum(step >= s for s in cfg.decay_at),
-    "cosine": lambda cfg, step: cfg.final_factor + (1 - cfg.final_factor) * (1 + math.cos(math.pi * _progress(cfg, step))) / 2,
+    "cosine": lambda cfg, step: cfg.final_factor + (1 - cfg.final_factor)
+    * (1 + math.cos(math.pi * _progress(cfg, step))) / 2,
     "constant": lambda cfg, step: 1.0,
 }
 
@@ -53,19 +54,22 @@ def learning_rate(
     step: int,         # optimiser steps already done
 ) -> float:
     "The learning rate of the next optimiser step."
-    warm = min(1.0, cfg.warmup_factor + (1 - cfg.warmup_factor) * step / cfg.warmup_steps) if cfg.warmup_steps else 1.0
+    warm = (min(1.0, cfg.warmup_factor + (1 - cfg.warmup_factor) * step / cfg.warmup_steps)
+            if cfg.warmup_steps else 1.0)
     return cfg.lr * warm * _named("schedule", cfg.schedule, SCHEDULES)(cfg, step)
 
 # %% ../../nbs/5_training/06_trainer.ipynb #143ba6b5
 BACKBONE = "body"   # the part of a parameter's name that says so
 
 OPTIMIZERS = {
-    "sgd": lambda params, cfg: torch.optim.SGD(params, cfg.lr, cfg.momentum, weight_decay=cfg.weight_decay, fused=True),
-    "adamw": lambda params, cfg: torch.optim.AdamW(params, cfg.lr, weight_decay=cfg.weight_decay, fused=True),
+    "sgd": lambda params, cfg: torch.optim.SGD(params, cfg.lr, cfg.momentum,
+                                               weight_decay=cfg.weight_decay, fused=True),
+    "adamw": lambda params, cfg: torch.optim.AdamW(params, cfg.lr, weight_decay=cfg.weight_decay,
+                                                   fused=True),
 }
 
 def _groups(model: nn.Module, factor: float) -> list[dict[str, Any]]:
-    "Everything that is not frozen; the backbone's share by itself where it learns at a rate of its own."
+    "Parameters that are not frozen, the backbone's apart where its learning rate differs."
     groups: list[dict[str, Any]] = [{"params": []}, {"params": [], "lr_factor": factor}]
     for name, p in model.named_parameters():
         if p.requires_grad: groups[factor != 1 and BACKBONE in name.split(".")]["params"].append(p)
@@ -73,7 +77,8 @@ def _groups(model: nn.Module, factor: float) -> list[dict[str, Any]]:
 
 def make_optimizer(model: nn.Module, cfg: TrainConfig) -> torch.optim.Optimizer:
     "The optimiser that `cfg` names, over everything in `model` that is not frozen."
-    return _named("optimizer", cfg.optimizer, OPTIMIZERS)(_groups(model, cfg.backbone_lr_factor), cfg)
+    return _named("optimizer", cfg.optimizer, OPTIMIZERS)(_groups(model, cfg.backbone_lr_factor),
+                                                          cfg)
 
 # %% ../../nbs/5_training/06_trainer.ipynb #758b5b17
 @torch.no_grad()
@@ -101,9 +106,11 @@ class Meter:
     ) -> Tensor:                    # the total, with its graph
         total = sum(v for k, v in losses.items() if k.startswith("loss"))
         parts = {"loss": total} | {k: v for k, v in losses.items() if k != "loss"}
-        values = torch.stack([torch.as_tensor(v, device=total.device).detach().float() for v in parts.values()])
+        values = torch.stack([torch.as_tensor(v, device=total.device).detach().float()
+                              for v in parts.values()])
         now = pad(values, (1, 0), value=float(step))      # (1 + parts,)
-        if self.seen is None: self.names, self.sums, self.seen = list(parts), torch.zeros_like(values), now
+        if self.seen is None:
+            self.names, self.sums, self.seen = list(parts), torch.zeros_like(values), now
         self.seen = torch.where(self.seen.isfinite().all(), now, self.seen)
         self.sums, self.count = self.sums + values, self.count + 1
         return total
@@ -112,7 +119,8 @@ class Meter:
         "Means over all processes since the last reading; StageError if any value was not finite."
         rows = [row.tolist() for row in gather_rows(torch.cat([self.sums / self.count, self.seen]))]
         means, seen = np.array(rows)[:, :len(self.names)], np.array(rows)[:, len(self.names):]
-        for step, *values in seen[~np.isfinite(seen).all(1)]: raise StageError(_broken(int(step), dict(zip(self.names, values))))
+        for step, *values in seen[~np.isfinite(seen).all(1)]:
+            raise StageError(_broken(int(step), dict(zip(self.names, values))))
         self.sums, self.count = torch.zeros_like(self.sums), 0
         return dict(zip(self.names, means.mean(0).tolist()))
 
@@ -120,7 +128,8 @@ class Meter:
 def _broken(step: int, parts: dict[str, float]) -> str:
     "The line that a user reads when a training has diverged."
     listed = ", ".join(f"{name} {value:.4g}" for name, value in parts.items())
-    return f"the loss is not finite at step {step}: {listed}. Lower lr, warm up longer, set clip_norm, or look for broken annotations."
+    return (f"the loss is not finite at step {step}: {listed}. Lower lr, warm up longer, "
+            "set clip_norm, or look for broken annotations.")
 
 # %% ../../nbs/5_training/06_trainer.ipynb #585d5465
 @dataclass
@@ -138,17 +147,21 @@ class Run:
     def save(self, out: Path) -> None:
         save_weights(out / "last.safetensors", self.weights())
         kept = {k: getattr(self, k) for k in ("settings", "average", "step", "history")}
-        save_state(out / "new.pt", kept | {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()})
+        save_state(out / "new.pt", kept | {"model": self.model.state_dict(),
+                                           "optimizer": self.optimizer.state_dict()})
         if (out / STATES[0]).exists(): os.replace(out / STATES[0], out / STATES[1])
         put_in_place(out / "new.pt", out / STATES[0])
 
     def restore(self, path: Path, kept: dict[str, Any]) -> None:
         for key, value in self.settings.items():
             before = kept["settings"].get(key, getattr(TrainConfig, key, None))
-            if before != value: raise StageError(f"{path}: made with {key} {before}, now it is {value}. Set it back, or pass resume=False.")
+            if before != value:
+                raise StageError(f"{path}: made with {key} {before}, now it is {value}. "
+                                 "Set it back, or pass resume=False.")
         load_into(self.model, kept["model"], path)
         self.optimizer.load_state_dict(kept["optimizer"])
-        if self.average: self.average = {k: kept["average"][k].to(v.device) for k, v in self.average.items()}
+        if self.average:
+            self.average = {k: kept["average"][k].to(v.device) for k, v in self.average.items()}
         self.step, self.history = kept["step"], kept["history"]
 
 # %% ../../nbs/5_training/06_trainer.ipynb #585d54a2
@@ -160,7 +173,9 @@ def read_state(
     "A training state, every byte of it checked; CheckpointError when one is wrong."
     try: bad = ZipFile(path).testzip()
     except (BadZipFile, OSError, EOFError, ValueError, zlib.error) as e: bad = type(e).__name__
-    if bad: raise CheckpointError(f"{path}: damaged ({bad}). Delete the states in this folder to begin the training anew.")
+    if bad:
+        raise CheckpointError(f"{path}: damaged ({bad}). Delete the states in this folder to begin "
+                              "the training anew.")
     return read_checkpoint(path)
 
 def newest_state(
@@ -176,10 +191,12 @@ def newest_state(
     return None
 
 # %% ../../nbs/5_training/06_trainer.ipynb #8d0df60f
-def _start(model: nn.Module, cfg: TrainConfig, seed: int, length: int, out: Path, resume: bool) -> Run:
+def _start(model: nn.Module, cfg: TrainConfig, seed: int, length: int, out: Path,
+           resume: bool) -> Run:
     "A run at its beginning, or where the newest state in `out` left it."
     free = ("workers", "save_every", "checkpoint_steps")
-    settings = {"seed": seed, "length": length} | {k: v for k, v in asdict(cfg).items() if k not in free}
+    settings = ({"seed": seed, "length": length}
+                | {k: v for k, v in asdict(cfg).items() if k not in free})
     average = {k: v.detach().clone() for k, v in model.state_dict().items()} if cfg.ema else None
     run = Run(model, make_optimizer(model, cfg), settings, average)
     if resume and (found := newest_state(out)): run.restore(*found)
@@ -193,27 +210,33 @@ def _dead_worker(e: BaseException) -> StageError | None:
     chain = [e, e.__cause__ or e.__context__ or e]
     found = [dead for part in chain if (dead := DEAD_WORKER.search(str(part)))]
     if not found and not isinstance(e, (ConnectionError, EOFError)): return None
-    how = next((f"was killed by signal {dead[1]}" for dead in found if dead[1]), "ended unexpectedly")
-    with suppress(RuntimeError): time.sleep(1)   # its signal raises where it arrives: here, not while the error below is on its way
-    advice = "Most often memory, or shared memory in a container, has run out: set workers lower, or to 0."
+    how = next((f"was killed by signal {dead[1]}" for dead in found if dead[1]),
+               "ended unexpectedly")
+    # its signal raises where it arrives: here, not while the error below is on its way
+    with suppress(RuntimeError): time.sleep(1)
+    advice = ("Most often memory, or shared memory in a container, has run out: "
+              "set workers lower, or to 0.")
     return StageError(f"a worker process that reads pictures {how}. {advice}")
 
 def _next(batches: Iterator) -> Any:
-    "The next batch; what a worker could not read is said in its own words, and that one died is said too."
+    "The next batch; errors of a worker keep their words, and the death of one is an error."
     try: return next(batches)
-    except PointWSSISError as e: raise type(e)(str(e).rpartition(f"{type(e).__name__}: ")[2].strip()) from None
+    except PointWSSISError as e:
+        raise type(e)(str(e).rpartition(f"{type(e).__name__}: ")[2].strip()) from None
     except (RuntimeError, ConnectionError, EOFError) as e: raise _dead_worker(e) or e from None
 
 @contextmanager
 def _watching_workers() -> Iterator[None]:
-    "The signal that a worker has died reaches the main thread between any two of its lines, not only in `next`."
+    "Turn the signal of a dead worker into an error, on whichever line it arrives."
     try: yield
     except RuntimeError as e: raise _dead_worker(e) or e from None
 
 # %% ../../nbs/5_training/06_trainer.ipynb #bdf89f21
-def _advance(run: Run, loss_fn: Callable, batches: Iterator, cfg: TrainConfig, meter: Meter) -> None:
+def _advance(run: Run, loss_fn: Callable, batches: Iterator, cfg: TrainConfig,
+             meter: Meter) -> None:
     "One optimiser step."
-    for group in run.optimizer.param_groups: group["lr"] = learning_rate(cfg, run.step) * group.get("lr_factor", 1)
+    for group in run.optimizer.param_groups:
+        group["lr"] = learning_rate(cfg, run.step) * group.get("lr_factor", 1)
     params = [p for group in run.optimizer.param_groups for p in group["params"]]
     device = params[0].device
     for _ in range(cfg.accumulate):
@@ -228,19 +251,22 @@ def _advance(run: Run, loss_fn: Callable, batches: Iterator, cfg: TrainConfig, m
     if run.average: update_average(run.average, run.model, cfg.ema, run.step)
 
 # %% ../../nbs/5_training/06_trainer.ipynb #1c597b76
-BAR = "{percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} steps [{elapsed}, {remaining} left{postfix}]"
+BAR = ("{percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} steps [{elapsed}, "
+       "{remaining} left{postfix}]")
 
 class _Log:
     "History rows, TensorBoard scalars and the bar; only the first process writes."
     def __init__(self, out: Path, run: Run, cfg: TrainConfig, writes: bool):
         self.run, self.cfg, self.clock, self.step = run, cfg, time.perf_counter(), run.step
-        self.bar = tqdm(total=cfg.steps, initial=run.step, mininterval=10, miniters=1, bar_format=BAR, disable=not writes)
+        self.bar = tqdm(total=cfg.steps, initial=run.step, mininterval=10, miniters=1,
+                        bar_format=BAR, disable=not writes)
         self.board = SummaryWriter(out / "tb", purge_step=run.step + 1) if writes else None
 
     def row(self, means: dict[str, float]) -> None:
         now, step = time.perf_counter(), self.run.step
         speed = (step - self.step) * self.cfg.batch_size / (now - self.clock)
-        row = {"step": step} | means | {"lr": self.run.optimizer.param_groups[0]["lr"], "images_per_s": speed}
+        row = ({"step": step} | means | {"lr": self.run.optimizer.param_groups[0]["lr"],
+                                         "images_per_s": speed})
         self.clock, self.step = now, step
         self.run.history.append(row)
         self.bar.set_postfix_str(f"loss {row['loss']:.3f}, {speed:.0f} images/s", refresh=False)
@@ -253,14 +279,16 @@ class _Log:
         if self.board: self.board.close()
 
 # %% ../../nbs/5_training/06_trainer.ipynb #a406a573
-def _loop(run: Run, loss_fn: Callable, batches: Iterator, cfg: TrainConfig, out: Path, seed: int, rank: int, log_every: int) -> None:
+def _loop(run: Run, loss_fn: Callable, batches: Iterator, cfg: TrainConfig, out: Path, seed: int,
+          rank: int, log_every: int) -> None:
     "All steps that are left."
     meter, first = Meter(), rank == 0
     with _Log(out, run, cfg, writes=first) as log:
         while run.step < cfg.steps:
             torch.manual_seed(step_seed(seed, run.step, rank))
             _advance(run, loss_fn, batches, cfg, meter)
-            saves, keeps = run.step % cfg.save_every == 0 or run.step == cfg.steps, run.step in cfg.checkpoint_steps
+            saves, keeps = (run.step % cfg.save_every == 0 or run.step == cfg.steps,
+                            run.step in cfg.checkpoint_steps)
             if saves or keeps or run.step % log_every == 0: log.row(meter.read())
             if keeps and first: save_weights(out / f"step_{run.step}.safetensors", run.weights())
             if saves: agree(run.model.buffers())
@@ -270,10 +298,10 @@ def _loop(run: Run, loss_fn: Callable, batches: Iterator, cfg: TrainConfig, out:
 # %% ../../nbs/5_training/06_trainer.ipynb #8c94a600
 def train(
     model: nn.Module,
-    loss_fn: Callable[[nn.Module, Any], dict[str, Tensor]],  # scalars; the sum of those named "loss..." is minimised, the rest only shown
-    loader_fn: Callable[[StepSampler], Iterable],            # batches in the sampler's order: a DataLoader with it as batch_sampler
+    loss_fn: Callable[[nn.Module, Any], dict[str, Tensor]],  # the sum of "loss..." is minimised
+    loader_fn: Callable[[StepSampler], Iterable],            # a DataLoader with it as batch_sampler
     cfg: TrainConfig,
-    out: str | Path,                   # gets last.safetensors, step_{n}.safetensors, state.pt, state_before.pt, tb/
+    out: str | Path,   # gets last.safetensors, step_{n}.safetensors, state.pt, state_before.pt, tb/
     seed: int,
     device: str | torch.device,
     resume: bool = True,               # go on from out/state.pt if it is there
@@ -281,15 +309,17 @@ def train(
     length: int,                       # items in the training set
     log_every: int = 20,               # steps a history row
 ) -> list[dict[str, float]]:           # rows of step, loss, its parts, lr, images_per_s
-    "Train `model`, on one process or under torchrun; interrupted and called again it ends with the same bits."
+    "Train `model` on one process or under torchrun; a second call goes on where the first ended."
     out, model = Path(out), model.train()
     with processes(torch.device(device)) as (rank, world, device):
         cfg = replace(cfg, precision=choose_precision(cfg.precision, device))
         run = _start(place(model, device, cfg.steps), cfg, seed, length, out, resume)
-        sampler = StepSampler(length, cfg.batch_size, cfg.steps, seed, run.step, rank, world, cfg.accumulate)
+        sampler = StepSampler(length, cfg.batch_size, cfg.steps, seed, run.step, rank, world,
+                              cfg.accumulate)
         agree(model.state_dict().values())
         with _watching_workers():
-            if run.step < cfg.steps: _loop(run, loss_fn, iter(loader_fn(sampler)), cfg, out, seed, rank, log_every)
+            if run.step < cfg.steps:
+                _loop(run, loss_fn, iter(loader_fn(sampler)), cfg, out, seed, rank, log_every)
         agree(run.weights().values())
         load_into(model, run.weights(), out)
     return run.history

@@ -56,8 +56,10 @@ def load_weights(
 # %% ../../nbs/5_training/05_weights.ipynb #df72bf21
 def _faults(own: dict[str, tuple], other: dict[str, tuple]) -> list[str]:
     "Differences between two tables of shapes, with the first name of each kind."
-    found = {"missing": [k for k in own if k not in other], "unexpected": [k for k in other if k not in own],
-             "of another shape": [f"{k} {other[k]}, wanted {own[k]}" for k in own if k in other and own[k] != other[k]]}
+    found = {"missing": [k for k in own if k not in other],
+             "unexpected": [k for k in other if k not in own],
+             "of another shape": [f"{k} {other[k]}, wanted {own[k]}" for k in own
+                                  if k in other and own[k] != other[k]]}
     return [f"{len(keys)} {kind} (first: {keys[0]})" for kind, keys in found.items() if keys]
 
 def load_into(
@@ -65,8 +67,11 @@ def load_into(
     state: dict[str, Tensor],  # cast to the model's types and moved to its device
     source: str | Path,        # where it came from, for the message
 ) -> None:
-    "Load every tensor of `model` from `state`; CheckpointError, and an untouched model, when they do not fit."
-    faults = _faults(*({k: tuple(v.shape) for k, v in d.items()} for d in (model.state_dict(), state)))
+    "Load every tensor of `model` from `state`; CheckpointError and no change if one does not fit."
+    faults = _faults(*({k: tuple(v.shape) for k, v in d.items()}
+                       for d in (model.state_dict(), state)))
     advice = "Use the backbone, sizes and classes they are of."
-    if faults: raise CheckpointError(f"{source}: weights of another architecture: {'; '.join(faults)}. {advice}")
+    if faults:
+        raise CheckpointError(f"{source}: weights of another architecture: "
+                              f"{'; '.join(faults)}. {advice}")
     model.load_state_dict(state)

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from pointwssis.config import SOLOv2Config, TrainConfig
 from pointwssis.core import DataError, rng
 from pointwssis.data import coco
-from pointwssis.dataset import (CocoDataset, Sample, augment, collate, crop_sample, dropped_points, flip_sample, inference_batch, normalise,
+from pointwssis.data.transforms import (CocoDataset, Sample, augment, collate, crop_sample, dropped_points, flip_sample, inference_batch, normalise,
                                 pad_images, read_sample, resize_image, resize_sample, target_size, tight_boxes)
 from pointwssis.detector.targets import assign
 from pointwssis.training.trainer import StepSampler
