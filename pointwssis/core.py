@@ -21,11 +21,14 @@ __all__ = ['PointWSSISError', 'ConfigError', 'DataError', 'CheckpointError', 'St
 # %% ../nbs/9_core/01_core.ipynb #4f1d8bfc
 class PointWSSISError(Exception):
     "Something about the input that its owner can mend: one line that names the place and the cure."
-    def __str__(self) -> str: return " ".join(super().__str__().splitlines())   # a name may hold a line's end
+    def __str__(self) -> str: return " ".join(super().__str__().splitlines())  # names may hold "\n"
 
-class ConfigError(PointWSSISError): "An option, preset or parameter that does not exist or has a wrong value."
-class DataError(PointWSSISError): "A file, image or annotation that is missing, broken or contradictory."
-class CheckpointError(PointWSSISError): "A weights file that is corrupt or belongs to another architecture."
+class ConfigError(PointWSSISError):
+    "An option, preset or parameter that does not exist or has a wrong value."
+class DataError(PointWSSISError):
+    "A file, image or annotation that is missing, broken or contradictory."
+class CheckpointError(PointWSSISError):
+    "A weights file that is corrupt or belongs to another architecture."
 class StageError(PointWSSISError): "A stage that could not finish, or whose inputs are not there."
 
 # %% ../nbs/9_core/01_core.ipynb #bf5dcb4e
@@ -38,7 +41,7 @@ def nearest(
     return f" Did you mean '{close[0]}'?" if close else ""
 
 # %% ../nbs/9_core/01_core.ipynb #3cf3c0a1
-UNKNOWN_TO_DISK = (errno.EINVAL, errno.ENOTSUP)   # errors of a file system that offers no such thing
+UNKNOWN_TO_DISK = (errno.EINVAL, errno.ENOTSUP)  # errors of a file system that offers no such thing
 
 def to_disk(
     path: Path,  # a file, or a folder whose entries are meant
@@ -74,17 +77,19 @@ def put_in_place(new: Path, path: Path) -> None:
     to_disk(path.parent)
 
 # %% ../nbs/9_core/01_core.ipynb #f01387ca
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOTDIR, errno.EEXIST)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG,
+           errno.ENOTDIR, errno.EEXIST)
 
 def unwritable(path: Path, e: OSError) -> StageError:
-    "The error of a place that takes no file: a full disk, a read-only folder, a file where a folder should be."
-    return StageError(f"{path}: cannot be written: {e.strerror}. Free space there, or choose another folder.")
+    "The error of a full disk, a read-only folder, or a file where a folder should be."
+    return StageError(f"{path}: cannot be written: {e.strerror}. "
+                      "Free space there, or choose another folder.")
 
 @contextmanager
 def atomic_path(
     path: str | Path,    # file or folder to make; its parents are made when missing
 ) -> Iterator[Path]:     # a temporary sibling to write to, with the same suffix
-    "Write under a temporary name that becomes `path` when the block ends well, and vanishes when it does not."
+    "Write under a temporary name that becomes `path` if the block ends without an error."
     path = Path(path)
     temporary = _temporary(path, path.suffix)
     try:
@@ -103,7 +108,7 @@ TEMPORARY = re.compile(r"\..+\.([0-9a-f]{4})-(\d+)-[0-9a-f]{6}\.tmp(\.[^.]+)?")
 
 def remove_litter(
     paths: Iterable[Path],   # those with other names are left alone
-    every: bool = False,     # those of living processes too: the caller knows that nobody else writes there
+    every: bool = False,     # those of living processes, too; nobody else may be writing there
 ) -> list[Path]:             # what was removed
     "Remove temporary files and folders that a killed process has left."
     from psutil import pid_exists
@@ -122,13 +127,16 @@ def read_json(
 ) -> Any:              # its content as Python values
     "Read JSON, or say in one line why that is impossible."
     try: return json.loads(Path(path).read_bytes())
-    except FileNotFoundError: raise DataError(f"{path}: no such file. Check the path and the data root.") from None
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file. Check the path and the data root.") from None
     except json.JSONDecodeError as e:
         place = f"line {e.lineno}, column {e.colno}"
-        raise DataError(f"{path}: broken JSON at {place}: {e.msg}. Mend that place or fetch the file again.") from None
+        raise DataError(f"{path}: broken JSON at {place}: {e.msg}. "
+                        "Mend that place or fetch the file again.") from None
     except RecursionError:
         raise DataError(f"{path}: broken JSON: nested too deeply. Fetch the file again.") from None
-    except (ValueError, OSError) as e: raise DataError(f"{path}: cannot be read: {e}. Is it a UTF-8 JSON file?") from None
+    except (ValueError, OSError) as e:
+        raise DataError(f"{path}: cannot be read: {e}. Is it a UTF-8 JSON file?") from None
 
 # %% ../nbs/9_core/01_core.ipynb #c84c9783
 def write_json(
@@ -188,7 +196,8 @@ def pick_device(
     if name == "auto": name = "cuda" if gpus else "mps" if apple else "cpu"
     kind, _, index = name.partition(":")
     if kind == "cuda" and int(index or 0) >= gpus:
-        raise ConfigError(f"device '{name}' is not here ({gpus} GPUs found). Use auto or cpu, or check the driver.")
+        raise ConfigError(f"device '{name}' is not here ({gpus} GPUs found). "
+                          "Use auto or cpu, or check the driver.")
     if kind == "mps" and not apple:
         raise ConfigError(f"device '{name}' is not here (no Apple GPU found). Use auto or cpu.")
     return torch.device(name)
@@ -205,7 +214,8 @@ def device_name(
     return f"CPU, {count} thread{'s' * (count != 1)}"
 
 # %% ../nbs/9_core/01_core.ipynb #ad29431e
-LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "opencv-python-headless", "pycocotools", "faster-coco-eval")
+LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "opencv-python-headless",
+             "pycocotools", "faster-coco-eval")
 
 def versions() -> dict[str, str]:   # name: version
     "Python and the libraries that a result can depend on, as far as they are installed."

@@ -17,9 +17,11 @@ from .core import NO_ROOM, unwritable
 __all__ = []
 
 # %% ../nbs/9_core/03_journal.ipynb #6a0d1e07
-UNFINISHED = "unfinished"   # a folder in a stage's artifacts, for what only an interrupted stage needs
+# a folder in a stage's artifacts, for what only an interrupted stage needs
+UNFINISHED = "unfinished"
 
-def _line(content: bytes) -> bytes: return hashlib.sha256(content).hexdigest()[:16].encode() + b" " + content + b"\n"
+def _line(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest()[:16].encode() + b" " + content + b"\n"
 
 def _whole(text: bytes) -> list[bytes]:
     "The contents of the lines up to the first that is not whole."
@@ -38,12 +40,15 @@ class Journal:
         kind: Any = Any,                 # type of a value, as msgspec takes it
     ):
         self._path, self._values = Path(path) if path else None, {}
-        self._read, self._first = msgspec.json.Decoder(tuple[int, kind]), msgspec.json.encode([made_of])
+        self._read, self._first = (msgspec.json.Decoder(tuple[int, kind]),
+                                   msgspec.json.encode([made_of]))
         if self._path and self._path.is_file(): self._open(_whole(self._path.read_bytes()))
 
     def _open(self, lines: list[bytes]) -> None:
         "Take over whole lines of the same origin, and cut off what follows them."
-        try: self._values = dict(map(self._read.decode, lines[1:])) if lines[:1] == [self._first] else {}
+        try:
+            self._values = (dict(map(self._read.decode, lines[1:]))
+                            if lines[:1] == [self._first] else {})
         except msgspec.ValidationError: self._values = {}
         whole = lines if self._values else []
         os.truncate(self._path, sum(len(_line(line)) for line in whole))
@@ -61,7 +66,8 @@ class Journal:
     def _append(self, line: bytes) -> None:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self._path, "ab", buffering=0) as f: f.write((b"" if f.tell() else _line(self._first)) + line)
+            with open(self._path, "ab", buffering=0) as f:
+                f.write((b"" if f.tell() else _line(self._first)) + line)
         except OSError as e:
             if e.errno in NO_ROOM: raise unwritable(self._path, e) from None
             raise

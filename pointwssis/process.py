@@ -22,11 +22,12 @@ __all__ = []
 
 # %% ../nbs/9_core/04_process.ipynb #0e5aa037
 MARK = "POINTWSSIS_STAGE"
-KERNEL = {"MPLBACKEND": "module://matplotlib_inline.backend_inline",  # pictures go into the notebook
-          "PYDEVD_DISABLE_FILE_VALIDATION": "1"}                       # the debugger's warning does not
+# pictures go into the notebook
+KERNEL = {"MPLBACKEND": "module://matplotlib_inline.backend_inline",
+          "PYDEVD_DISABLE_FILE_VALIDATION": "1"}   # the debugger's warning does not
 
 def _space() -> str:
-    "Name of the space in which process numbers are counted: one a container on Linux, one a machine elsewhere."
+    "Name of the space of process numbers: one a container on Linux, one a machine elsewhere."
     try: return os.readlink("/proc/self/ns/pid")
     except OSError: return "machine"
 
@@ -65,7 +66,7 @@ def marked(mark: str) -> list[int]:
     return [process.pid for process, other in _marked() if other == mark]
 
 def end_marked(mark: str) -> None:
-    "End every process but this one that carries the mark; twice, as one being born does not show it yet."
+    "End every process but this one that carries the mark; twice, as a new one shows it late."
     for pause in (0.1, 0):
         for process, other in _marked():
             with suppress(psutil.Error):
@@ -80,7 +81,8 @@ def environment(**changes: str) -> Iterator[None]:
     os.environ.update(changes)
     try: yield
     finally:
-        for key, value in before.items(): os.environ.pop(key) if value is None else os.environ.update({key: value})
+        for key, value in before.items():
+            os.environ.pop(key) if value is None else os.environ.update({key: value})
 
 # %% ../nbs/9_core/04_process.ipynb #43c22d3f
 ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -133,15 +135,20 @@ def death(
 ) -> str:
     "Reason and cure for the death of a process, in one line."
     smaller = "Use a smaller batch_size or fewer workers."
-    if code == -signal.SIGKILL and memory_kills() > kills: return f"died: memory ran out and the system ended it. {smaller}"
-    if code == -signal.SIGKILL: return f"died: killed by SIGKILL, by somebody or because memory ran out. In the latter case: {smaller}"
+    if code == -signal.SIGKILL and memory_kills() > kills:
+        return f"died: memory ran out and the system ended it. {smaller}"
+    if code == -signal.SIGKILL:
+        return ("died: killed by SIGKILL, by somebody or because memory ran out. "
+                f"In the latter case: {smaller}")
     again = "Start it again; if it happens twice, look at the libraries in `pointwssis doctor`."
-    if code is not None and code < 0: return f"died: killed by {signal.Signals(-code).name}. {again}"
+    if code is not None and code < 0:
+        return f"died: killed by {signal.Signals(-code).name}. {again}"
     return f"died{'' if code is None else f': it ended with exit code {code}'}. {again}"
 
 # %% ../nbs/9_core/04_process.ipynb #9af3d178
-WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP)   # errors of a file system that has no locks
-LOCKS = ((FileLock, ".lock"), (SoftFileLock, ".holder"))      # the second where the first cannot be had
+# errors of a file system that has no locks
+WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP)
+LOCKS = ((FileLock, ".lock"), (SoftFileLock, ".holder"))  # the second where the first cannot be had
 
 def _lock(target: Path) -> BaseFileLock:
     "The lock of a place, held."
@@ -153,24 +160,29 @@ def _lock(target: Path) -> BaseFileLock:
         except OSError as e:
             if e.errno not in WITHOUT_LOCKS: raise unwritable(file, e) from None
             with suppress(OSError): file.unlink()
-    raise StageError(f"{target.parent}: its file system has no locks. Pass another folder as --runs DIR.")
+    raise StageError(f"{target.parent}: its file system has no locks. "
+                     "Pass another folder as --runs DIR.")
 
 def _in_use(target: Path, file: Path) -> str:
     "The line for a second process, with the first one's name where the lock tells it."
     try: holder = file.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError): holder = []
-    who = f" (number {holder[0]} on {holder[1]}; if it is gone, delete {file})" if len(holder) > 1 else ""
-    return f"{target} is in use by another process{who} that runs the same stage. Wait for it, or stop it first."
+    who = (f" (number {holder[0]} on {holder[1]}; if it is gone, delete {file})"
+           if len(holder) > 1 else "")
+    return (f"{target} is in use by another process{who} that runs the same stage. "
+            "Wait for it, or stop it first.")
 
 # %% ../nbs/9_core/04_process.ipynb #9af3d1a1
 @contextmanager
 def claim(
     target: Path,      # the final place
 ) -> Iterator[Path]:   # a hidden sibling
-    "A working folder beside the final place, locked against a second process, without remains of a killed one; a full disk is said."
+    "A working folder beside the final place, locked, and free of what a killed process has left."
     partial = target.with_name(f".{target.name}.partial")
     try: target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise StageError(f"{target.parent}: cannot be made: {e.strerror}. Pass another folder as --runs DIR.") from None
+    except OSError as e:
+        raise StageError(f"{target.parent}: cannot be made: {e.strerror}. "
+                         "Pass another folder as --runs DIR.") from None
     lock = _lock(target)
     try:
         end_orphans()
@@ -194,7 +206,8 @@ def clear_remains(
         with suppress(StageError), claim(target): pass
 
 # %% ../nbs/9_core/04_process.ipynb #d1c2b002
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")   # of each worker
+# of each worker
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 def _follow_parent() -> None:
     "End when the process ends that started this one, and leave Ctrl-C to it."

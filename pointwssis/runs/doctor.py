@@ -31,31 +31,38 @@ def _package(need: Requirement) -> tuple[bool, str]:
 def _packages() -> list[tuple[bool, str]]:
     "A row for each required package."
     try: return [_package(need) for need in requirements()]
-    except PackageNotFoundError: return [(False, "pointwssis is not installed, only imported: pip install -e .")]
+    except PackageNotFoundError:
+        return [(False, "pointwssis is not installed, only imported: pip install -e .")]
 
 # %% ../../nbs/6_runs/12_doctor.ipynb #c2c28983
 def _git() -> tuple[bool, str]:
     "Check that git is there, to name a run's commit."
-    if not shutil.which("git"): return False, "git is not installed: runs work, and cannot name the commit of their sources"
+    if not shutil.which("git"):
+        return False, "git is not installed: runs work, and cannot name the commit of their sources"
     said = subprocess.run(["git", "--version"], capture_output=True, text=True).stdout.split()
     return True, f"git {said[2] if len(said) > 2 else ''}".strip()
 
 def _detectron2() -> tuple[bool, str]:
     "Check that Detectron2, which is optional, loads with its compiled part, in another process."
-    if not find_spec("detectron2"): return True, "Detectron2 is not installed (optional; docs/detectron2.md)"
+    if not find_spec("detectron2"):
+        return True, "Detectron2 is not installed (optional; docs/detectron2.md)"
     load = [sys.executable, "-c", "import detectron2, detectron2._C; print(detectron2.__version__)"]
     done = subprocess.run(load, capture_output=True, text=True)
     if not done.returncode: return True, f"Detectron2 {done.stdout.strip()}"
     fault = (done.stderr.strip().splitlines() or [f"signal {-done.returncode}"])[-1]
-    return False, f"Detectron2 does not load ({fault}): build it again with this torch (docs/detectron2.md)"
+    return (False, f"Detectron2 does not load ({fault}): build it again with this torch "
+                   "(docs/detectron2.md)")
 
 def checks() -> list[tuple[bool, str]]:
     "Check the requirements of the suite; True or False for each, and a line on it."
     from pointwssis.runs.stage_graph import STAGES
     from pointwssis.runs.runner import NOTEBOOKS
-    rows = [(sys.version_info >= (3, 11), f"Python {sys.version.split()[0]} (3.11 or newer)"), *_packages(), _git(), _detectron2()]
-    missing = [s.name for s in STAGES.values() if not (NOTEBOOKS / f"{s.notebook or s.name}.ipynb").is_file()]
-    rows.append((not missing, f"stage notebooks missing: {', '.join(missing)}" if missing else f"{len(STAGES)} stages with notebooks"))
+    rows = [(sys.version_info >= (3, 11), f"Python {sys.version.split()[0]} (3.11 or newer)"),
+            *_packages(), _git(), _detectron2()]
+    missing = [s.name for s in STAGES.values()
+               if not (NOTEBOOKS / f"{s.notebook or s.name}.ipynb").is_file()]
+    rows.append((not missing, f"stage notebooks missing: {', '.join(missing)}"
+                 if missing else f"{len(STAGES)} stages with notebooks"))
     rows.append((True, f"device: {device_name(pick_device())}"))
     free = shutil.disk_usage(".").free / 2**30
     return [*rows, (free > 5, f"{free:.0f} GiB free here (5 or more)")]

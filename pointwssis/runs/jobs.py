@@ -35,7 +35,8 @@ def _before(graph: Graph) -> dict[str, set[str]]:
 def beside(graph: Graph, name: str) -> set[str]:
     "Names that may run at the same time as `name`."
     before = _before(graph)
-    return {other for other in graph if other not in before[name] | {name} and name not in before[other]}
+    return {other for other in graph if other not in before[name] | {name}
+            and name not in before[other]}
 
 # %% ../../nbs/6_runs/04_jobs.ipynb #64a0b00a
 class _Board:
@@ -69,7 +70,7 @@ def side_by_side(
     work: Callable[[str, int], Any],         # name and place, 0 to jobs - 1, to result
     jobs: Callable[[], int],                 # how many at the same time
     stop: Callable[[], None],                # called when something has failed
-    tell: Callable[[str, Any], None] = lambda name, result: None,   # called before (None) and after each
+    tell: Callable[[str, Any], None] = lambda name, result: None,   # called before (None) and after
 ) -> dict[str, Any]:                         # results in the order of the graph
     "Do all the work of a graph, with independent pieces at the same time."
     board, done = _Board(graph, jobs), {}
@@ -87,7 +88,7 @@ def side_by_side(
 
 # %% ../../nbs/6_runs/04_jobs.ipynb #64a0b010
 def cores() -> int:
-    "Cores that this process may use; OMP_NUM_THREADS counts where it is set, as torch obeys it too."
+    "Cores that this process may use, or OMP_NUM_THREADS where it is set, which torch obeys, too."
     asked = os.environ.get("OMP_NUM_THREADS", "")
     if asked.isdecimal() and int(asked): return int(asked)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -104,12 +105,15 @@ class Named:
         name: str,
         stream: TextIO,
         every: float = 30.0,   # seconds between two states of a progress bar
-    ): self.name, self.stream, self.every, self._rest, self._shown = name, stream, every, "", time.monotonic()
+    ):
+        self.name, self.stream, self.every = name, stream, every
+        self._rest, self._shown = "", time.monotonic()
 
     def write(self, text: str) -> None:
         *lines, self._rest = (self._rest + text).split("\n")
         for line in lines: self._show(line)
-        if "\r" in self._rest and time.monotonic() - self._shown >= self.every: self._show(self._rest)
+        if "\r" in self._rest and time.monotonic() - self._shown >= self.every:
+            self._show(self._rest)
 
     def _show(self, line: str) -> None:
         line, self._shown = line.rstrip("\r").rpartition("\r")[2].strip(), time.monotonic()

@@ -39,7 +39,8 @@ def one_directory() -> Iterator[None]:
     with import_papermill().iorw.local_file_io_cwd(): yield
 
 # %% ../../nbs/6_runs/05_kernels.ipynb #6b63a00a
-_FIRST: dict[str, Any] = {"cwd": os.getcwd(), "environ": dict(os.environ), "threads": 0}   # of this process, when it was new
+# of this process, when it was new
+_FIRST: dict[str, Any] = {"cwd": os.getcwd(), "environ": dict(os.environ), "threads": 0}
 
 def _forget_random_state() -> None:
     "Seed all generators as a new process does."
@@ -76,7 +77,8 @@ def share_threads(
     return torch.get_num_threads()
 
 # %% ../../nbs/6_runs/05_kernels.ipynb #6b63a00f
-REMEMBER = "bool(__import__('pointwssis.runs.kernels'))"   # the module remembers what it finds when it is imported
+# the module remembers what it finds when it is imported
+REMEMBER = "bool(__import__('pointwssis.runs.kernels'))"
 CLEAN = "__import__('pointwssis.runs.kernels').runs.kernels.make_fresh()"
 ARGUMENTS = ["--IPKernelApp.log_level=50", "--HistoryManager.hist_file=:memory:"]
 MOST_MEMORY = 1 / 8   # of the machine's; a kernel that keeps more after a stage is ended
@@ -111,7 +113,7 @@ def _checked(reply: dict[str, Any]) -> dict[str, Any]:
     raise StageError(f"the stage's process stopped with {kind}: {text}")
 
 def _exchange(kernel: Kernel, code: str, answer: str) -> Any:
-    "Run code in the process of a kernel that has been started, and return the value of an expression."
+    "Run code in the process of a running kernel, and return the value of an expression."
     client = kernel._manager.blocking_client()
     client.start_channels(shell=True, iopub=False, stdin=False, hb=False, control=False)
     try:
@@ -123,10 +125,11 @@ def _exchange(kernel: Kernel, code: str, answer: str) -> Any:
 
 # %% ../../nbs/6_runs/05_kernels.ipynb #6b63a010
 class Kernel:
-    "A Python process that runs stage notebooks, one after the other; it starts when it is first needed."
+    "A Python process that runs stage notebooks one after the other, started at its first use."
     def __init__(self):
         self.mark, self.stopped, self._manager, self._clients = "", False, None, []
-        self._code, self._kills = None, 0   # exit code of the last process; the system's count when it started
+        # exit code of the last process; the system's count when it started
+        self._code, self._kills = None, 0
 
     def manager(self) -> Any:
         "The kernel manager of the running process."
@@ -145,7 +148,7 @@ class Kernel:
         self._code = run_sync(self._manager.provisioner.poll)()
 
     def _start(self, attempts: int = 3) -> None:
-        "Start a process, and another one where the first ended because a port of it was taken meanwhile."
+        "Start a process, and another one if the first has ended because its port was taken."
         from jupyter_core.utils import run_sync
         self.mark, self._manager = mark_of(f"kernel {token_hex(8)}"), _new_manager(self._clients)
         self._code, self._kills = None, memory_kills()
@@ -214,7 +217,7 @@ def fresh(
 # %% ../../nbs/6_runs/05_kernels.ipynb #6b63a01d
 class Kernels:
     "As many kernels as are asked for."
-    def __init__(self): self._all, self.jobs = [], 0   # jobs: how many stages share the machine; 0: not known yet
+    def __init__(self): self._all, self.jobs = [], 0   # stages at once; 0: not known yet
 
     def __getitem__(self, index: int) -> Kernel:
         while len(self._all) <= index: self._all.append(Kernel())

@@ -21,7 +21,7 @@ __all__ = []
 
 # %% ../../nbs/6_runs/03_places.ipynb #08b5e1a7
 def _config_in(manifest: dict[str, Any]) -> dict[str, Any]:
-    "The configuration that a result was made with; {} where the manifest has none and today's options do not know its parameters."
+    "The configuration of a result; {} for an old manifest whose options exist no longer."
     if "config" in manifest: return manifest["config"]
     try: return asdict(config_of(**of_run(manifest.get("parameters", {}))))
     except ConfigError: return {}
@@ -31,10 +31,12 @@ def _text(value: Any) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 def _changed_files(stage: Stage, manifest: dict[str, Any], given: dict[str, str]) -> list[str]:
-    "Files of the user that have other content, are new or are gone; an older manifest names no images."
-    before = {name: value for name, value in manifest.get("inputs", {}).items() if name.partition("/")[0] not in stage.needs}
+    "Files of the user that are changed, new or gone; an older manifest names no images."
+    before = {name: value for name, value in manifest.get("inputs", {}).items()
+              if name.partition("/")[0] not in stage.needs}
     known = set(before) | set(given) if "config" in manifest else set(before) & set(given)
-    how = {name: "new" if name not in before else "gone" if name not in given else "other content" for name in sorted(known)}
+    how = {name: "new" if name not in before else "gone" if name not in given else "other content"
+           for name in sorted(known)}
     return [f"{name} ({what})" for name, what in how.items() if before.get(name) != given.get(name)]
 
 def differences(
@@ -44,9 +46,11 @@ def differences(
     **extra: Any,               # further parameters of its notebook
 ) -> list[str]:                 # such as "student_train.steps 800 -> 100"
     "Settings and files of the user in which a finished result differs from what is wanted."
-    now, then = (decisive(stage, json.loads(json.dumps(config))) for config in (asdict(cfg), _config_in(manifest)))
+    now, then = (decisive(stage, json.loads(json.dumps(config)))
+                 for config in (asdict(cfg), _config_in(manifest)))
     then |= {key: manifest.get("parameters", {}).get(key, value) for key, value in extra.items()}
-    settings = [f"{key} {_text(then[key])} -> {_text(value)}" for key, value in (now | extra).items() if then.get(key, value) != value]
+    settings = [f"{key} {_text(then[key])} -> {_text(value)}"
+                for key, value in (now | extra).items() if then.get(key, value) != value]
     return settings + _changed_files(stage, manifest, given_hashes(stage, cfg))
 
 # %% ../../nbs/6_runs/03_places.ipynb #367af41c
@@ -62,8 +66,10 @@ def refuse_other(
     "Raise StageError where a finished result of other settings or of other data lies."
     manifest = finished(target)
     if not manifest or not (changed := differences(stage, cfg, manifest, **extra)): return
-    cure = f"Pass --name OTHER to keep both, or --force to make it again; the old one then moves to {target.parent / 'replaced'}."
-    raise StageError(f"{target} holds a finished result of other settings or data: {_few(changed)}. {cure}")
+    cure = ("Pass --name OTHER to keep both, or --force to make it again; "
+            f"the old one then moves to {target.parent / 'replaced'}.")
+    raise StageError(f"{target} holds a finished result of other settings or data: "
+                     f"{_few(changed)}. {cure}")
 
 # %% ../../nbs/6_runs/03_places.ipynb #86f6e719
 def check_inputs(
@@ -73,13 +79,20 @@ def check_inputs(
 ) -> None:
     "Refuse to start on inputs that are missing or that were made with other settings."
     for need in ready_needs(stage, cfg, folder):
-        place, again = folder / need, f"Run `pointwssis run {need}` with the same options first, or `pointwssis reproduce` for all stages."
-        if not is_done(place): raise StageError(f"stage '{stage.name}' needs '{need}', which has not finished in {folder}. {again}")
+        place, again = (folder / need, f"Run `pointwssis run {need}` with the same options first, "
+                                       "or `pointwssis reproduce` for all stages.")
+        if not is_done(place):
+            raise StageError(f"stage '{stage.name}' needs '{need}', which has not finished in "
+                             f"{folder}. {again}")
         if is_done(place, expected(STAGES[need], cfg, folder)[0]): continue
         changed = differences(STAGES[need], cfg, finished(place))
-        made = f"with other settings or data: {_few(changed)}" if changed else "from files of earlier stages that have changed since"
-        if changed: again = f"Pass --name OTHER for a run of its own, or make it again with `pointwssis run {need} --force`."
-        raise StageError(f"stage '{stage.name}' needs '{need}', but {place} was made {made}. {again}")
+        made = (f"with other settings or data: {_few(changed)}"
+                if changed else "from files of earlier stages that have changed since")
+        if changed:
+            again = ("Pass --name OTHER for a run of its own, or make it again with `pointwssis "
+                     f"run {need} --force`.")
+        raise StageError(f"stage '{stage.name}' needs '{need}', but {place} was made "
+                         f"{made}. {again}")
 
 # %% ../../nbs/6_runs/03_places.ipynb #5ff5fce1
 def _link(source: str, target: str) -> None:
@@ -145,12 +158,15 @@ def prepare_folder(
 ) -> str:            # hash of the code that made the artifacts; "" where there are none
     "Empty the working folder, except for artifacts of an earlier attempt that can be continued."
     failed = target.parent / "failed" / target.name
-    found = {place: _manifest_in(place) for place in (partial, failed) if resumes and not afresh and (place / "artifacts").is_dir()}
+    found = {place: _manifest_in(place) for place in (partial, failed)
+             if resumes and not afresh and (place / "artifacts").is_dir()}
     attempts = [place for place, manifest in found.items() if manifest.get("fingerprint") == wanted]
     if partial not in attempts: _clear(partial, target, resumes)
     if attempts == [failed]:
-        with atomic_path(partial / "params.json") as temporary: shutil.copy2(failed / "params.json", temporary)
+        with atomic_path(partial / "params.json") as temporary:
+            shutil.copy2(failed / "params.json", temporary)
         os.replace(failed / "artifacts", partial / "artifacts")
-    for name in ("notebook.ipynb", "metrics.json", "matches.json"): (partial / name).unlink(missing_ok=True)
+    for name in ("notebook.ipynb", "metrics.json", "matches.json"):
+        (partial / name).unlink(missing_ok=True)
     (partial / "artifacts").mkdir(exist_ok=True)
     return found[attempts[0]].get("source", "") if attempts else ""

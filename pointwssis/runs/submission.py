@@ -20,14 +20,18 @@ __all__ = ['write_submission']
 # %% ../../nbs/6_runs/11_submission.ipynb #b7adc3f5
 def _record(**properties: Any) -> dict[str, Any]:
     "A JSON object with exactly these entries."
-    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+    return {"type": "object", "properties": properties, "required": list(properties),
+            "additionalProperties": False}
 
-_RLE = _record(size={"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 2, "maxItems": 2}, counts={"type": "string", "minLength": 1})
+_RLE = _record(size={"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 2,
+                     "maxItems": 2}, counts={"type": "string", "minLength": 1})
 _SCORE, _ID = {"type": "number", "minimum": 0, "maximum": 1}, {"type": "integer", "minimum": 0}
 
 SCHEMAS: dict[str, dict[str, Any]] = {
-    "coco": {"type": "array", "items": _record(image_id=_ID, category_id=_ID, segmentation=_RLE, score=_SCORE)},
-    "bdd100k": {"type": "array", "items": _record(name={"type": "string"}, labels={"type": "array", "items": _record(
+    "coco": {"type": "array",
+             "items": _record(image_id=_ID, category_id=_ID, segmentation=_RLE, score=_SCORE)},
+    "bdd100k": {"type": "array",
+                "items": _record(name={"type": "string"}, labels={"type": "array", "items": _record(
         id={"type": "string"}, category={"type": "string"}, score=_SCORE, rle=_RLE)})},
 }
 
@@ -43,16 +47,22 @@ def frames_of(
         name = data.categories.names[data.categories.index(r["category_id"])]
         return {"id": str(k), "category": name, "score": r["score"], "rle": r["segmentation"]}
     count = iter(range(1, len(results) + 1))
-    return [{"name": data.images[i]["file_name"], "labels": [label(next(count), r) for r in of]} for i, of in by_image.items()]
+    return [{"name": data.images[i]["file_name"], "labels": [label(next(count), r) for r in of]}
+            for i, of in by_image.items()]
 
-FORMS: dict[str, Callable[[list[dict], CocoData], list[dict]]] = {"coco": lambda results, data: results, "bdd100k": frames_of}
+FORMS: dict[str, Callable[[list[dict], CocoData],
+                          list[dict]]] = {"coco": lambda results, data: results,
+                                          "bdd100k": frames_of}
 
 # %% ../../nbs/6_runs/11_submission.ipynb #756944ec
 def _places(content: list[dict], form: str, data: CocoData) -> list[tuple[str, Any, Any, dict]]:
     "Of each mask: where it stands, its image's id, its category, its run lengths."
-    if form == "coco": return [(f"result {n}", r["image_id"], r["category_id"], r["segmentation"]) for n, r in enumerate(content)]
+    if form == "coco":
+        return [(f"result {n}", r["image_id"], r["category_id"], r["segmentation"])
+                for n, r in enumerate(content)]
     ids = {record["file_name"]: i for i, record in data.images.items()}
-    return [(f"frame {f['name']}, label {a['id']}", ids.get(f["name"]), a["category"], a["rle"]) for f in content for a in f["labels"]]
+    return [(f"frame {f['name']}, label {a['id']}", ids.get(f["name"]), a["category"], a["rle"])
+            for f in content for a in f["labels"]]
 
 def check_submission(
     content: Any,            # of a results file
@@ -61,16 +71,26 @@ def check_submission(
     path: str | Path = "results",  # for messages
 ) -> None:
     "DataError for the first thing that a server would not take."
-    if form not in SCHEMAS: raise ConfigError(f"unknown form '{form}'.{nearest(form, SCHEMAS)} Known: {', '.join(SCHEMAS)}.")
+    if form not in SCHEMAS:
+        raise ConfigError(f"unknown form '{form}'.{nearest(form, SCHEMAS)} Known: "
+                          f"{', '.join(SCHEMAS)}.")
     fault = next(Draft202012Validator(SCHEMAS[form]).iter_errors(content), None)
     where = "/".join(map(str, fault.absolute_path)) if fault else ""
-    if fault: raise DataError(f"{path}: at {where or 'the top'}: {fault.message[:160]}. Write it again with `pointwssis submit`.")
+    if fault:
+        raise DataError(f"{path}: at {where or 'the top'}: {fault.message[:160]}. "
+                        "Write it again with `pointwssis submit`.")
     known = data.categories.ids if form == "coco" else data.categories.names
     for place, image_id, category, rle in _places(content, form, data):
-        if image_id not in data.images: raise DataError(f"{path}: {place}: its image is not in {data.path}. Predict the images of that list.")
-        if category not in known: raise DataError(f"{path}: {place}: category {category!r} is not in {data.path}. Use weights for its classes.")
+        if image_id not in data.images:
+            raise DataError(f"{path}: {place}: its image is not in {data.path}. "
+                            "Predict the images of that list.")
+        if category not in known:
+            raise DataError(f"{path}: {place}: category {category!r} is not in {data.path}. "
+                            "Use weights for its classes.")
         size = [data.images[image_id][side] for side in ("height", "width")]
-        if rle["size"] != size: raise DataError(f"{path}: {place}: a mask of {rle['size']}, the image has {size}. Predict at the image's own size.")
+        if rle["size"] != size:
+            raise DataError(f"{path}: {place}: a mask of {rle['size']}, the image has {size}. "
+                            "Predict at the image's own size.")
 
 # %% ../../nbs/6_runs/11_submission.ipynb #452c5149
 def write_submission(
@@ -86,5 +106,7 @@ def write_submission(
     with atomic_path(path) as temporary: temporary.write_text(json.dumps(content), encoding="utf-8")
     if form != "coco": return [path]
     packed = path.with_suffix(".zip")
-    with atomic_path(packed) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive: archive.write(path, path.name)
+    with atomic_path(packed) as temporary, zipfile.ZipFile(temporary, "w",
+                                                           zipfile.ZIP_DEFLATED) as archive:
+        archive.write(path, path.name)
     return [path, packed]

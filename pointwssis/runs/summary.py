@@ -16,20 +16,26 @@ __all__ = ['summary']
 
 # %% ../../nbs/6_runs/08_summary.ipynb #1097c970
 LABELS = {"pseudo masks, teacher's": ("pseudo_sw_miou_percent", "points_without_mask_sw"),
-          "pseudo masks, refined": ("pseudo_sw_refined_miou_percent", "points_without_mask")}   # name: mIoU, unmatched clicks
+          # name: mIoU, unmatched clicks
+          "pseudo masks, refined": ("pseudo_sw_refined_miou_percent", "points_without_mask")}
 
 def _read(path: Path) -> dict[str, Any]: return read_json(path) if path.is_file() else {}
-def _number(value: float | None, unit: str = "") -> str: return "—" if value is None else f"{value:.1f}{unit}"
+def _number(value: float | None, unit: str = "") -> str:
+    return "—" if value is None else f"{value:.1f}{unit}"
 
 def _rows(scores: dict[str, Any], labels: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     "Name, AP, mIoU and matched clicks of every result of a run."
     points = labels.get("points")
-    def matched(key: str) -> float | None: return 100 * (1 - labels[key] / points) if points and key in labels else None
-    return [*((net.title, _number(scores.get(f"{net.metric}_ap_percent")), "", "") for net in NETWORKS.values()),
-            *((name, "", _number(scores.get(miou)), _number(matched(missing), "%")) for name, (miou, missing) in LABELS.items())]
+    def matched(key: str) -> float | None:
+        return 100 * (1 - labels[key] / points) if points and key in labels else None
+    return [*((net.title, _number(scores.get(f"{net.metric}_ap_percent")), "", "")
+              for net in NETWORKS.values()),
+            *((name, "", _number(scores.get(miou)), _number(matched(missing), "%"))
+              for name, (miou, missing) in LABELS.items())]
 
 # %% ../../nbs/6_runs/08_summary.ipynb #7ba2d838
-def _time(seconds: float) -> str: return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 def summary(
     folder: str | Path,  # of the run: <runs>/<name>/<split>/s<seed>
@@ -40,9 +46,13 @@ def summary(
     scores, labels = (_read(folder / stage / "metrics.json") for stage in ("evaluate", "pseudo"))
     rows = [("", "AP", "mIoU", "matched clicks"), *_rows(scores, labels)]
     lines = [f"{row[0]:<28}{row[1]:>6}{row[2]:>8}{row[3]:>17}".rstrip() for row in rows]
-    took = {path.parent.name: read_json(path)["wall_s"] for path in sorted(folder.glob("*/params.json"), key=lambda p: p.stat().st_mtime_ns)}
+    took = {path.parent.name: read_json(path)["wall_s"]
+            for path in sorted(folder.glob("*/params.json"), key=lambda p: p.stat().st_mtime_ns)}
     times = ", ".join(f"{stage} {_time(seconds)}" for stage, seconds in took.items())
     figures = figures_beside(folder.parents[2])
-    title = f"{name}{' ' * bool(variant)}{variant}, {share_of(split):g}% of the images with masks, seed {folder.name[1:]}"
-    places = f"Pictures and tables: {figures}, all on one page in {figures / 'report.html'}\nNotebooks: {folder}/STAGE/notebook.ipynb"
-    return "\n".join([title, *lines, f"Time: {times}; added up {_time(sum(took.values()))}, some side by side", places])
+    title = (f"{name}{' ' * bool(variant)}{variant}, {share_of(split):g}% of the images with "
+             f"masks, seed {folder.name[1:]}")
+    places = (f"Pictures and tables: {figures}, all on one page in "
+              f"{figures / 'report.html'}\nNotebooks: {folder}/STAGE/notebook.ipynb")
+    return "\n".join([title, *lines, f"Time: {times}; added up {_time(sum(took.values()))}, "
+                                     "some side by side", places])

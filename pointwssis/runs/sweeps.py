@@ -22,9 +22,11 @@ from .stage_graph import STAGES, config_of, run_folder
 __all__ = ['Experiment', 'experiments', 'reproduce_all']
 
 # %% ../../nbs/6_runs/07_sweeps.ipynb #5367c851
-LABELS = ("split", "teacher", "refiner", "pseudo", "evaluate")   # what a variant's pseudo labels need
-VARIANT = (*LABELS[:-1], "student_refined", "evaluate")          # what its row shows: labels, and who learned from the refined ones
-STUDENTS_ONLY = ("unanswered_background",)                       # variants whose labels are those of the method
+# what a variant's pseudo labels need
+LABELS = ("split", "teacher", "refiner", "pseudo", "evaluate")
+# what its row shows: labels, and who learned from the refined ones
+VARIANT = (*LABELS[:-1], "student_refined", "evaluate")
+STUDENTS_ONLY = ("unanswered_background",)   # variants whose labels are those of the method
 
 # %% ../../nbs/6_runs/07_sweeps.ipynb #9ce7e618
 @dataclass(frozen=True)
@@ -43,21 +45,27 @@ def experiments(
     dataset: str = "shapes",
     splits: Iterable[str] = ("10p",),  # of the main runs; ablations use the first
     seeds: Iterable[int] = (0,),
-    tables: str = "",                  # ablations: "all", or keys of ABLATIONS with commas between them
+    tables: str = "",   # ablations: "all", or keys of ABLATIONS with commas between them
     data_root: str = "",
     overrides: dict[str, Any] | None = None,
     labels_only: bool = False,         # ablations without students
 ) -> list[Experiment]:                 # main runs of a seed before its ablations
     "Every run that the tables need."
-    splits, seeds, runs = list(dict.fromkeys(map(split_name, splits))), list(dict.fromkeys(seeds)), []
-    if not splits or not seeds: raise ConfigError("no split or no seed is given. Name at least one of each, such as --splits 10p --seeds 0.")
-    variants = dict.fromkeys(v for table in choose_tables(tables).values() for v in table.rows.values() if v)
+    splits, seeds, runs = (list(dict.fromkeys(map(split_name, splits))), list(dict.fromkeys(seeds)),
+                           [])
+    if not splits or not seeds:
+        raise ConfigError("no split or no seed is given. Name at least one of each, "
+                          "such as --splits 10p --seeds 0.")
+    variants = dict.fromkeys(v for table in choose_tables(tables).values()
+                             for v in table.rows.values() if v)
     def run(split: str, seed: int, variant: str, stages: tuple[str, ...]) -> Experiment:
         changes = {**(overrides or {}), **settings_of(variant)}
-        return Experiment({"dataset": dataset, "split": split, "seed": seed, "data_root": data_root, "overrides": changes}, stages)
+        return Experiment({"dataset": dataset, "split": split, "seed": seed, "data_root": data_root,
+                           "overrides": changes}, stages)
     for seed in seeds:
         runs += [run(split, seed, "", tuple(STAGES)) for split in splits]
-        runs += [run(splits[0], seed, v, LABELS if labels_only and v not in STUDENTS_ONLY else VARIANT) for v in variants]
+        runs += [run(splits[0], seed, v, LABELS
+                     if labels_only and v not in STUDENTS_ONLY else VARIANT) for v in variants]
     return runs
 
 # %% ../../nbs/6_runs/07_sweeps.ipynb #b8c6ad44
@@ -66,17 +74,19 @@ def reproduce_all(
     runs: str | Path = RUNS,
     force: bool = False,
     begin: Callable[[Experiment], None] = lambda experiment: None,   # called before each run
-    tell: Callable[[str, Outcome | None], None] = lambda name, outcome: None,  # as `runner.reproduce`
+    tell: Callable[[str, Outcome | None], None] = lambda name, outcome: None,  # of `reproduce`
     run: Callable[..., Any] = reproduce,
     jobs: int = 0,                     # as `runner.reproduce`
     same_code: bool = False,
 ) -> None:
-    "Run what is missing of every experiment; an error is raised after the others have had their turn."
+    "Run what is missing of every experiment; the first error is raised at the end."
     broken: list[PointWSSISError] = []
     with kernels() as pool:
         for experiment in wanted:
             begin(experiment)
-            try: run(experiment.params, runs, force, stages=experiment.stages, tell=tell, jobs=jobs, pool=pool, same_code=same_code)
+            try:
+                run(experiment.params, runs, force, stages=experiment.stages, tell=tell, jobs=jobs,
+                    pool=pool, same_code=same_code)
             except PointWSSISError as e:
                 broken.append(type(e)(f"{experiment}: {e}"))
                 pool.clear()
