@@ -15,7 +15,7 @@ _HOMES = {   # name: module
     "SOLOv2": "detector.solov2", "MaskRefineNet": "refiner.network", "Point": "data.points",
     "load_model": "detector.predict", "predict_image": "detector.predict",
     "load_official": "training.checkpoints", "to_official": "training.checkpoints",
-    "run_stage": "runs.runner", "reproduce": "runs.runner"}
+    "run_stage": "runs.runner", "reproduce": "runs.runner", "train_on": "runs.train_on"}
 __all__ = [*_HOMES]
 
 def __getattr__(name: str) -> object:

@@ -56,6 +56,7 @@ def record(
         evaluator = judge.judged(truth, found, "pycocotools", areas=1)
         entries = _entries(evaluator, len(classes))
         parts = [_of_class(k, e) for k, e in enumerate(entries) if e]
+        if not parts: continue   # nobody knows the masks of these images
         networks[name] = Detections(*(np.concatenate([getattr(p, f) for p in parts], -1) for f in ("image", "kind", "right", "ignored")))
         objects = np.stack([_objects(e, len(truth.ids)) for e in entries])
     ids = np.array(sorted(truth.ids))

@@ -15,7 +15,7 @@ from ..method.ablations import ABLATIONS
 from ..registry import use_plugins
 from ..report.results import RUNS
 from .commands import command_convert, command_doctor, command_plan, command_predict, command_report
-from .commands import command_reproduce, command_run, command_split, command_submit
+from .commands import command_reproduce, command_run, command_split, command_submit, command_train
 
 # %% auto #0
 __all__ = ['main']
@@ -74,6 +74,7 @@ EPILOG = """examples:
   pointwssis reproduce --splits 10p,5p,20p --seeds 0,1,2 --tables all   every table, with ablations
   pointwssis reproduce --from-published DIR               the authors' checkpoints and labels, judged here
   pointwssis run teacher --set teacher_train.steps=2000   one stage, with an override
+  pointwssis train --images photos --masks outlines.xml --points clicks.csv   your own images, from two files
   pointwssis convert cvat annotations.xml masks.json --images photos   from an annotation tool to COCO
   pointwssis predict photo.jpg --weights outputs/runs/shapes/10p/s0/student_refined/artifacts/last.safetensors"""
 
@@ -118,6 +119,23 @@ def make_parser() -> Parser:
     plan.add_argument("--seconds-per-point", type=float, metavar="S", help="to click on it and choose its class (assumed: 7, as long as a box)")
     for one in (report, plan): one.add_argument("--runs", default=RUNS, metavar="DIR", help=f"the folder of all runs (default {RUNS})")
     for one in (report, plan): one.add_argument("--figures", default="", metavar="DIR", help="where tables and figures lie (default: figures beside the runs)")
+    own = command("train", command_train)
+    own.add_argument("--images", required=True, metavar="DIR", help="the image folder; names in the files below are relative to it")
+    own.add_argument("--masks", required=True, metavar="FILE", help="outlined images, of any annotation tool")
+    own.add_argument("--points", required=True, metavar="FILE", help="clicked images: a table (file, x, y, class), or of any annotation tool")
+    own.add_argument("--val", default="", metavar="FILE", help="outlined images to judge by (default: a fifth of the outlined ones is held out)")
+    own.add_argument("--name", default="", metavar="NAME", help="of the run's folder (default: that of the image folder)")
+    own.add_argument("--size", default="", metavar="SIZE", help="small, base or large (default: small on a CPU, base on a GPU)")
+    own.add_argument("--seed", type=int, default=0, help="one seed for everything random (default 0)")
+    own.add_argument("--classes", type=names, default=[], metavar="NAME,...", help="these classes only")
+    own.add_argument("--empty", default="error", metavar="CHOICE",
+                     help="images that nobody has worked on: error, skip or background (default error)")
+    own.add_argument("--set", type=setting, action="append", default=[], dest="overrides", metavar="KEY=VALUE",
+                     help="an option instead of the suggested one, such as student_train.steps=400; may be repeated")
+    own.add_argument("--runs", default=RUNS, metavar="DIR", help=f"where results go (default {RUNS})")
+    own.add_argument("--jobs", type=int, default=0, metavar="N", help="stages side by side")
+    own.add_argument("--force", action="store_true", help="run even where a result exists, which then moves to the run's folder `replaced`")
+    own.add_argument("--same-code", action="store_true", help="run again what other code has made")
     convert = command("convert", command_convert)
     convert.add_argument("format", metavar="FORMAT", help="of IN, such as cvat; an unknown one lists all")
     convert.add_argument("source", metavar="IN", help="a file, or a folder where the format has one file an image")

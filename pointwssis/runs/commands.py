@@ -5,6 +5,7 @@
 # %% ../../nbs/6_runs/13_commands.ipynb #97dca613
 from __future__ import annotations
 import argparse, shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ..core import ConfigError, DataError, pick_device, read_json
 from ..report.results import figures_beside
 
 # %% auto #0
-__all__ = ['command_convert']
+__all__ = []
 
 # %% ../../nbs/6_runs/13_commands.ipynb #d8934ac1
 def run_params(
@@ -168,6 +169,19 @@ def command_convert(args: argparse.Namespace) -> None:
     data = convert(args.format, args.source, args.out, args.to, args.images or None, args.images_out or None, args.long_side,
                    classes=tuple(args.classes), names=args.names or None, empty=args.empty)
     print(f"{args.out}: {described(data)}. File names are relative to {data.image_root}.")
+
+# %% ../../nbs/6_runs/13_commands.ipynb #a7c0f004
+def command_train(args: argparse.Namespace) -> None:
+    "Train on outlined and clicked images of your own, and say how good the result is."
+    from pointwssis.runs.train_on import train_on
+    made = train_on(args.images, args.masks, args.points, args.val or None, name=args.name, size=args.size, seed=args.seed,
+                    classes=tuple(args.classes), empty=args.empty, overrides=dict(args.overrides), runs=args.runs,
+                    say=partial(print, flush=True), tell=tell, force=args.force, jobs=args.jobs, same_code=args.same_code)
+    ap = {who: made.metrics.get(f"{key}_ap_percent") for who, key in (("teacher", "teacher"), ("student", "student_sw_refined"))}
+    scores = ", ".join(f"{who} {'—' if value is None else f'{value:.1f}'}" for who, value in ap.items())
+    print(f"\nAP of {made.judged} images: {scores}")
+    print(f"All of it, with pictures: {made.page}\nPseudo labels: {made.labels}\nTo annotate next: {made.next}")
+    print(f"Predict: pointwssis predict PHOTO.jpg --weights {made.weights}")
 
 # %% ../../nbs/6_runs/13_commands.ipynb #eda0b64b
 def command_doctor(args: argparse.Namespace) -> int:

@@ -63,7 +63,7 @@ def _finest(clicks: list[np.ndarray]) -> int:
 def level_bounds(
     sizes: np.ndarray,   # (N,) pixels at the network's input
 ) -> list[int]:          # four, ascending
-    "Where one pyramid level ends and the next begins."
+    "The bounds between pyramid levels."
     bounds: list[int] = []
     for value in np.quantile(sizes, (.2, .4, .6, .8)):
         bounds.append(max(round(value), round(bounds[-1] * 1.1) + 1 if bounds else 8))

@@ -1,0 +1,150 @@
+"A user's own images: two files of annotation tools, one call, no truth of the clicked images; wrong input is one line."
+import json
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+from PIL import Image
+
+from pointwssis.core import DataError
+from pointwssis.data import coco, shapes
+from pointwssis.data.convert import convert, read_annotations, write_annotations
+from pointwssis.data.masks import centroid
+from pointwssis.runs.cli import main
+from pointwssis.runs.own_data import gather, hold_out
+
+TINY = {"teacher.backbone": "timm:test_resnet", "student.backbone": "timm:test_resnet", "refiner.backbone": "torchvision:resnet18", "teacher.weights": "",
+        "student.weights": "", "refiner.weights": "", "teacher.frozen_norm": False, "student.frozen_norm": False, "teacher_train.steps": 3,
+        "teacher_train.checkpoint_steps": [1, 2], "refiner_train.steps": 2, "student_train.steps": 3, "data.short_side": 64, "data.long_side": 64,
+        "teacher_train.short_sides": [64], "student_train.short_sides": [64], "teacher_train.long_side": 64, "student_train.long_side": 64,
+        "teacher.num_grids": [8, 7, 6, 6, 6], "student.num_grids": [8, 7, 6, 6, 6], "refiner.crop_size": 32}
+
+
+def in_this_process(source: str, output: Path, params: dict, **_) -> None:
+    "A stage without the seconds that a kernel takes to start."
+    nb, scope = nbformat.read(source, 4), {}
+    for cell in (c for c in nb.cells if c.cell_type == "code"):
+        exec("\n".join(line for line in cell.source.split("\n") if not line.startswith("%")), scope)
+        if "parameters" in cell.metadata.get("tags", []): scope.update(params)
+    nbformat.write(nb, output)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory) -> Path:
+    "Sixteen images: ten outlined in CVAT, five clicked on in a table, one in no file."
+    root = tmp_path_factory.mktemp("own")
+    every = coco.load(shapes.write(root / "set", train=16, val=2, size=72) / "annotations/instances_train.json")
+    shutil.copytree(every.image_root, root / "photos")
+    write_annotations("cvat", root / "outlines.xml", every.select(every.ids[:10]))
+    used = {a["category_id"] for i in every.ids[:10] for a in every.annotations[i]}
+    rows = [(every.images[i]["file_name"], *centroid(every.mask(a)), every.categories.names[every.categories.index(a["category_id"])])
+            for i in every.ids[10:15] for a in every.annotations[i] if a["category_id"] in used]
+    (root / "clicks.csv").write_text("\n".join(",".join(map(str, row)) for row in [("file", "x", "y", "class"), *rows]) + "\n")
+    return root
+
+
+@pytest.fixture
+def here(drawn, tmp_path, monkeypatch) -> Path:
+    for name in ("outlines.xml", "clicks.csv"): shutil.copy(drawn / name, tmp_path)
+    shutil.copytree(drawn / "photos", tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(papermill, "execute_notebook", in_this_process)
+    monkeypatch.setattr("pointwssis.runs.train_on.start_weights", lambda size: ("", "none"))
+    return tmp_path
+
+
+def train(*more: str) -> int:
+    chosen = [part for key, value in TINY.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+    return main(["train", "--images", "photos", "--masks", "outlines.xml", "--points", "clicks.csv", "--jobs", "1", *chosen, *more])
+
+
+def test_from_two_files_to_a_student_and_a_page(here, capsys):
+    assert train("--name", "mine") == 0
+    said = capsys.readouterr().out
+    run = next(Path("outputs/runs/mine").glob("*p/s0"))
+    assert "AP of 2 images: teacher" in said and "A step takes" in said and "your choice" in said
+    assert "1 images of photos are in no file and are not used" in said
+    page = (run / "result/index.html").read_text()
+    command = re.search(r"pointwssis (predict PHOTO.jpg --weights \S+last.safetensors)", page)[1]
+    assert main([*command.replace("PHOTO.jpg", "photos/000001.png").split()]) == 0
+    weak = json.loads(next((run / "split/artifacts").glob("*_w.json")).read_text())
+    assert {key for a in weak["annotations"] for key in a} == {"id", "image_id", "category_id", "point", "iscrowd"}
+    labels = coco.load(run / "result/pseudo_labels.json", "photos")
+    assert {r["file_name"] for r in labels.images.values()} == {r["file_name"] for r in weak["images"]}
+    todo = (run / "result/next.csv").read_text().splitlines()
+    assert len(todo) >= 1 + len(weak["images"]) and ",outline," in todo[1] and f"{page.count('data:image/png')}" == "3"
+    assert train("--name", "mine") == 0 and "up to date" in capsys.readouterr().out
+
+
+def test_pseudo_labels_are_corrected_in_a_tool_and_come_back_as_outlines(here):
+    data = read_annotations("cvat", "outlines.xml", "photos")
+    coco.save("pseudo_labels.json", list(data.images.values()), [a for i in data.ids for a in data.annotations[i]], data.categories)
+    convert("coco", "pseudo_labels.json", "correct.json", "label_studio", root="photos")
+    convert("label_studio", "correct.json", "strong.json", root="photos")
+    own = gather(Path("photos"), Path("strong.json"), Path("clicks.csv"))
+    assert len(own.strong.ids) + len(own.val.ids) == 10
+
+
+def edit(name: str, old: str, new: str): Path(name).write_text(Path(name).read_text().replace(old, new))
+def first_class() -> str: return Path("clicks.csv").read_text().splitlines()[1].split(",")[3]
+
+
+def outlined_and_clicked():
+    edit("outlines.xml", "</image>", f'<points label="{first_class()}" points="3,4"/></image>')
+
+
+def no_outline():
+    edit("outlines.xml", "</labels>", "<label><name>ufo</name></label></labels>")
+    edit("clicks.csv", first_class(), "ufo")
+
+
+FAULTS = {
+    "a class spelled differently": (lambda: edit("clicks.csv", first_class(), first_class().upper()), "unknown class '", "Did you mean '"),
+    "a class without an outline": (no_outline, "clicks.csv: class 'ufo' has", "and no outline in outlines.xml. Outline some of its objects, or leave it out with --classes."),
+    "a click outside": (lambda: edit("clicks.csv", "000011.png,", "000011.png,9"), "clicks.csv: line 2: the click (9", "is not inside 000011.png (72 x 72). Write x, y in pixels"),
+    "an image that is not there": (lambda: Path("photos/000011.png").unlink(), "clicks.csv: line 2: no image '000011.png' in photos.", "Name files relative to that folder."),
+    "all clicked images are outlined": (lambda: edit("clicks.csv", "00001", "00000"), "clicks.csv: no image is clicked on that is not outlined.", "Give clicks on other images as --points."),
+    "outlines and clicks in one image": (outlined_and_clicked, "outlines.xml: 000001.png has", "Outline all, or remove the outlines."),
+    "the same file twice": (lambda: shutil.copy("clicks.csv", "outlines.xml"), "outlines.xml: broken XML", "Export it again."),
+    "a picture that is none": (lambda: Path("photos/000011.png").write_text("no"), "photos/000011.png cannot be read as an image.", ""),
+    "too large to learn": (lambda: None, "unknown size 'huge'.", "Known: small, base, large."),
+}
+
+
+@pytest.mark.parametrize("spoil, words, cure", FAULTS.values(), ids=FAULTS)
+def test_wrong_input_is_one_line(here, capsys, spoil, words, cure):
+    spoil()
+    more = ["--size", "huge"] if "huge" in words else []
+    assert train(*more) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: ") and line.count("\n") == 1 and words in line and cure in line
+    assert not list(Path(".").glob("outputs/runs/*/*/s0"))
+
+
+def test_masks_win_where_an_image_is_outlined_and_clicked(here):
+    edit("clicks.csv", "000011.png", "000001.png")
+    own = gather(Path("photos"), Path("outlines.xml"), Path("clicks.csv"))
+    assert own.notes[0] == "1 clicked images are outlined too, such as 000001.png: their outlines are used"
+    names = [{r["file_name"] for r in data.images.values()} for data in (own.strong, own.weak, own.val)]
+    assert "000001.png" in names[0] | names[2] and "000001.png" not in names[1]
+
+
+def test_ten_thousand_files_of_which_few_are_used(here):
+    for n in range(10_000): (here / f"photos/{n}.jpg").touch()   # never opened
+    own = gather(Path("photos"), Path("outlines.xml"), Path("clicks.csv"))
+    assert "10,001 images of photos are in no file and are not used" in own.notes
+
+
+def test_images_to_judge_by(here):
+    data = read_annotations("cvat", "outlines.xml", "photos")
+    for seed in range(5):
+        kept, held = hold_out(data, seed)
+        classes = [{a["category_id"] for i in part.ids for a in part.annotations[i]} for part in (kept, held)]
+        assert len(held.ids) == 2 and len(kept.ids) == 8 and classes[1] <= classes[0]
+    with pytest.raises(DataError, match="3 outlined images cannot be divided. Outline four or more, or give others as --val."): hold_out(data.select(data.ids[:3]), 0)
+    convert("cvat", "outlines.xml", "val.json", root="photos")
+    with pytest.raises(DataError, match="val.json: 000001.png is in the training files too"): gather(Path("photos"), Path("outlines.xml"), Path("clicks.csv"), Path("val.json"))
+    assert Image.open("photos/000001.png").size == (72, 72)
