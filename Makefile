@@ -10,6 +10,8 @@ install = PATH="$(BIN):$$PATH" uv pip install --quiet --python=$(BIN)/python $(1
 SPLIT ?= 10p
 SEED ?= 0
 SUITES ?=
+# JupyterLab asks for no news and looks for no newer version of itself
+QUIET := --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
 # what the committed evidence is made with; for another data set: make evidence EVIDENCE="--dataset animals7 --data-root DIR --seeds 0,1"
 EVIDENCE ?= --dataset shapes --splits 10p,1p,2p,5p,20p,30p,40p,50p --seeds 0,1,2 --tables all
 
@@ -19,7 +21,7 @@ help:
 	@echo "make demo    the whole pipeline on the built-in data set, with short schedules (SPLIT=10p SEED=0); about 6 minutes on two cores with bf16 instructions"
 	@echo "make test    every test and every notebook's examples"
 	@echo "make test-all  the long versions of some tests, too"
-	@echo "make lab     JupyterLab on the notebooks"
+	@echo "make lab     JupyterLab, opened at the tour of the method"
 	@echo "make bench   how fast it is against plain versions: benchmarks/results.md (SUITES=\"nms targets\" for some)"
 	@echo "make evidence  the committed runs/ and figures/ again, for maintainers; many hours"
 	@echo "make readme  README.md from nbs/index.ipynb"
@@ -54,7 +56,7 @@ test-all: $(READY)
 	@$(BIN)/python -m pytest -q --numprocesses=auto --dist=worksteal --unchanged -m "not network" tests
 
 lab: $(READY)
-	@$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --notebook-dir=. --LabApp.default_url=/lab/tree/nbs/index.ipynb
+	@$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --notebook-dir=. --LabApp.default_url=/lab/tree/nbs/00_tour.ipynb $(QUIET)
 
 bench: $(READY)
 	@$(BIN)/python -m benchmarks $(SUITES)

@@ -64,14 +64,27 @@ def check_parameters(
     return declared
 
 # %% ../../nbs/6_runs/06_runner.ipynb #35d72b62
+def _name_run(nb: Any, run: Path) -> None:
+    "Append data set, split, variant and seed of a run to the heading of its notebook."
+    name, split, seed = run.parts[-3:]
+    share, _, variant = split.partition("-")
+    text = ", ".join(filter(None, (name, f"split {share}", variant, f"seed {seed[1:]}")))
+    first = nb.cells[0]
+    if not (first.cell_type == "markdown" and first.source.startswith("# ")): return
+    heading, *rest = first.source.split("\n")
+    first.source = "\n".join([f"{heading}: {text}", *rest])
+
 def _retitle(notebook: Path, partial: Path, target: Path, manifest: dict[str, Any]) -> None:
-    "Let the finished notebook name its final place, with the error, if there is one, on top."
+    "Name the run and the final place in a finished notebook, with the error, if there is one, on top."
     if not notebook.is_file(): return
     import nbformat
-    nb = nbformat.reads(notebook.read_text(encoding="utf-8").replace(partial.as_posix(), target.as_posix()), 4)
+    text = notebook.read_text(encoding="utf-8").replace(partial.as_posix(), target.as_posix())
+    nb = nbformat.reads(text, 4)
     tidy(nb, command_of(manifest) if manifest["parameters"].get("overrides", {}).get("variant") else "")
+    _name_run(nb, partial.absolute().parent)
     if error := manifest.get("error", ""):
-        nb.cells.insert(0, nbformat.v4.new_markdown_cell("**This stage failed.**\n\n```\n" + error.replace("```", "\'\'\'") + "\n```", id="failure"))
+        said = "**This stage failed.**\n\n```\n" + error.replace("```", "\'\'\'") + "\n```"
+        nb.cells.insert(0, nbformat.v4.new_markdown_cell(said, id="failure"))
     with atomic_path(notebook) as temporary: nbformat.write(nb, temporary)
 
 # %% ../../nbs/6_runs/06_runner.ipynb #d26ded0f

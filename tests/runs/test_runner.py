@@ -113,6 +113,15 @@ def test_the_manifest_says_what_was_run(stages):
     assert "partial" not in text and "outputs/runs/shapes/10p/s3/split/artifacts" in text
 
 
+def test_the_title_of_an_executed_notebook_names_the_run(stages):
+    nb = nbformat.read(stages / "split.ipynb", 4)
+    nb.cells.insert(0, nbformat.v4.new_markdown_cell("# Split\n> Of the images."))
+    nbformat.write(nb, stages / "split.ipynb")
+    for overrides, title in (({}, "# Split: shapes, split 5p, seed 2"), ({"variant": "a", "point_strategy": "random"}, "# Split: shapes, split 5p, a, seed 2")):
+        outcome = run(stages, "split", {"split": "5p", "seed": 2, "overrides": overrides})
+        assert nbformat.read(outcome.folder / "notebook.ipynb", 4).cells[0].source == f"{title}\n> Of the images."
+
+
 def test_a_split_has_one_folder_however_it_is_written(stages):
     assert [run(stages, "split", {"split": text}).how for text in ("10p", "10%", "10")] == ["ran", "kept", "kept"]
 
