@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from .core import ConfigError, check_device, nearest
+from .quirks import BEHAVIOURS, Quirks
 from .registry import DATASETS, DETECTORS, POINTS, PROMPTS, RECIPES, REFINERS, Registry
 
 # %% auto #0
@@ -131,9 +132,6 @@ class DataConfig:
     long_side: int = 1333
     cache_images: bool = field(default=False, metadata=NEUTRAL)  # keep decoded images in memory
 
-# %% ../nbs/9_core/02_config.ipynb #10871468
-BEHAVIOURS = ("published", "fixed")
-
 # %% ../nbs/9_core/02_config.ipynb #56c240c4
 @dataclass(frozen=True)
 class Config:
@@ -175,6 +173,11 @@ class Config:
     def __post_init__(self):
         if self.behaviour in BEHAVIOURS: return
         raise ConfigError(f"unknown behaviour '{self.behaviour}'.{nearest(self.behaviour, BEHAVIOURS)} Known: {', '.join(BEHAVIOURS)}.")
+
+    @property
+    def quirks(self) -> Quirks:
+        "Deviations of the published code that this run keeps."
+        return BEHAVIOURS[self.behaviour]
 
 # %% ../nbs/9_core/02_config.ipynb #4383d68b
 REFINER_TRAIN = TrainConfig(steps=200_000, optimizer="adamw", lr=1e-4, weight_decay=0.0, schedule="cosine", final_factor=0.01,

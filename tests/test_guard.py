@@ -14,6 +14,7 @@ from pointwssis.data.transforms import normalise
 from pointwssis.detector.batches import solov2_loss, training_batch
 from pointwssis.detector.solov2 import SOLOv2
 from pointwssis.detector.targets import assign
+from pointwssis.quirks import FIXED, PUBLISHED
 from pointwssis.refiner.inference import MaskRefineNet, refine_many
 from pointwssis.refiner.training import refiner_loss
 from pointwssis.training.trainer import train
@@ -84,9 +85,9 @@ def test_a_training_step_asks_nothing(tmp_path, change):
     assert counts.waits == [] and counts.calls > 300
 
 
-@pytest.mark.parametrize("behaviour", ["fixed", "published"])
-def test_a_training_step_of_the_refiner_asks_nothing(tmp_path, behaviour):
-    counts = one_step(MaskRefineNet(3, REFINER, behaviour), refiner_loss, pairs(2), STEP, tmp_path)
+@pytest.mark.parametrize("quirks", [FIXED, PUBLISHED], ids=["fixed", "published"])
+def test_a_training_step_of_the_refiner_asks_nothing(tmp_path, quirks):
+    counts = one_step(MaskRefineNet(3, REFINER, quirks), refiner_loss, pairs(2), STEP, tmp_path)
     assert counts.waits == [] and counts.calls > 300
 
 

@@ -33,7 +33,7 @@ def read_sample(
     data: CocoData,
     image_id: int,
     image: np.ndarray | None = None,   # pixels, when already read
-    behaviour: str = "fixed",          # "published": points without a mask become background
+    unmatched: str = "ignore",         # points without a mask; "background": as all else
     dropped: dict[int, list[list[float]]] | None = None,   # of `dropped_points`, when known
 ) -> Sample:
     "Pixels, masks, classes and ignored points of one image."
@@ -42,14 +42,14 @@ def read_sample(
     masks = (np.stack([data.mask(a) for a in kept]).view(np.uint8)
              if kept else np.zeros((0, *image.shape[:2]), np.uint8))
     classes = np.array([data.categories.index(a["category_id"]) for a in kept], dtype=np.int64)
-    ignore = (dropped_points(data, behaviour) if dropped is None else dropped).get(image_id, [])
+    ignore = (dropped_points(data, unmatched) if dropped is None else dropped).get(image_id, [])
     return Sample(image, masks, classes, np.array(ignore, dtype=np.float64).reshape(-1, 2))
 
 # %% ../../nbs/4_data/07_transforms.ipynb #9199402c
-def dropped_points(data: CocoData, behaviour: str = "fixed") -> dict[int, list[list[float]]]:
+def dropped_points(data: CocoData, unmatched: str = "ignore") -> dict[int, list[list[float]]]:
     "Points without a pseudo mask, x, y in pixels by image id."
     found: dict[int, list[list[float]]] = {}
-    for a in data.info.get("dropped_points", []) if behaviour == "fixed" else ():
+    for a in data.info.get("dropped_points", []) if unmatched == "ignore" else ():
         found.setdefault(a["image_id"], []).append(a["point"])
     return found
 
@@ -123,12 +123,12 @@ class CocoDataset(Dataset):
         cfg: TrainConfig,
         seed: int = 0,
         cache: bool = False,   # keep decoded samples in memory
-        behaviour: str = "fixed",  # as `read_sample`
+        unmatched: str = "ignore",  # as `read_sample`
     ):
         if not len(data.ids):
             raise DataError(f"{data.path}: no images to train on. Check the split.")
         self.data, self.cfg, self.seed, self.ids = data, cfg, seed, data.ids
-        self.dropped = dropped_points(data, behaviour)
+        self.dropped = dropped_points(data, unmatched)
         self.cache: dict[int, Sample] | None = {} if cache else None
 
     def __len__(self) -> int: return len(self.ids)

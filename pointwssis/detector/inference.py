@@ -16,6 +16,7 @@ from torch import Tensor
 from ..config import SOLOv2Config
 from ..core import ConfigError
 from ..data.points import Prompts
+from ..quirks import FIXED, Quirks
 from ..registry import PROMPTS
 
 # %% auto #0
@@ -194,8 +195,8 @@ def to_original(
     return out
 
 # %% ../../nbs/2_detector/04_inference.ipynb #91ebfa13
-def rank(cand: Candidates, top: int) -> Candidates:
-    "Drop masks not larger than their level's stride, best first, at most `top`."
+def rank(cand: Candidates, top: int | None) -> Candidates:
+    "Drop masks not larger than their level's stride, best first, at most `top`; None for all."
     order = cand.scores.argsort(descending=True, stable=True)
     return cand.take(order[(cand.areas > cand.strides)[order]][:top])
 
@@ -207,18 +208,19 @@ def to_instances(
     size: tuple[int, int],
     out_size: tuple[int, int],
     cfg,                             # SOLOv2Config: thresholds and limits
-    nms: str = "matrix",             # "matrix" or "mask"
+    nms: str = "matrix",             # "matrix", "mask", or "none": every candidate, without limits
 ) -> Instances:
     "Candidates to final instances: rank, draw, NMS, enlarge."
-    cand = rank(cand, cfg.max_before_nms)
+    if nms not in ("matrix", "mask", "none"): raise ConfigError(f"unknown nms '{nms}'. Use matrix, mask or none.")
+    cand = rank(cand, None if nms == "none" else cfg.max_before_nms)
     soft = soft_masks(cand.kernels, features)
     bits = soft > cfg.mask_threshold
     if nms == "matrix":
         cand.scores = matrix_nms(bits, cand.scores, cand.classes, cfg.nms_sigma)
         keep = cand.scores >= cfg.update_threshold
-    else: keep = mask_nms(bits, cand.classes, cfg.nms_iou)
+    else: keep = mask_nms(bits, cand.classes, cfg.nms_iou) if nms == "mask" else torch.ones_like(cand.scores, dtype=torch.bool)
     order = cand.scores.argsort(descending=True, stable=True)
-    order = order[keep[order]][:cfg.max_per_image]
+    order = order[keep[order]][:None if nms == "none" else cfg.max_per_image]
     cand = cand.take(order)
     return Instances(to_original(soft[order], size, out_size, cfg.mask_threshold), cand.scores, cand.classes, cand.points)
 
@@ -231,7 +233,7 @@ class Query:
     prompts: Prompts | None      # what is known of the image, in input pixel indices
     padded: tuple[int, int]      # height and width of the input
     cfg: SOLOv2Config
-    behaviour: str = "fixed"
+    quirks: Quirks = FIXED
     level: int = -1              # prompt "point": -1 selects the level adaptively
 
 # %% ../../nbs/2_detector/04_inference.ipynb #c1400027
@@ -243,10 +245,10 @@ def candidates(
     prompts: Prompts | None,       # in input pixel indices
     padded: tuple[int, int],       # height and width of the input
     cfg: SOLOv2Config,
-    behaviour: str = "fixed",
+    quirks: Quirks = FIXED,
     level: int = -1,
 ) -> Candidates:
     "The candidate cells of image b under a prompt; ConfigError for an unknown one, or one that needs points and has none."
     rule = PROMPTS[prompt]
     if prompts is None and rule.knows: raise ConfigError(f"prompt '{prompt}' needs points: give one list an image.")
-    return rule(Query(outputs, b, prompts, padded, cfg, behaviour, level))
+    return rule(Query(outputs, b, prompts, padded, cfg, quirks, level))

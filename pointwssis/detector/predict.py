@@ -22,6 +22,7 @@ from ..data.show import overlay
 from ..data.transforms import inference_batch, normalise
 from .inference import Instances
 from ..journal import Journal, recall
+from ..quirks import FIXED, Quirks
 from ..registry import DETECTORS
 from ..training.checkpoints import check_weights, load_official, read_weights
 from ..training.device import choose_precision, in_precision
@@ -62,7 +63,7 @@ def predictor(
     device: torch.device,
     prompt: str = "none",
     nms: str = "matrix",
-    behaviour: str = "fixed",
+    quirks: Quirks = FIXED,
     level: int = -1,
     precision: str = "auto",      # of the network; see `device.choose_precision`
 ) -> Callable:                   # (images, points or None) -> list of Instances
@@ -72,7 +73,7 @@ def predictor(
         x, sizes, outs = inference_batch(images, data.short_side, data.long_side)
         with in_precision(chosen, device):
             pixels = normalise(x.to(device), sizes, model.cfg)
-            return model.predict(pixels, sizes, outs, points, prompt, nms, behaviour=behaviour, level=level)
+            return model.predict(pixels, sizes, outs, points, prompt, nms, quirks=quirks, level=level)
     return predict
 
 def predict_all(

@@ -16,6 +16,7 @@ from ..data.points import Point, Prompts, as_prompts
 from .backbone import FPNBackbone
 from .batches import solov2_loss, training_batch
 from .inference import Instances, Outputs, candidates, to_instances
+from ..quirks import FIXED, Quirks
 from ..registry import DETECTORS
 
 # %% auto #0
@@ -138,8 +139,8 @@ class SOLOv2(nn.Module):
         out_sizes: list[tuple[int, int]],  # original height, width
         points: list[list[Point] | Prompts] | None = None,  # one list an image, original pixels
         prompt: str = "none",              # a name in registry.PROMPTS
-        nms: str = "matrix",               # "matrix" or "mask"
-        behaviour: str = "fixed",          # "published" keeps the leak of the category prompt, and cuts points to 1/10000
+        nms: str = "matrix",               # "matrix", "mask" or "none"
+        quirks: Quirks = FIXED,            # of the published code: those of prompts and points
         level: int = -1,                   # prompt "point": -1 selects the level adaptively
     ) -> list[Instances]:
         "Instances of each image, masks at original size."
@@ -147,7 +148,7 @@ class SOLOv2(nn.Module):
         points = [None] * len(images) if points is None else [as_prompts(p) for p in points]
         def one(b: int) -> Instances:
             known = None if points[b] is None else points[b].to_input(sizes[b], out_sizes[b], images.device)
-            if behaviour == "published" and prompt == "point" and known is not None: known = known.coarse(sizes[b])
-            cand = candidates(out, b, prompt, known, padded, self.cfg, behaviour, level)
+            if quirks.coarse_points and prompt == "point" and known is not None: known = known.coarse(sizes[b])
+            cand = candidates(out, b, prompt, known, padded, self.cfg, quirks, level)
             return to_instances(cand, out.mask_features[b].float(), sizes[b], out_sizes[b], self.cfg, nms)
         return [one(b) for b in range(len(images))]

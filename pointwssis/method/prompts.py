@@ -13,6 +13,7 @@ from ..data.points import Prompts
 from ..detector.inference import Candidates, Outputs, Query, cell_strides, flat
 from ..detector.inference import level_starts, measure, point_nms
 from ..detector.targets import positive_cells
+from ..quirks import FIXED, Quirks
 from ..registry import PROMPTS
 
 # %% auto #0
@@ -47,33 +48,32 @@ def _object_cells(prompts: Prompts, padded: tuple[int, int], cfg: SOLOv2Config) 
     owner = torch.full((sum(s * s for s in cfg.num_grids) * cfg.num_classes,), -1, dtype=torch.long, device=cell.device)
     return owner.scatter_reduce_(0, cell * cfg.num_classes + prompts.classes[obj], obj, "amax").view(-1, cfg.num_classes)
 
-def by_category(outputs: Outputs, b: int, prompts: Prompts, padded: tuple[int, int], cfg: SOLOv2Config, behaviour: str) -> Candidates:
-    "Plain inference among the image's classes; published: at the true objects' cells only."
+def by_category(outputs: Outputs, b: int, prompts: Prompts, padded: tuple[int, int], cfg: SOLOv2Config, quirks: Quirks) -> Candidates:
+    "Plain inference among the image's classes; `category_at_objects`: at the true objects' cells only."
     scores = peak_scores(outputs, b)
-    if behaviour == "published":
+    if quirks.category_at_objects:
         owner = _object_cells(prompts, padded, cfg)
         return _above(outputs, b, scores * (owner >= 0), cfg, owner)
     present = torch.zeros(cfg.num_classes, device=scores.device).index_fill_(0, prompts.classes, 1)
     return _above(outputs, b, scores * present, cfg)
 
 # %% ../../nbs/1_method/03_prompts.ipynb #32a0fde2
-def _cell_of(share: Tensor, grids: Tensor, behaviour: str) -> Tensor:   # (N, 1, 2) of the padded sides -> (N, L, 2)
+def _cell_of(share: Tensor, grids: Tensor, quirks: Quirks) -> Tensor:   # (N, 1, 2) of the padded sides -> (N, L, 2)
     "Column and row of the cell at each level."
-    if behaviour == "published": return (share // (1 / grids.to(share.dtype))[None, :, None]).long()
+    if quirks.cells_by_division: return (share // (1 / grids.to(share.dtype))[None, :, None]).long()
     return (share * grids[None, :, None]).long()
 
 def point_cells(
     xy: Tensor,                   # (N, 2) input pixel indices
     padded: tuple[int, int],      # padded height, width
     cfg: SOLOv2Config,
-    behaviour: str = "fixed",     # "published" divides by the cell's side, and may fall one short at a border
+    quirks: Quirks = FIXED,       # `cells_by_division` may fall one short at a border
 ) -> Tensor:                      # (N, L) on the flat axis
     "The cell that holds each point, at each level."
     grids = torch.tensor(cfg.num_grids, device=xy.device)
     pad = torch.tensor((padded[1], padded[0]), device=xy.device)
-    cell = _cell_of(xy[:, None] / pad, grids, behaviour).clamp(min=0).minimum(grids[None, :, None] - 1)
+    cell = _cell_of(xy[:, None] / pad, grids, quirks).clamp(min=0).minimum(grids[None, :, None] - 1)
     return level_starts(cfg.num_grids, xy.device) + cell[..., 1] * grids + cell[..., 0]
-
 
 # %% ../../nbs/1_method/03_prompts.ipynb #d1b85c34
 def _replaced(cells: Tensor, total: int) -> Tensor:   # (N, L) -> the same, bool
@@ -104,11 +104,11 @@ def point_guided(
     padded: tuple[int, int],
     cfg: SOLOv2Config,
     level: int = -1,              # -1: adaptive pyramid-level selection, else always this level
-    behaviour: str = "fixed",     # "published": of two points in a cell the later one replaces the earlier
+    quirks: Quirks = FIXED,       # `one_point_a_cell`: of two points in a cell the later one replaces the earlier
     alone: bool = False,          # whether a level loses by the other points inside its mask
 ) -> Candidates:                  # one a point, its score is its maskness
     "One candidate for every point: the cell under it, at the level that is surest of mask and class."
-    cells = point_cells(prompts.xy, padded, cfg, behaviour)                                   # (N, L)
+    cells = point_cells(prompts.xy, padded, cfg, quirks)                                   # (N, L)
     if level >= 0: cells = cells[:, [level]]
     kernels = _of_image(outputs.kernels, b)[cells].float()                                    # (N, L, D)
     agreed = _of_image(outputs.category_logits, b)[cells, prompts.classes[:, None]].float().sigmoid()
@@ -117,11 +117,11 @@ def point_guided(
     n = torch.arange(len(cells), device=cells.device)
     chosen = maskness * agreed
     if alone: chosen = chosen / (1 + points_inside(kernels, outputs.mask_features[b].float(), prompts.xy, cfg.mask_threshold))
-    if behaviour == "published": chosen = chosen.masked_fill(_replaced(cells, sum(s * s for s in cfg.num_grids)), -1)
+    if quirks.one_point_a_cell: chosen = chosen.masked_fill(_replaced(cells, sum(s * s for s in cfg.num_grids)), -1)
     best = n, chosen.argmax(1)
     strides = cell_strides(cfg.num_grids, cells.device)[cells]
     found = Candidates(kernels[best], maskness[best], prompts.classes, areas[best], strides[best], n)
-    return found.take(n[chosen[best] >= 0]) if behaviour == "published" else found
+    return found.take(n[chosen[best] >= 0]) if quirks.one_point_a_cell else found
 
 # %% ../../nbs/1_method/03_prompts.ipynb #f1a3291e
 def point_with_size(outputs: Outputs, b: int, prompts: Prompts, padded: tuple[int, int], cfg: SOLOv2Config) -> Candidates:
@@ -134,14 +134,14 @@ def point_with_size(outputs: Outputs, b: int, prompts: Prompts, padded: tuple[in
 def _none(q: Query) -> Candidates: return unprompted(q.outputs, q.b, q.cfg)
 
 @PROMPTS.register("category", knows="classes")
-def _category(q: Query) -> Candidates: return by_category(q.outputs, q.b, q.prompts, q.padded, q.cfg, q.behaviour)
+def _category(q: Query) -> Candidates: return by_category(q.outputs, q.b, q.prompts, q.padded, q.cfg, q.quirks)
 
 @PROMPTS.register("point", knows="points")
-def _point(q: Query) -> Candidates: return point_guided(q.outputs, q.b, q.prompts, q.padded, q.cfg, q.level, q.behaviour)
+def _point(q: Query) -> Candidates: return point_guided(q.outputs, q.b, q.prompts, q.padded, q.cfg, q.level, q.quirks)
 
 @PROMPTS.register("competing_points", knows="points")
 def _competing_points(q: Query) -> Candidates:
-    return point_guided(q.outputs, q.b, q.prompts, q.padded, q.cfg, q.level, q.behaviour, alone=True)
+    return point_guided(q.outputs, q.b, q.prompts, q.padded, q.cfg, q.level, q.quirks, alone=True)
 
 @PROMPTS.register("point_with_size", knows="sizes")
 def _point_with_size(q: Query) -> Candidates: return point_with_size(q.outputs, q.b, q.prompts, q.padded, q.cfg)

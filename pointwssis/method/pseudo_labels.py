@@ -20,6 +20,7 @@ from ..data.coco import CocoData, centroid, decode, encode_many, mask_fields, sa
 from ..data.points import Point, points_of
 from ..journal import Journal, recall
 from ..refiner.inference import Item
+from ..quirks import FIXED, Quirks
 from ..registry import Refiner
 
 # %% auto #0
@@ -98,10 +99,10 @@ def refine_masks(
 def choose_weights(
     saved: list[Path],              # weights of one training, the last ones at the end
     judge: Callable[[Path], float], # how good the masks of these weights are
-    behaviour: str = "fixed",       # or "published": the best, the earlier of two equals
+    quirks: Quirks = FIXED,         # `weights_by_truth`: the best, the earlier of two equals
 ) -> Path:
     "The weights to refine with."
-    return max(saved, key=judge) if behaviour == "published" else saved[-1]
+    return max(saved, key=judge) if quirks.weights_by_truth else saved[-1]
 
 def as_results(
     masks: list[PseudoMask],

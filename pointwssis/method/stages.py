@@ -67,7 +67,8 @@ def fit_solov2(
     torch.manual_seed(cfg.seed)
     model = DETECTORS[net.detector](replace(net, num_classes=len(data.categories)))
     if start: load_into(model, load_weights(start), start)
-    dataset = CocoDataset(data, schedule, cfg.seed, cfg.data.cache_images, "published" if cfg.unanswered == "background" else cfg.behaviour)
+    unmatched = "background" if cfg.quirks.unmatched_as_background else cfg.unanswered
+    dataset = CocoDataset(data, schedule, cfg.seed, cfg.data.cache_images, unmatched)
     batches = loader(dataset, schedule, device, partial(detector_batch, model.cfg))
     history = train(model, lambda network, batch: network.loss(batch), batches, schedule, out, cfg.seed, device, length=len(dataset))
     write_json(out/"history.json", history)
@@ -124,11 +125,11 @@ def lessons(
     batches = [data.ids[i:i + batch] for i in range(0, len(data.ids), batch)]
     for path in weights:
         load_into(model, load_weights(path), path)
-        predict = predictor(model, cfg.data, device, "point_with_size", "mask", cfg.behaviour,
+        predict = predictor(model, cfg.data, device, "point_with_size", "mask", cfg.quirks,
                             precision=cfg.teacher_train.precision)
         def work(ids: list[int]) -> list[list[Pair]]:
             found = zip(ids, predict([data.read_image(j) for j in ids], [known(j)[1] for j in ids]))
-            return [pairs_of(data, j, f.masks, f.classes, known(j)[0], None if cfg.behaviour == "published" else f.points) for j, f in found]
+            return [pairs_of(data, j, f.masks, f.classes, known(j)[0], None if cfg.quirks.pairs_by_distance else f.points) for j, f in found]
         journal = journal_of(out, f"pairs_{path.stem}", cfg, path, list[Pair]) if out else Journal(kind=list[Pair])
         pairs += [p for ids in batches for made in recall(journal, ids, lambda: work(ids)) for p in made]
     return pairs
@@ -151,7 +152,7 @@ def gives_clicks(prompt: str) -> bool:
 
 def told(cfg: Config, inputs: dict[str, Path]) -> Callable:   # list of Point -> what `rough_masks` shows to the teacher
     "What the prompt tells of an image's objects; true boxes only where the prompt is made of them."
-    if PROMPTS[cfg.prompt].knows != "sizes" and (cfg.prompt, cfg.behaviour) != ("category", "published"): return as_prompts
+    if PROMPTS[cfg.prompt].knows != "sizes" and not (cfg.prompt == "category" and cfg.quirks.category_at_objects): return as_prompts
     truth = open_truth(cfg, inputs["split"])
     objects = {a["id"]: a for records in truth.annotations.values() for a in records}
     def sized(points: list[Point]) -> Prompts:
@@ -162,15 +163,13 @@ def told(cfg: Config, inputs: dict[str, Path]) -> Callable:   # list of Point ->
     return sized
 
 def rough_labels(cfg: Config, inputs: dict[str, Path], weak: CocoData, device: torch.device, out: Path) -> list[PseudoMask]:
-    "The teacher's mask for every click, or what it is sure of; published: without those clicks' that mask NMS drops."
+    "The teacher's mask of each point, or its masks of at least `pseudo_score`; `suppress_rough`: after mask NMS."
     pointed = gives_clicks(cfg.prompt)
-    everything = {"nms_iou": 1.0, "max_per_image": 10**6, "max_before_nms": 10**6} if pointed and cfg.behaviour == "fixed" else {}
+    nms = "matrix" if not pointed else "mask" if cfg.quirks.suppress_rough else "none"
     weights = inputs["teacher"]/"last.safetensors"
-    model = load_model(replace(cfg.teacher, **everything), weights).to(device)
-    nms = "mask" if pointed else "matrix"
+    model = load_model(cfg.teacher, weights).to(device)
     prompt = RECIPES[cfg.recipe].prompt if cfg.prompt == "point" else cfg.prompt
-    predict = predictor(model, cfg.data, device, prompt, nms, cfg.behaviour, cfg.level,
-                        cfg.teacher_train.precision)
+    predict = predictor(model, cfg.data, device, prompt, nms, cfg.quirks, cfg.level, cfg.teacher_train.precision)
     journal = journal_of(out, "rough", cfg, weights, list[PseudoMask])
     masks = pseudo_labels.rough_masks(predict, weak, known=told(cfg, inputs), journal=journal)
     return pseudo_labels.best_answers(masks) if pointed else [m for m in masks if m.score >= cfg.pseudo_score]
@@ -190,7 +189,7 @@ def refiner_weights(cfg: Config, inputs: dict[str, Path], weak: CocoData, rough:
         trial = [i for i in weak.ids if i in truth.images][:1000]
         masks = refined_labels(cfg, weak, [m for m in rough if m.image_id in set(trial)], path, out, "trial")
         return judge.coco_ap(truth.select(trial), pseudo_labels.as_results(masks, weak))["ap_percent"] or 0.0
-    return pseudo_labels.choose_weights([*saved, inputs["refiner"]/"last.safetensors"], quality, cfg.behaviour)
+    return pseudo_labels.choose_weights([*saved, inputs["refiner"]/"last.safetensors"], quality, cfg.quirks)
 
 # %% ../../nbs/1_method/07_stages.ipynb #cfe1591b
 def lost_at(weak: CocoData, answers: list[PseudoMask], rough: list[PseudoMask], kept: list[PseudoMask],
@@ -207,7 +206,7 @@ def pseudo(cfg: Config, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     recipe, answers = RECIPES[cfg.recipe], rough_labels(cfg, inputs, weak, device, out)
     rough = recipe.before(answers, weak)
     refined = refined_labels(cfg, weak, rough, refiner_weights(cfg, inputs, weak, rough, out), out, "refined")
-    final = (lambda masks: masks) if cfg.behaviour == "published" else partial(recipe.after, weak=weak, cfg=cfg.teacher)
+    final = (lambda masks: masks) if cfg.quirks.suppress_rough else partial(recipe.after, weak=weak, cfg=cfg.teacher)
     kept = {"sw": final(rough), "sw_refined": final(refined)}
     lost = {"sw": lost_at(weak, answers, rough, kept["sw"]), "sw_refined": lost_at(weak, answers, rough, kept["sw_refined"], refined)}
     for name, masks in kept.items():

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import IMAGENET_MEAN, IMAGENET_STD
+from ..quirks import FIXED, Quirks
 from ..data.transforms import per_channel
 
 # %% auto #0
@@ -40,11 +41,11 @@ def crop_window(
     scale: float,                            # window side over box side; METHOD: 2, in training 1..2
     height: int,                             # of the image
     width: int,
-    behaviour: str = "fixed",                # "published": its inference crop, for a point in pixel indices
+    quirks: Quirks = FIXED,                  # `crops_by_index`: the published inference crop, for a point in pixel indices
 ) -> tuple[int, int, int, int]:              # x0, y0, x1, y1, half open, inside the image, holds box and point
     "The part of the image that shows one object: its rough box, some context, and the click."
     (x0, y0, x1, y1), (x, y) = box, point
-    side = _published_side if behaviour == "published" else _window_side
+    side = _published_side if quirks.crops_by_index else _window_side
     (left, right), (top, bottom) = side(x0, x1, x, scale, width), side(y0, y1, y, scale, height)
     return left, top, right, bottom
 
@@ -158,10 +159,10 @@ def paste(
     height: int,       # of the image
     width: int,
     portion: int = 2**23,   # pixels at once: bounds the memory
-    behaviour: str = "fixed",   # "published" resizes to the frame's own pixels
+    quirks: Quirks = FIXED,     # `crops_by_index` resizes to the frame's own pixels
 ) -> Tensor:           # (N, H, W) bool, False outside the frames
     "Masks of the whole image from the logits of crops."
-    if behaviour == "published":
+    if quirks.crops_by_index:
         return torch.stack([_published_paste(p, f, height, width) for p, f in zip(logits.float().softmax(1), frames)])
     probability, few = logits.float().softmax(1)[:, 1:], max(portion // (height * width), 1)
     return torch.cat([_paste(p, f, height, width) for p, f in zip(probability.split(few), frames.split(few))])

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..data.coco import decode, encode
 from ..data.points import coarse
 from ..data.transforms import tight_boxes
+from ..quirks import FIXED, Quirks
 from .crops import crop_inputs, crop_window, gaussian_map, normalise, paste
 from .crops import published_inputs
 from .network import MaskRefineNet
@@ -23,40 +24,40 @@ from ..training.device import in_precision
 __all__ = ['refined_parts', 'refine_many', 'refine_rles', 'refine']
 
 # %% ../../nbs/3_refiner/03_inference.ipynb #29194a02
-def _clicks(xy: Tensor, height: int, width: int, behaviour: str) -> Tensor:   # (N, 2) image pixels -> (N, 2)
-    "The clicks as a behaviour counts them: image pixels, or indices cut to 1/10000 of the image's sides."
-    if behaviour != "published": return xy
-    return coarse((xy.cpu().double() - .5).clamp(min=0), height, width)
+def _clicks(xy: Tensor, height: int, width: int, quirks: Quirks) -> Tensor:   # (N, 2) image pixels -> (N, 2)
+    "The clicks in image pixels, or as quirks count them: in indices, cut to 1/10000 of the image's sides."
+    if quirks.crops_by_index: xy = (xy.cpu().double() - .5).clamp(min=0)
+    return coarse(xy, height, width) if quirks.coarse_points else xy
 
 def windows(
     rough: Tensor,     # (N, H, W) bool, none empty
     xy: Tensor,        # (N, 2) clicks, image pixels
     scale: float,      # window side over box side
-    behaviour: str = "fixed",
+    quirks: Quirks = FIXED,
 ) -> Tensor:           # (N, 4) float x0 y0 x1 y1, half open
     "The crop window of each rough mask and its click; published clicks are those of `_clicks`."
     boxes = tight_boxes(rough).tolist()
-    found = [crop_window(box, point, scale, *rough.shape[-2:], behaviour)
+    found = [crop_window(box, point, scale, *rough.shape[-2:], quirks)
              for box, point in zip(boxes, xy.tolist())]
     return torch.tensor(found, dtype=torch.float, device=rough.device).view(-1, 4)
 
 # %% ../../nbs/3_refiner/03_inference.ipynb #35210ae3
 def class_channel(
     classes: Tensor,   # (N,) 0-based
-    behaviour: str,    # "published" or "fixed"
+    quirks: Quirks,
     training: bool,
 ) -> Tensor:           # (N,) index of the point channel
     "The point channel of a class. The published code trains with the class and infers with its neighbour."
-    return classes + 1 if behaviour == "published" and not training else classes
+    return classes + 1 if quirks.next_channel and not training else classes
 
 def point_maps(
     xy: Tensor,        # (N, 2) crop pixels, corner of the crop = 0
     size: int,         # of the crop, pixels
     sigma: float,      # crop pixels
-    behaviour: str,
+    quirks: Quirks,
 ) -> Tensor:           # (N, 1, size, size)
     "The click as the network sees it; the published code moves it to a whole pixel."
-    return gaussian_map(xy.floor() if behaviour == "published" else xy - .5, size, size, sigma)[:, None]
+    return gaussian_map(xy.floor() if quirks.whole_pixel_points else xy - .5, size, size, sigma)[:, None]
 
 # %% ../../nbs/3_refiner/03_inference.ipynb #c365e0fa
 CACHE = 2**19         # pixels of crops that a processor works on at once
@@ -69,12 +70,12 @@ def _batch_size(net: MaskRefineNet, device: str, batch: int) -> int:
     return min(batch, max(CACHE // net.cfg.crop_size ** 2, 1)) if device == "cpu" else batch
 
 @torch.no_grad()
-def _logits(net: MaskRefineNet, crops: list[Tensor], behaviour: str, precision: str) -> Tensor:
+def _logits(net: MaskRefineNet, crops: list[Tensor], quirks: Quirks, precision: str) -> Tensor:
     "The network over one batch of crops: pixels, rough masks, clicks and classes."
     pixels, rough, xy, classes = crops
-    maps = point_maps(xy, pixels.shape[-1], net.cfg.sigma, behaviour)
+    maps = point_maps(xy, pixels.shape[-1], net.cfg.sigma, quirks)
     with in_precision(precision, pixels.device):
-        return net(normalise(pixels), maps, class_channel(classes, behaviour, training=False), rough.float()).float()
+        return net(normalise(pixels), maps, class_channel(classes, quirks, training=False), rough.float()).float()
 
 def _portions(count: int, height: int, width: int) -> list[range]:
     "Consecutive rows of `count` masks, as many at once as `PORTION` allows."
@@ -90,18 +91,18 @@ def _full_size(rough: Tensor | list[dict], rows: range, height: int, width: int)
 Places = list[tuple[int, int]]   # number of the item, row of the mask in it
 
 def _cut(
-    net: MaskRefineNet, items: list[Item], behaviour: str, device: torch.device,
+    net: MaskRefineNet, items: list[Item], quirks: Quirks, device: torch.device,
 ) -> Iterator[tuple[Places, list[Tensor]]]:
     "Places, frames and crop inputs of the masks that are not empty, a portion at a time."
-    cut = published_inputs if behaviour == "published" else crop_inputs
+    cut = published_inputs if quirks.crops_by_index else crop_inputs
     for number, (image, rough, xy, classes) in enumerate(items):
         (H, W), image = image.shape[1:], image.to(device).float()
         for rows in _portions(len(rough), H, W):
             masks, part = _full_size(rough, rows, H, W).to(device), slice(rows.start, rows.stop)
             kept = masks.flatten(1).any(1).nonzero()[:, 0]
             if not len(kept): continue
-            clicks = _clicks(xy[part].to(device)[kept], H, W, behaviour)
-            frames = windows(masks := masks[kept], clicks, net.cfg.crop_scale, behaviour)
+            clicks = _clicks(xy[part].to(device)[kept], H, W, quirks)
+            frames = windows(masks := masks[kept], clicks, net.cfg.crop_scale, quirks)
             crops = cut(image, masks[:, None], clicks, frames, net.cfg.crop_size)
             places = [(number, rows.start + k) for k in kept.tolist()]
             yield places, [frames, *crops, classes[part].to(device)[kept]]
@@ -123,7 +124,7 @@ def _batches(
 def refined_parts(
     net: MaskRefineNet,
     items: list[Item],       # one an image
-    behaviour: str = "fixed",
+    quirks: Quirks = FIXED,
     batch: int = 64,         # crops at once; on a processor at most what fits into its cache
     precision: str = "fp32",  # or "bf16"
 ) -> Iterator[tuple[int, list[int], Tensor]]:   # item, rows n of its masks, (n, H, W) bool
@@ -131,13 +132,13 @@ def refined_parts(
     device, was = net.head.weight.device, net.training
     net.eval().to(memory_format=torch.channels_last)
     size = _batch_size(net, device.type, batch)
-    for places, (frames, *crops) in _batches(_cut(net, items, behaviour, device), size):
-        logits, at = _logits(net, crops, behaviour, precision), 0
+    for places, (frames, *crops) in _batches(_cut(net, items, quirks, device), size):
+        logits, at = _logits(net, crops, quirks, precision), 0
         for number, group in groupby(places, key=lambda place: place[0]):
             (H, W), rows = items[number][0].shape[1:], [row for _, row in group]
             for part in _portions(len(rows), H, W):
                 here = slice(at + part.start, at + part.stop)
-                new = paste(logits[here], frames[here], H, W, behaviour=behaviour)
+                new = paste(logits[here], frames[here], H, W, quirks=quirks)
                 yield number, rows[part.start:part.stop], new
             at += len(rows)
     net.train(was)
@@ -145,13 +146,13 @@ def refined_parts(
 def refine_many(
     net: MaskRefineNet,
     items: list[Item],       # one an image, each with a tensor of rough masks
-    behaviour: str = "fixed",
+    quirks: Quirks = FIXED,
     batch: int = 64,         # as `refined_parts`
     precision: str = "fp32",
 ) -> list[Tensor]:           # per image: (N, H, W) bool on the network's device
     "Refine the masks of several images; an empty mask, before or after, leaves the rough one."
     out = [rough.to(net.head.weight.device, copy=True) for _, rough, _, _ in items]
-    for number, rows, new in refined_parts(net, items, behaviour, batch, precision):
+    for number, rows, new in refined_parts(net, items, quirks, batch, precision):
         place, found = torch.tensor(rows, device=new.device), new.flatten(1).any(1)
         out[number][place] = torch.where(found[:, None, None], new, out[number][place])
     return out
@@ -159,13 +160,13 @@ def refine_many(
 def refine_rles(
     net: MaskRefineNet,
     items: list[Item],       # one an image, each with COCO run lengths of rough masks
-    behaviour: str = "fixed",
+    quirks: Quirks = FIXED,
     batch: int = 64,         # as `refined_parts`
     precision: str = "fp32",
 ) -> list[list[dict]]:       # per image: N compressed run lengths
     "Refine as `refine_many`, without ever holding all masks of an image as pixels."
     out = [list(rough) for _, rough, _, _ in items]
-    for number, rows, new in refined_parts(net, items, behaviour, batch, precision):
+    for number, rows, new in refined_parts(net, items, quirks, batch, precision):
         for row, mask in zip(rows, new.cpu().numpy()):
             if mask.any(): out[number][row] = encode(mask)
     return out
@@ -177,8 +178,8 @@ def refine(
     rough: Tensor,               # (N, H, W) bool
     points: Tensor,              # (N, 2) x y in image pixels
     classes: Tensor,             # (N,) 0-based
-    behaviour: str = "fixed",
+    quirks: Quirks = FIXED,
     batch: int = 64,
 ) -> Tensor:                     # (N, H, W) bool
     "Refine the masks of one image. An empty mask, before or after, leaves the rough one as it was."
-    return refine_many(net, [(image, rough, points, classes)], behaviour, batch)[0]
+    return refine_many(net, [(image, rough, points, classes)], quirks, batch)[0]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..config import RefinerConfig
 from ..detector.backbone import Trunk, load_body, weights_file
+from ..quirks import FIXED, Quirks
 from ..training.device import folded
 
 # %% auto #0
@@ -122,12 +123,12 @@ class MaskRefineNet(nn.Module):
     def __init__(self,
         num_classes: int,
         cfg: RefinerConfig = RefinerConfig(),
-        behaviour: str = "fixed",  # "fixed" keeps a pretrained backbone's filters for RGB, "published" starts them at random
+        quirks: Quirks = FIXED,    # `random_stem`: a pretrained backbone's filters for RGB are not kept
     ):
         super().__init__()
-        self.cfg, self.num_classes, self.behaviour = cfg, num_classes, behaviour
+        self.cfg, self.num_classes, self.quirks = cfg, num_classes, quirks
         self.encoder = Encoder(cfg.backbone, cfg.weights, len(cfg.decoder_channels) + 1)
-        self.stem = PromptStem(self.encoder.first.pop(), num_classes, behaviour == "fixed" and cfg.weights != "", cfg.click_gain)
+        self.stem = PromptStem(self.encoder.first.pop(), num_classes, cfg.weights != "" and not quirks.random_stem, cfg.click_gain)
         *skips, last = self.encoder.channels
         widths = [cfg.aspp_channels, *cfg.decoder_channels[:len(skips)]]
         self.aspp = ASPP(last, widths[0])

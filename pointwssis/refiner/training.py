@@ -21,6 +21,7 @@ from ..data.coco import CocoData, centroid, decode, encode
 from ..data.points import Point
 from ..data.show import thinned
 from ..detector.batches import loader
+from ..quirks import FIXED, Quirks
 from .crops import crop_inputs, normalise, perturb
 from .inference import Item, _clicks, class_channel, point_maps, refine_rles, windows
 from .network import MaskRefineNet
@@ -66,12 +67,12 @@ ZOOM = (.5, 1.5)       # of the training crop, about the window's centre
 
 def training_frame(
     window: list[float],           # x0 y0 x1 y1
-    behaviour: str,
+    quirks: Quirks,
     random: np.random.Generator,
 ) -> Tensor:                       # (1, 4) as `crops.sample`
     "The window at a random zoom, mirrored half the time."
     x0, y0, x1, y1 = window
-    w, h = (x1 - x0, y1 - y0) if behaviour == "fixed" else [min(x1 - x0, y1 - y0)] * 2
+    w, h = [min(x1 - x0, y1 - y0)] * 2 if quirks.square_crops else (x1 - x0, y1 - y0)
     half, centre = np.array([w, h]) / 2 / random.uniform(*ZOOM), np.array([x0 + x1, y0 + y1]) / 2
     half[0] *= random.choice([-1, 1])
     return torch.from_numpy(np.concatenate([centre - half, centre + half])[None]).float()
@@ -83,14 +84,14 @@ class PairDataset(Dataset):
         data: CocoData,              # strong images
         pairs: list[Pair],
         cfg: RefinerConfig = RefinerConfig(),
-        behaviour: str = "fixed",
+        quirks: Quirks = FIXED,
         augment: float = 0.0,        # share of items whose rough mask is made worse
         seed: int = 0,
         cache: bool = False,         # keep decoded images in memory
     ):
         advice = "no rough mask answers an object, so the refiner has nothing to learn. Train the teacher longer."
         if not pairs: raise DataError(f"{data.path}: {advice}")
-        self.data, self.pairs, self.cfg, self.behaviour = data, pairs, cfg, behaviour
+        self.data, self.pairs, self.cfg, self.quirks = data, pairs, cfg, quirks
         self.augment, self.seed, self.images = augment, seed, {} if cache else None
 
     def __len__(self) -> int: return len(self.pairs)
@@ -102,18 +103,18 @@ class PairDataset(Dataset):
 
     def _window(self, rough: Tensor, xy: Tensor, scale: float) -> list[float]:
         "The window of inference; the published training leaves its last row and column out."
-        clicks = _clicks(xy, *rough.shape[-2:], self.behaviour)
-        x0, y0, x1, y1 = windows(rough, clicks, scale, self.behaviour)[0].tolist()
-        return [x0, y0, x1, y1] if self.behaviour == "fixed" else [x0, y0, max(x1 - 1, x0 + 1), max(y1 - 1, y0 + 1)]
+        clicks = _clicks(xy, *rough.shape[-2:], self.quirks)
+        x0, y0, x1, y1 = windows(rough, clicks, scale, self.quirks)[0].tolist()
+        return [x0, y0, max(x1 - 1, x0 + 1), max(y1 - 1, y0 + 1)] if self.quirks.square_crops else [x0, y0, x1, y1]
 
     def __getitem__(self, key: tuple[int, int, int]) -> dict[str, Tensor]:
         pair, random = self.pairs[key[0]], rng(self.seed, "refiner", *key)
         image, xy = self._image(pair.image_id), torch.tensor([[pair.point.x, pair.point.y]])
         masks = torch.from_numpy(np.stack([decode(m, *image.shape[1:]) for m in (pair.rough, pair.truth)]))
-        frame = training_frame(self._window(masks[:1], xy, random.uniform(1, self.cfg.crop_scale)), self.behaviour, random)
+        frame = training_frame(self._window(masks[:1], xy, random.uniform(1, self.cfg.crop_scale)), self.quirks, random)
         (pixels,), (both,), (point,) = crop_inputs(image, masks[None], xy, frame, self.cfg.crop_size)
         rough = perturb(both[:1], random) if random.random() < self.augment else both[:1]
-        if self.behaviour == "published": point = _centre(both[1])       # trap (c)
+        if self.quirks.point_at_true_centre: point = _centre(both[1])
         return {"image": pixels, "rough": rough, "target": both[1], "point": point, "class": torch.tensor(pair.point.class_index)}
 
 def _centre(mask: Tensor) -> Tensor:                     # (h, w) -> (2,) x y, outside when the mask is empty
@@ -125,12 +126,12 @@ def _centre(mask: Tensor) -> Tensor:                     # (h, w) -> (2,) x y, o
 def dice_loss(
     logits: Tensor,    # (N, 2, h, w)
     target: Tensor,    # (N, h, w) 0 or 1
-    behaviour: str = "fixed",
+    quirks: Quirks = FIXED,
 ) -> Tensor:           # scalar, 0..1
     "Soft Dice of the two classes over the whole batch; published: of each column, then their mean."
     p = logits.float().softmax(1)
     t = torch.stack([1 - target, target], 1).to(p)
-    axes, small = ((0, 2), 1e-7) if behaviour == "published" else ((0, 2, 3), 1e-6)
+    axes, small = ((0, 2), 1e-7) if quirks.dice_by_column else ((0, 2, 3), 1e-6)
     overlap, total = (p * t).sum(axes), (p + t).sum(axes)
     return (1 - 2 * overlap / (total + small)).mean()
 
@@ -138,15 +139,15 @@ def refiner_loss(
     net: MaskRefineNet,
     batch: dict[str, Tensor],    # collated items of a `PairDataset`, on the network's device
 ) -> dict[str, Tensor]:
-    "The losses of one batch, for `engine.train`; the network's `behaviour` says which faults are kept."
+    "The losses of one batch, for `trainer.train`, under the network's quirks."
     pixels, rough, target, xy, classes = (batch[k] for k in ("image", "rough", "target", "point", "class"))
-    maps, rough = point_maps(xy, pixels.shape[-1], net.cfg.sigma, net.behaviour), rough.float()
-    if net.behaviour == "published":                     # trap (a): class 0 counts as "no object"
+    maps, rough = point_maps(xy, pixels.shape[-1], net.cfg.sigma, net.quirks), rough.float()
+    if net.quirks.class_0_empty:
         real = (classes > 0).view(-1, 1, 1, 1)
         maps, rough, target = maps * real, rough * real, target * real[:, 0]
-    logits = net(normalise(pixels), maps, class_channel(classes, net.behaviour, training=True), rough)
-    dice = {"loss_dice": dice_loss(logits, target, net.behaviour)}
-    return dice if net.behaviour == "published" else dice | {"loss_pixel": F.cross_entropy(logits.float(), target.long()) / 2}
+    logits = net(normalise(pixels), maps, class_channel(classes, net.quirks, training=True), rough)
+    dice = {"loss_dice": dice_loss(logits, target, net.quirks)}
+    return dice if net.quirks.dice_alone else dice | {"loss_pixel": F.cross_entropy(logits.float(), target.long()) / 2}
 
 # %% ../../nbs/3_refiner/04_training.ipynb #226751e4
 @REFINERS.register("unet")
@@ -155,11 +156,11 @@ class MaskRefiner:
     def __init__(self,
         net: MaskRefineNet,
         device: torch.device,
-        behaviour: str = "fixed",
+        quirks: Quirks = FIXED,
         precision: str = "auto",   # as `device.choose_precision`
         batch: int = 64,           # crops at once
     ):
-        self.net, self.behaviour, self.batch = net.to(device).for_inference(), behaviour, batch
+        self.net, self.quirks, self.batch = net.to(device).for_inference(), quirks, batch
         self.precision = choose_precision(precision, device, training=False)
 
     @staticmethod
@@ -167,8 +168,8 @@ class MaskRefiner:
         "Train on the pairs; the seed and the configuration decide the result."
         device, schedule, made = pick_device(cfg.device), cfg.refiner_train, pairs()
         torch.manual_seed(cfg.seed)
-        net = MaskRefineNet(len(strong.categories), cfg.refiner, cfg.behaviour)
-        dataset = PairDataset(strong, made, cfg.refiner, cfg.behaviour, cfg.refiner.perturb, cfg.seed, cfg.data.cache_images)
+        net = MaskRefineNet(len(strong.categories), cfg.refiner, cfg.quirks)
+        dataset = PairDataset(strong, made, cfg.refiner, cfg.quirks, cfg.refiner.perturb, cfg.seed, cfg.data.cache_images)
         batches = loader(dataset, schedule, device)
         history = train(net, refiner_loss, batches, schedule, out, cfg.seed, device, length=len(dataset))
         write_json(out/"history.json", history)
@@ -177,10 +178,10 @@ class MaskRefiner:
     @classmethod
     def load(cls, cfg: Config, num_classes: int, weights: Path) -> MaskRefiner:
         "The network with these weights, on the configuration's device."
-        net = MaskRefineNet(num_classes, replace(cfg.refiner, weights=""), cfg.behaviour)
+        net = MaskRefineNet(num_classes, replace(cfg.refiner, weights=""), cfg.quirks)
         load_into(net, load_weights(weights), weights)
-        return cls(net.eval(), pick_device(cfg.device), cfg.behaviour, cfg.refiner_train.precision)
+        return cls(net.eval(), pick_device(cfg.device), cfg.quirks, cfg.refiner_train.precision)
 
     def refine(self, items: list[Item]) -> list[list[dict]]:
         "As `refine_rles`."
-        return refine_rles(self.net, items, self.behaviour, self.batch, self.precision)
+        return refine_rles(self.net, items, self.quirks, self.batch, self.precision)

@@ -12,6 +12,7 @@ from typing import Any
 from ..config import Config, IMAGENET_MEAN, IMAGENET_STD, override
 from ..core import ConfigError
 from ..data import shapes
+from ..quirks import FIXED
 from ..registry import DATASETS
 
 # %% auto #0
@@ -135,7 +136,7 @@ def _check_checkpoints(cfg: Config) -> Config:
 
 def _check_recipe(cfg: Config) -> Config:
     "The configuration, if its recipe has points whose masks can compete."
-    if cfg.recipe == "paper" or (cfg.prompt, cfg.behaviour) == ("point", "fixed"): return cfg
+    if cfg.recipe == "paper" or (cfg.prompt, cfg.quirks) == ("point", FIXED): return cfg
     raise ConfigError(f"recipe '{cfg.recipe}' needs prompt point and behaviour fixed, these are {cfg.prompt} and {cfg.behaviour}. Set recipe to paper.")
 
 # %% ../../nbs/6_runs/01_presets.ipynb #7040fe4d

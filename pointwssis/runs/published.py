@@ -93,9 +93,9 @@ def judge_refiner(bench: Bench, part: str) -> dict[str, Any]:
     model, device = _solov2(bench, "teacher"), pick_device(bench.cfg.device)
     trained = _trained(bench, model, _val(bench))
     val, weak = (under_classes(_val(bench, need), trained) for need in ("masks", "points"))
-    predict = predictor(model, bench.cfg.data, device, "point", "mask", bench.cfg.behaviour)
+    predict = predictor(model, bench.cfg.data, device, "point", "mask", bench.cfg.quirks)
     rough = rough_masks(predict, weak)
-    refined = refine_masks(MaskRefiner(open_refiner(bench.has(part), bench.cfg.refiner), device, bench.cfg.behaviour), weak, rough)
+    refined = refine_masks(MaskRefiner(open_refiner(bench.has(part), bench.cfg.refiner), device, bench.cfg.quirks), weak, rough)
     found = {}
     for name, masks in (("rough", rough), ("refined", refined)):
         path = bench.out / f"val_{name}.json"

@@ -17,6 +17,7 @@ from ..core import CheckpointError, DataError
 from ..data.coco import CocoData, encode, load, mask_fields, save
 from ..data.shapes import write as write_shapes
 from ..detector.solov2 import SOLOv2
+from ..quirks import PUBLISHED
 from ..refiner.network import MaskRefineNet
 from ..training.checkpoints import check_weights, load_official, to_official
 
@@ -172,7 +173,7 @@ def open_refiner(
 ) -> MaskRefineNet:    # in evaluation mode
     "A published refiner; its number of classes is that of its stem."
     state = load_official(path)
-    net = MaskRefineNet(state["stem.weight"].shape[1] - 5, refiner_sizes(state, base), "published")
+    net = MaskRefineNet(state["stem.weight"].shape[1] - 5, refiner_sizes(state, base), PUBLISHED)
     check_weights(state, net, str(path))
     net.load_state_dict(state)
     return net.eval()

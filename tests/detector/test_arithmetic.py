@@ -12,6 +12,7 @@ from pointwssis.data.points import Point, Prompts
 from pointwssis.detector.inference import Outputs, candidates, mask_nms, matrix_nms, measure, pairwise_iou, shared_pixels, soft_masks
 from pointwssis.detector.inference import to_instances, to_original
 from pointwssis.detector.targets import assign, losses
+from pointwssis.quirks import FIXED, PUBLISHED
 from pointwssis.refiner.inference import MaskRefineNet, refine_many
 from pointwssis.refiner.training import dice_loss
 from pointwssis.registry import PROMPTS
@@ -104,9 +105,9 @@ def test_refined_masks_are_cut_and_pasted_alike_within_autocast():
     net = MaskRefineNet(3, RefinerConfig("torchvision:resnet18", "", crop_size=32, aspp_channels=16, decoder_channels=(16, 16, 16))).eval()
     masks = rectangles(3)
     item = torch.randint(256, (3, *masks.shape[1:]), dtype=torch.uint8), masks, torch.rand(3, 2) * 100, torch.tensor([0, 1, 2])
-    for behaviour in ("fixed", "published"):
-        exact = refine_many(net, [item], behaviour)[0]
-        with bf16(): assert torch.equal(refine_many(net, [item], behaviour)[0], exact)
+    for quirks in (FIXED, PUBLISHED):
+        exact = refine_many(net, [item], quirks)[0]
+        with bf16(): assert torch.equal(refine_many(net, [item], quirks)[0], exact)
 
 
 def test_targets_and_losses_are_summed_in_fp32_within_autocast(outputs):

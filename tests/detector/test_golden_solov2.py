@@ -13,6 +13,7 @@ from pointwssis.data.points import Prompts
 from pointwssis.data.transforms import Truth
 from pointwssis.detector.solov2 import SOLOv2
 from pointwssis.detector.targets import assign, losses, mass_centres
+from pointwssis.quirks import PUBLISHED
 from pointwssis.training.checkpoints import load_official
 
 CFG = SOLOv2Config("msra_resnet50", num_classes=3, fpn_channels=64, instance_channels=64, mask_channels=32, num_kernels=32,
@@ -106,7 +107,7 @@ def test_prompts(model, recorded, mode, i):
     scale = torch.tensor((out_size[1] / size[1], out_size[0] / size[0]), dtype=torch.float64)
     centres = mass_centres(known.masks)[0]
     clicks = Prompts((centres + .5) * scale, known.classes, known.boxes * scale.repeat(2))
-    found = model.predict(padded([x]), [size], [out_size], [clicks], prompt, nms, "published")[0]
+    found = model.predict(padded([x]), [size], [out_size], [clicks], prompt, nms, PUBLISHED)[0]
     np.testing.assert_allclose(found.scores, recorded[f"{mode}_scores{i}"], rtol=1e-4)
     assert found.classes.tolist() == recorded[f"{mode}_classes{i}"].tolist()
     theirs = bits(recorded, f"{mode}_masks", i)

@@ -103,7 +103,7 @@ def test_less_sure_masks_do_not_become_labels(whole, places):
     assert stages.pseudo(config_of("shapes", "25p", 0, whole.cfg.data.root, changes), whole.inputs, places / "sure")["masks"] == 0
 
 
-@pytest.mark.parametrize("unanswered, treated", [("ignore", "fixed"), ("background", "published")])
+@pytest.mark.parametrize("unanswered, treated", [("ignore", "ignore"), ("background", "background")])
 def test_unanswered_clicks_are_ignored_or_background(whole, places, monkeypatch, unanswered, treated):
     seen = []
     monkeypatch.setattr(stages, "CocoDataset", lambda *args: seen.append(args[-1]) or CocoDataset(*args))
@@ -133,7 +133,7 @@ def test_the_truth_is_opened_in_few_places():
     package = Path(stages.__file__).parents[1]
     assert {(path.stem, f) for path in package.rglob("*.py") for f in callers("open_truth", path)} == {
         ("split_stage", "split"), ("stages", "supervised"), ("stages", "evaluate"),
-        ("stages", "refiner_weights"), ("stages", "quality"),     # the second is a part of the first; only under behaviour "published"
+        ("stages", "refiner_weights"), ("stages", "quality"),     # the second is a part of the first; only under `weights_by_truth`
         ("stages", "told"), ("match_records", "evaluation_record")}                                       # only for the oracle that knows sizes
     notebooks = {path.stem: nbformat.read(path, 4).cells for path in NOTEBOOKS.glob("*.ipynb")}
     cells = {name: "\n".join(c.source for c in found if c.cell_type == "code") for name, found in notebooks.items()}

@@ -14,6 +14,7 @@ from pointwssis.refiner import crops, inference                                #
 from pointwssis.data.coco import decode, encode_many                      # noqa: E402
 from pointwssis.config import RefinerConfig                          # noqa: E402
 from pointwssis.refiner.network import MaskRefineNet                       # noqa: E402
+from pointwssis.quirks import FIXED, PUBLISHED              # noqa: E402
 from pointwssis.refiner.inference import refine_many, refine_rles              # noqa: E402
 
 SMALL = RefinerConfig(backbone="torchvision:resnet18", weights="", aspp_channels=16, decoder_channels=(16, 8), crop_size=32)
@@ -44,14 +45,14 @@ def crowd():
 
 @pytest.mark.parametrize("portion", [1, 3 * 120 * 90, 2**24])
 @pytest.mark.parametrize("batch", [1, 4, 64])
-@pytest.mark.parametrize("behaviour", ["fixed", "published"])
-def test_portions_and_run_lengths_give_the_same_masks(crowd, monkeypatch, portion, batch, behaviour):
+@pytest.mark.parametrize("quirks", [FIXED, PUBLISHED], ids=["fixed", "published"])
+def test_portions_and_run_lengths_give_the_same_masks(crowd, monkeypatch, portion, batch, quirks):
     net, picture, masks, xy, classes = crowd
     stack = torch.from_numpy(np.stack([decode(m, 120, 90) for m in masks]))
-    expected = encode_many(refine_many(net, [(picture, stack, xy, classes)], behaviour, 64)[0].numpy())
+    expected = encode_many(refine_many(net, [(picture, stack, xy, classes)], quirks, 64)[0].numpy())
     monkeypatch.setattr(inference, "PORTION", portion)
     items = [(picture, masks[:4], xy[:4], classes[:4]), (picture, masks[4:], xy[4:], classes[4:])]   # a batch spans both
-    found = refine_rles(net, items, behaviour, batch)
+    found = refine_rles(net, items, quirks, batch)
     assert found[0] + found[1] == expected and found[1][0] == masks[4] and expected != masks
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from golden import GOLDEN, formula, unpack
 from pointwssis.config import RefinerConfig
 from pointwssis.refiner.crops import gaussian_map
+from pointwssis.quirks import FIXED, PUBLISHED
 from pointwssis.refiner.inference import point_maps, refine_many, windows
 from pointwssis.refiner.training import dice_loss
 from pointwssis.refiner.network import MaskRefineNet, enlarge
@@ -17,7 +18,7 @@ from pointwssis.training.checkpoints import load_official
 
 def published_net() -> MaskRefineNet:
     shapes = json.loads((GOLDEN / "official_refiner_keys.json").read_text())
-    net = MaskRefineNet(80, RefinerConfig(weights=""), behaviour="published").eval()
+    net = MaskRefineNet(80, RefinerConfig(weights=""), quirks=PUBLISHED).eval()
     net.load_state_dict(load_official({"model_state": {k: formula(k, s) for k, s in shapes.items()}}, net))
     return net
 
@@ -47,7 +48,7 @@ def test_point_maps():
         assert np.allclose(found, expected[label], atol=1e-6)
         assert not np.delete(expected, label, 0).any()          # why one map and a channel number are enough
         if height == width:                                     # the published code works on whole pixels: the fraction of a click is lost
-            assert np.allclose(point_maps(torch.tensor([[x + .7, y + .2]]), height, 6., "published")[0, 0], expected[label], atol=1e-6)
+            assert np.allclose(point_maps(torch.tensor([[x + .7, y + .2]]), height, 6., PUBLISHED)[0, 0], expected[label], atol=1e-6)
 
 
 # --- the published inference crop
@@ -79,13 +80,13 @@ def cut():
         return torch.stack([recorded_logits(first + n) for n in range(len(inputs[0]))])
     net.forward = forward
     xy = (AT.double() + .5) / 10_000 * torch.tensor([W, H]) + .5        # the middle of the cut: image pixels
-    pasted = refine_many(net, [(picture(), MASKS, xy, torch.full((7,), 2))], "published")[0]
+    pasted = refine_many(net, [(picture(), MASKS, xy, torch.full((7,), 2))], PUBLISHED)[0]
     return [torch.cat(part) for part in zip(*seen)], pasted
 
 
 def test_published_crops():
     points = AT.double() / 10_000 * torch.tensor([W, H])
-    found = windows(MASKS, points, 2., "published") - torch.tensor([0, 0, 1, 1])
+    found = windows(MASKS, points, 2., PUBLISHED) - torch.tensor([0, 0, 1, 1])
     assert found.tolist() == [CROPS[f"crop{n}"].tolist() for n in range(7)]
 
 
@@ -121,5 +122,5 @@ def test_published_dice(seed):
     random = np.random.default_rng(seed)
     logits, target = random.normal(size=(3, 2, 12, 20)), (random.random((3, 12, 20)) < .3).astype(np.uint8)
     target[:, :, 5:9] = 0                                                 # columns without the object
-    found = [dice_loss(torch.from_numpy(logits), torch.from_numpy(target), b).item() for b in ("published", "fixed")]
+    found = [dice_loss(torch.from_numpy(logits), torch.from_numpy(target), b).item() for b in (PUBLISHED, FIXED)]
     assert found[0] == pytest.approx(dice_by_columns(logits, target), abs=1e-6) and abs(found[1] - found[0]) > .01

@@ -10,6 +10,7 @@ from pointwssis.config import RefinerConfig
 from pointwssis.core import DataError, rng
 from pointwssis.data import coco, shapes
 from pointwssis.data.points import Point
+from pointwssis.quirks import FIXED, PUBLISHED
 from pointwssis.refiner.crops import crop_inputs, normalise, paste, perturb, sample
 from pointwssis.refiner.inference import class_channel, point_maps, refine, refine_many, windows
 from pointwssis.refiner.network import Encoder, MaskRefineNet, PromptStem
@@ -169,7 +170,7 @@ def test_stem_keeps_pretrained_filters_only_when_fixed(tmp_path):
     body = resnet18()
     torch.save(body.state_dict(), tmp_path / "w.pth")
     cfg = replace(SMALL, weights=str(tmp_path / "w.pth"))
-    fixed, published = (MaskRefineNet(4, cfg, behaviour) for behaviour in ("fixed", "published"))
+    fixed, published = (MaskRefineNet(4, cfg, quirks) for quirks in (FIXED, PUBLISHED))
     assert torch.equal(fixed.stem.weight[:, :3], body.conv1.weight) and not torch.equal(published.stem.weight[:, :3], body.conv1.weight)
     assert torch.equal(published.encoder.body.layer1[0].conv1.weight, body.layer1[0].conv1.weight)
 
@@ -220,10 +221,10 @@ def test_published_inference_reads_the_neighbouring_channel_and_an_inclusive_win
     seen = []
     def forward(pixels, maps, channel, rough): return seen.append((pixels, channel)) or torch.zeros(len(maps), 2, 32, 32)
     monkeypatch.setattr(net, "forward", forward)
-    for behaviour in ("fixed", "published"): refine(net, *item(data, lessons(data)[0]), behaviour)
+    for quirks in (FIXED, PUBLISHED): refine(net, *item(data, lessons(data)[0]), quirks)
     (fixed, a), (published, b) = seen
     assert b.tolist() == (a + 1).tolist() and not torch.equal(fixed, published)
-    assert class_channel(a, "published", training=True).tolist() == a.tolist()
+    assert class_channel(a, PUBLISHED, training=True).tolist() == a.tolist()
 
 
 # --- training
@@ -272,18 +273,18 @@ def test_masks_and_click_stay_in_register(data):
 
 def test_fixed_training_shows_the_window_of_inference(data):
     window = [10., 20, 50, 30]
-    frames = torch.cat([training_frame(window, "fixed", rng(0, i)) for i in range(200)])
+    frames = torch.cat([training_frame(window, FIXED, rng(0, i)) for i in range(200)])
     zoom = 10 / (frames[:, 3] - frames[:, 1])
     assert torch.allclose((frames[:, 2] - frames[:, 0]).abs() * zoom, torch.tensor(40.)) and zoom.min() < .6 and zoom.max() > 1.4
     assert torch.allclose(frames[:, 0] + frames[:, 2], torch.tensor(60.))
     assert (frames[:, 0] > frames[:, 2]).float().mean().sub(.5).abs() < .15
-    square = training_frame(window, "published", rng(0, 0))[0]
+    square = training_frame(window, PUBLISHED, rng(0, 0))[0]
     assert torch.isclose((square[2] - square[0]).abs(), square[3] - square[1])
 
 
 def test_published_click_is_the_true_centre_in_the_crop(data):
     far = [replace(p, point=replace(p.point, x=1., y=1.)) for p in lessons(data)]
-    got = PairDataset(data, far, SMALL, "published")[0, 0, 0]
+    got = PairDataset(data, far, SMALL, PUBLISHED)[0, 0, 0]
     assert torch.allclose(got["point"], got["target"].nonzero().float().mean(0).flip(0) + .5)
 
 
@@ -291,8 +292,8 @@ def test_published_training_teaches_class_0_nothing(data):
     torch.manual_seed(0)
     dataset = PairDataset(data, lessons(data), SMALL)
     batch = torch.utils.data.default_collate([dataset[0, 0, j] for j in range(4)]) | {"class": torch.zeros(4, dtype=torch.long)}
-    for behaviour, blind in (("published", True), ("fixed", False)):
-        net = MaskRefineNet(4, SMALL, behaviour)
+    for quirks, blind in ((PUBLISHED, True), (FIXED, False)):
+        net = MaskRefineNet(4, SMALL, quirks)
         loss = sum(refiner_loss(net, batch).values())
         loss.backward()
         assert (net.stem.weight.grad[:, 3:].abs().sum() == 0) == blind      # no click and no rough mask reached the network
@@ -318,22 +319,22 @@ def test_the_loss_is_dice_and_half_a_cross_entropy(data, monkeypatch):
     assert torch.allclose(found["loss_pixel"], -p.log().mean() / 2) and torch.equal(found["loss_dice"], dice_loss(logits, batch["target"]))
     pixels, maps, channel, rough = seen[0]
     assert torch.equal(channel, batch["class"]) and torch.equal(rough, batch["rough"].float())
-    assert torch.equal(pixels, normalise(batch["image"])) and torch.equal(maps, point_maps(batch["point"], 32, SMALL.sigma, "fixed"))
+    assert torch.equal(pixels, normalise(batch["image"])) and torch.equal(maps, point_maps(batch["point"], 32, SMALL.sigma, FIXED))
 
 
 def test_published_training_crops_are_half_open():
     mask = torch.zeros(1, 40, 50, dtype=torch.bool)
     mask[0, 10:21, 20:31] = True                                         # indices 10..20 and 20..30
-    frame, clicks = windows(mask, torch.tensor([[25., 15.]]), 1.5, "published")[0].tolist(), torch.tensor([[25.5, 15.5]])
+    frame, clicks = windows(mask, torch.tensor([[25., 15.]]), 1.5, PUBLISHED)[0].tolist(), torch.tensor([[25.5, 15.5]])
     assert frame == [17, 7, 33, 23]
     dataset = object.__new__(PairDataset)
-    dataset.behaviour = "published"
+    dataset.quirks = PUBLISHED
     assert dataset._window(mask, clicks, 1.5) == [17, 7, 32, 22]
-    dataset.behaviour = "fixed"
+    dataset.quirks = FIXED
     assert dataset._window(mask, clicks, 1.5) == [17, 7, 34, 24]
     dot = torch.zeros(1, 40, 50, dtype=torch.bool)
     dot[0, 3, 4] = True
-    dataset.behaviour = "published"
+    dataset.quirks = PUBLISHED
     assert dataset._window(dot, torch.tensor([[4.5, 3.5]]), 2.) == [4, 3, 5, 4]     # one pixel is left
 
 
