@@ -13,8 +13,8 @@ from torch import Tensor
 from .d2_install import require
 require()
 from .d2_model import published_name
-from ..training.checkpoints import RESNET, SOLOV2, load_official, read_checkpoint
-from ..training.checkpoints import tensors_of
+from ..training.checkpoints import RESNET, SOLOV2, load_official
+from ..training.weights import read_checkpoint, tensors_of
 from ..core import CheckpointError, atomic_path
 
 # %% auto #0

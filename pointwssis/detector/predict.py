@@ -24,8 +24,9 @@ from .inference import Instances
 from ..journal import Journal, recall
 from ..quirks import FIXED, Quirks
 from ..registry import DETECTORS
-from ..training.checkpoints import check_weights, load_official, read_weights
+from ..training.checkpoints import load_official
 from ..training.device import choose_precision, in_precision
+from ..training.weights import check_weights, load_weights
 
 # %% auto #0
 __all__ = ['load_model', 'predictor', 'predict_all', 'classes_of_run', 'class_names', 'read_photo', 'predict_image',
@@ -49,7 +50,7 @@ def load_model(
     >>> load_model(cfg.student, "student.pth").cfg.num_classes
     3
     """
-    build, state = DETECTORS[cfg.detector], read_weights(weights)
+    build, state = DETECTORS[cfg.detector], load_weights(weights)
     if not build.count_classes(state): state = load_official(weights)
     model = build(replace(cfg, num_classes=build.count_classes(state) or cfg.num_classes, weights=""))
     check_weights(state, model, str(weights))

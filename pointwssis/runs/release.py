@@ -19,7 +19,8 @@ from ..data.shapes import write as write_shapes
 from ..detector.solov2 import SOLOv2
 from ..quirks import PUBLISHED
 from ..refiner.network import MaskRefineNet
-from ..training.checkpoints import check_weights, load_official, to_official
+from ..training.checkpoints import load_official, to_official
+from ..training.weights import check_weights
 
 # %% auto #0
 __all__ = []

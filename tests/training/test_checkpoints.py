@@ -15,7 +15,8 @@ from pointwssis.config import RefinerConfig, SOLOv2Config
 from pointwssis.core import CheckpointError
 from pointwssis.detector.solov2 import SOLOv2
 from pointwssis.refiner.network import MaskRefineNet
-from pointwssis.training.checkpoints import FAMILIES, REFINER, RESNET, SOLOV2, load_official, read_weights, to_official
+from pointwssis.training.checkpoints import FAMILIES, REFINER, RESNET, SOLOV2, load_official, to_official
+from pointwssis.training.weights import load_weights
 
 TINY = SOLOv2Config(backbone="msra_resnet50", num_classes=3, fpn_channels=8, instance_channels=8, instance_convs=1,
                     mask_channels=8, num_kernels=8)
@@ -158,12 +159,12 @@ def test_files_of_other_projects(keys, words):
     ("c.pkl", pickle.dumps([1, 2])), ("d.pkl", pickle.dumps({"model": {}})), ("e.pkl", pickle.dumps({"model": {"a": "text"}}))])
 def test_corrupt_and_empty_files(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(CheckpointError, match=name) as error: read_weights(tmp_path / name)
+    with pytest.raises(CheckpointError, match=name) as error: load_weights(tmp_path / name)
     assert "\n" not in str(error.value)
 
 
 def test_no_such_file(tmp_path):
-    with pytest.raises(CheckpointError, match="no such weights file"): read_weights(tmp_path / "nowhere.pth")
+    with pytest.raises(CheckpointError, match="no such weights file"): load_weights(tmp_path / "nowhere.pth")
 
 
 def test_only_published_networks_have_a_published_form():
