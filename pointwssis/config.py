@@ -284,6 +284,7 @@ def run_name(
 # %% ../nbs/9_core/02_config.ipynb #02c7a4b2
 def _frozen(net: SOLOv2Config) -> str:
     "The options that freeze layers of a backbone without weights; nothing if there are none."
+    if ":" in net.detector: return ""   # its own configuration says what is frozen
     options = [f"frozen_stages={net.frozen_stages}"] * (net.frozen_stages > 0)
     options += ["frozen_norm=true"] * net.frozen_norm
     return "" if net.weights else ", ".join(options)

@@ -58,6 +58,11 @@ def load_plugins() -> None:
             raise ConfigError(f"{path}: {fault}. Correct it, or leave it out.") from e
 
 # %% ../nbs/9_core/03_registry.ipynb #e1a10008
+def _family(name: object, names: Iterable[str]) -> object:
+    "`NAME:` for NAME:ARGUMENT where that is entered, a kind with an argument; else the name itself."
+    head, mark, argument = str(name).partition(":")
+    return head + mark if argument and head + mark in names else name
+
 class Registry(Mapping):
     "Kinds of one thing by name, from the package, installed packages (entry points) and plug-ins."
     def __init__(self,
@@ -86,7 +91,7 @@ class Registry(Mapping):
     def _own(self) -> dict[str, str]:
         "Names of the package's own kinds with their modules, read from the sources."
         found = {home: path.read_text(encoding="utf-8") for home, path in self._sources().items()}
-        marks = {home: re.findall(r'^@?\w+\.register\("(\w+)"', text, re.M) for home, text in found.items()}
+        marks = {home: re.findall(r'^@?\w+\.register\("(\w+:?)"', text, re.M) for home, text in found.items()}
         return {name: home for home, names in marks.items() for name in names}
 
     def _names(self) -> dict[str, EntryPoint | str | None]:
@@ -96,16 +101,18 @@ class Registry(Mapping):
         return self._own() | dict.fromkeys(self._found) | {e.name: e for e in installed}
 
     def __getitem__(self, name: str) -> Any:
-        if name not in (names := self._names()):
+        names = self._names()
+        if (entered := _family(name, names)) not in names:
             known = f"{nearest(name, names)} Known: {', '.join(names)}."
             raise ConfigError(f"unknown {self.kind} '{name}'.{known}")
+        name = entered
         if isinstance(names[name], EntryPoint): self._found.setdefault(name, names[name].load())
         if name not in self._found: import_module(names[name])
         return self._found[name]
 
     def __iter__(self) -> Iterator[str]: return iter(self._names())
     def __len__(self) -> int: return len(self._names())
-    def __contains__(self, name: object) -> bool: return name in self._names()
+    def __contains__(self, name: object) -> bool: return _family(name, names := self._names()) in names
 
 # %% ../nbs/9_core/03_registry.ipynb #e1a10009
 class Prompt(Protocol):
@@ -157,7 +164,8 @@ class Refiner(Protocol):
 # %% ../nbs/9_core/03_registry.ipynb #5e8fef8d
 POINTS = Registry("point strategy", "pointwssis.method.points")      # f(mask, rng) -> x, y in pixels
 PROMPTS = Registry("prompt", "pointwssis.method.prompts")            # Prompt
-DETECTORS = Registry("detector", "pointwssis.detector.solov2")       # Detector
+DETECTORS = Registry("detector", "pointwssis.detector.solov2",       # Detector
+                     "pointwssis.bridges.d2_student")
 REFINERS = Registry("refiner", "pointwssis.refiner.training")        # Refiner
 RECIPES = Registry("recipe", "pointwssis.method.recipes")            # Recipe: see method.recipes
 FORMATS = Registry("format", "pointwssis.data.format_*")             # a class with read and write; see data.formats

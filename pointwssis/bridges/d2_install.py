@@ -5,6 +5,7 @@
 # %% ../../nbs/8_bridges/01_d2_install.ipynb #d2010004
 from __future__ import annotations
 from importlib import import_module
+from warnings import catch_warnings, simplefilter
 
 from ..core import ConfigError
 
@@ -14,7 +15,7 @@ __all__ = ['require']
 # %% ../../nbs/8_bridges/01_d2_install.ipynb #d2010006
 _INSTALL = "https://detectron2.readthedocs.io/en/latest/tutorials/install.html"
 # in the order of their import
-_PARTS = ("detectron2", "detectron2._C", "detectron2.config", "detectron2.data")
+_PARTS = ("detectron2", "detectron2._C", "detectron2.data", "detectron2.modeling")
 
 def _cure(e: ImportError) -> str:
     "The reason why an import of Detectron2 failed, and the cure."
@@ -27,5 +28,8 @@ def _cure(e: ImportError) -> str:
 
 def require() -> str:   # its version
     "Import Detectron2 and its compiled part; ConfigError with the cure when one of them fails."
-    try: return [import_module(part) for part in _PARTS][0].__version__
+    try:
+        with catch_warnings():
+            simplefilter("ignore")   # of functions that newer versions of torch advise against
+            return [import_module(part) for part in _PARTS][0].__version__
     except ImportError as e: raise ConfigError(_cure(e)) from None

@@ -23,6 +23,7 @@ def run_params(
     "The parameters of a run from parsed options."
     dataset = args.dataset or ("custom" if args.data_root else "shapes")
     overrides = dict(args.overrides) | ({"name": args.name} if args.name else {})
+    if args.student: overrides |= {"student.detector": args.student, "student_start": "backbone"}
     return {"dataset": dataset, "split": args.split or "10p", "seed": args.seed, "data_root": args.data_root, "overrides": overrides}
 
 # %% ../../nbs/6_runs/13_commands.ipynb #815aba52

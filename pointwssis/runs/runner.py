@@ -18,7 +18,7 @@ from ..core import remove_litter, versions, write_json
 from ..data.pictures import one_look
 from ..journal import UNFINISHED
 from ..process import claim, clear_remains
-from ..registry import DATASETS
+from ..registry import DATASETS, DETECTORS
 from ..report.executed import command_of, drop_pictures, hashes_of, tidy
 from ..report.results import RUNS, figures_beside
 from ..report.sources import git_commit, source_hash
@@ -175,10 +175,12 @@ def _injected(params: dict[str, Any], stage: Stage, needs: Iterable[str], folder
 
 def _check_weights(cfg: Config) -> None:
     "Refuse frozen layers without weights, and a file that is not there, before anything is trained."
-    for part in ("teacher", "student"): check_start(getattr(cfg, part), part)
+    for part in ("teacher", "student"):
+        check_start(net := getattr(cfg, part), part)
+        if ":" in net.detector: DETECTORS[net.detector].check(net.detector, part)
     for part in ("teacher", "student", "refiner"):
-        name = getattr(cfg, part).weights
-        if name not in ("", "imagenet", "package") and not Path(name).is_file():
+        name, detector = getattr(cfg, part).weights, getattr(getattr(cfg, part), "detector", "")
+        if name not in ("", "imagenet", "zoo" if ":" in detector else "package") and not Path(name).is_file():
             raise CheckpointError(f"{name}: no such weights file. Set {part}.weights to a file that exists, or to imagenet.")
 
 def machine_of(name: str, params: dict[str, Any], among: int = 1) -> dict[str, str]:

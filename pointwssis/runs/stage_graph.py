@@ -117,6 +117,7 @@ def given_hashes(
     files = {name: root / name for name in (data.train_json, data.val_json, data.weak_json) if name and data.root}
     if data.split_dir: files |= {path.name: path for path in sorted((root / data.split_dir).glob(f"*_{cfg.split}_[sw].json"))}
     files |= {f"{part}.weights": Path(getattr(cfg, part).weights) for part in ("teacher", "student", "refiner") if part not in stage.ignores}
+    files |= {f"{part}.detector": Path(getattr(cfg, part).detector.partition(":")[2]) for part in ("teacher", "student") if part not in stage.ignores}
     return _hashes(files) | (_images(stage.reads, cfg, root) if data.root else {})
 
 # %% ../../nbs/6_runs/02_stage_graph.ipynb #39c84b1f
