@@ -30,7 +30,7 @@ from ..data.transforms import Sample, collate, normalise
 from ..detector.inference import Instances, in_fp32
 from ..detector.targets import Truth
 from ..registry import DETECTORS
-from ..training.checkpoints import read_checkpoint, tensors_of
+from ..training.weights import read_checkpoint, tensors_of
 
 # %% auto #0
 __all__ = ['config_path', 'network_of', 'DetectronStudent']
