@@ -2,6 +2,7 @@
 import errno
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import nbformat
@@ -12,6 +13,7 @@ from PIL import Image
 from papermill.exceptions import PapermillExecutionError
 
 from pointwssis.data import coco, shapes
+from pointwssis.runs import runner
 from pointwssis.runs.cli import main
 from chain import TINY, Chain
 
@@ -37,9 +39,11 @@ def drawn(tmp_path_factory) -> Path: return shapes.write(tmp_path_factory.mktemp
 
 @pytest.fixture
 def here(tmp_path, monkeypatch, drawn) -> Path:
-    "A working directory with a small data set."
+    "A working directory with a small data set; stages run in this process and start no kernel."
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(papermill, "execute_notebook", in_this_process)
+    monkeypatch.setattr(runner, "fresh", nullcontext)
+    monkeypatch.setattr(runner, "_machine", lambda name, params, *_: runner.machine_of(name, runner.of_run(params)))
     shutil.copytree(drawn, "data")
     return tmp_path
 
