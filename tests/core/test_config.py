@@ -69,9 +69,10 @@ def test_precisions_are_checked_when_a_configuration_is_made():
 
 
 def test_the_demo_is_shapes_with_shorter_schedules():
-    "Networks, data and method are the same; a student still learns longer than its teacher, or its labels could not show what they are worth."
+    "Networks and data are the same, the recipe is that of one's own data; a student still learns longer than its teacher, or its labels could not show what they are worth."
     demo, shapes = preset("demo"), preset("shapes")
     assert (demo.teacher, demo.student, demo.refiner, demo.data) == (shapes.teacher, shapes.student, shapes.refiner, shapes.data)
+    assert (demo.recipe, shapes.recipe) == (preset("custom").recipe, "paper")
     for part in ("teacher_train", "refiner_train", "student_train"):
         short, long = (asdict(getattr(cfg, part)) for cfg in (demo, shapes))
         assert {key for key in short if short[key] != long[key]} <= {"steps", "checkpoint_steps"} and short["steps"] < long["steps"]
