@@ -5,7 +5,7 @@
 # %% ../nbs/9_core/03_registry.ipynb #e1a10004
 from __future__ import annotations
 import os, re, sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec, module_from_spec, spec_from_file_location

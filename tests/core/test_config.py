@@ -8,7 +8,7 @@ from pointwssis.core import ConfigError
 from pointwssis.detector.inference import STRIDES
 from pointwssis.registry import DATASETS, DETECTORS, POINTS, PROMPTS, REFINERS
 from pointwssis.runs.presets import preset
-from pointwssis.training.trainer import OPTIMIZERS, SCHEDULES
+from pointwssis.training.optimizer import OPTIMIZERS, SCHEDULES
 
 
 def test_known_words_are_those_of_the_code():
