@@ -51,6 +51,8 @@ def add_run_options(
     parser.add_argument("--name", default="", metavar="NAME", help="of the run's folder (default: the preset's, or that of your data's folder)")
     parser.add_argument("--set", type=setting, action="append", default=[], dest="overrides", metavar="KEY=VALUE",
                         help="override an option, such as student_train.steps=100; may be repeated")
+    parser.add_argument("--size", default="", metavar="SIZE",
+                        help="network for your own data: small, base or large (default: small on a CPU, base on a GPU)")
     parser.add_argument("--student", default="", metavar="DETECTOR",
                         help="the student's network, such as detectron2:COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml (default solov2)")
     parser.add_argument("--runs", default=RUNS, metavar="DIR", help=f"where results go (default {RUNS})")

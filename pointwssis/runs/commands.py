@@ -24,7 +24,16 @@ def run_params(
     dataset = args.dataset or ("custom" if args.data_root else "shapes")
     overrides = dict(args.overrides) | ({"name": args.name} if args.name else {})
     if args.student: overrides |= {"student.detector": args.student, "student_start": "backbone"}
-    return {"dataset": dataset, "split": args.split or "10p", "seed": args.seed, "data_root": args.data_root, "overrides": overrides}
+    params = {"dataset": dataset, "split": args.split or "10p", "seed": args.seed, "data_root": args.data_root, "overrides": overrides}
+    return _suited(params, args) if dataset == "custom" and Path(args.data_root or "none").is_dir() else params
+
+def _suited(params: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    "The parameters with settings that suit a data set of one's own."
+    from pointwssis.runs.settings import table_of
+    from pointwssis.runs.train_on import plain_values, settings_of_folder
+    found, notes = settings_of_folder(params, args.size)
+    if found and args.function is command_reproduce: print(*notes, table_of(found, params["overrides"]), sep="\n", flush=True)
+    return params | {"overrides": plain_values(found) | params["overrides"]}
 
 # %% ../../nbs/6_runs/13_commands.ipynb #815aba52
 def tell(

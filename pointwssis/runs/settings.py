@@ -6,13 +6,16 @@
 from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..config import IMAGENET_MEAN, IMAGENET_STD
-from ..core import ConfigError, nearest
-from ..data.coco import CocoData
+from ..config import IMAGENET_MEAN, IMAGENET_STD, Config
+from ..core import ConfigError, DataError, nearest
+from ..data.coco import CocoData, load
+from ..data.masks import box_of
+from ..method.splits import choose
 
 # %% auto #0
 __all__ = []
@@ -39,6 +42,23 @@ def facts_of(
     sides = [long_side(r) for data in (strong, weak) for r in data.images.values()]
     return Facts(len(strong.ids), len(weak.ids), np.array(sides), np.array(sizes), clicks)
 
+# %% ../../nbs/6_runs/16_settings.ipynb #5e77a001
+def _with_box(data: CocoData, a: dict) -> dict:
+    "An annotation with its box, and the box's centre as a click."
+    x, y, w, h = a["bbox"] if a.get("bbox") else (lambda b: (b[0], b[1], b[2] - b[0], b[3] - b[1]))(box_of(data.mask(a)))
+    return {"bbox": [x, y, w, h], "point": [x + w / 2, y + h / 2], "iscrowd": a["iscrowd"]}
+
+def facts_of_folder(cfg: Config) -> Facts:
+    "Measure a data set that has all masks, divided as the stage `split` does; sizes of the strong half only."
+    root = Path(cfg.data.root)
+    data = load(root / cfg.data.train_json, root / cfg.data.train_images)
+    strong, weak = (data.select(ids) for ids in choose(data.ids, cfg.split, cfg.seed))
+    for half in (strong, weak):
+        half.annotations = {i: [_with_box(data, a) for a in data.annotations[i] if not a["iscrowd"]] for i in half.ids}
+    found = facts_of(strong, weak)
+    if not len(found.sizes): raise DataError(f"{data.path}: the strong images of split {cfg.split} show no object. Choose a larger split.")
+    return found
+
 # %% ../../nbs/6_runs/16_settings.ipynb #82d7a480
 GRIDS = (16, 20, 24, 28, 32, 36, 40, 48, 56, 64, 80)   # cells a side of the finest level
 SHARED = .01                                           # share of clicks that may share a cell
@@ -55,9 +75,10 @@ def shared_cells(
         together, total = together + counts[counts > 1].sum(), total + len(cells)
     return float(together / max(1, total))
 
-def _finest(clicks: list[np.ndarray]) -> int:
-    "The coarsest grid that keeps clicks apart, or the finest of all."
-    return next((grid for grid in GRIDS if shared_cells(clicks, grid) < SHARED), GRIDS[-1])
+def _finest(clicks: list[np.ndarray], side: int) -> int:
+    "The coarsest grid that keeps clicks apart, or the finest that features at stride 8 can fill."
+    known = [grid for grid in GRIDS if grid <= max(GRIDS[0], side // 8)]
+    return next((grid for grid in known if shared_cells(clicks, grid) < SHARED), known[-1])
 
 # %% ../../nbs/6_runs/16_settings.ipynb #44ac9e20
 def level_bounds(
@@ -119,7 +140,7 @@ def _network(size: Size, weights: str) -> list[Setting]:
 def _sizes(facts: Facts, size: Size) -> list[Setting]:
     "Image size, levels and grids."
     side, why = _input_side(facts, size.long_side)
-    bounds, finest = level_bounds(facts.sizes * side), _finest(facts.clicks)
+    bounds, finest = level_bounds(facts.sizes * side), _finest(facts.clicks, side)
     share = 100 * shared_cells(facts.clicks, finest)
     grids = tuple(max(6, round(finest * k)) for k in (1, 6 / 7, 4 / 7, 3 / 7, 2 / 7))
     found = [Setting("data.short_side", side, why), Setting("data.long_side", side, why)]
@@ -147,7 +168,6 @@ def _schedules(facts: Facts, size: Size) -> list[Setting]:
         found += [Setting(f"{part}.steps", count, why)]
         found += [Setting(f"{part}.{key}", value, "for short schedules") for key, value in _LEARN.items()]
         found += [Setting(f"{part}.lr", size.lr, "for this network"), Setting(f"{part}.warmup_steps", max(40, count // 20), "a twentieth of the steps")]
-    found += [Setting("teacher_train.checkpoint_steps", (teacher // 2, teacher * 3 // 4), "half-trained teachers make the refiner's examples")]
     for part in ("teacher_train", "student_train"):
         found += [Setting(f"{part}.batch_size", _BATCH, "fits into any memory"), Setting(f"{part}.scale_jitter", (.8, 1.4), "objects vary in size"),
                   Setting(f"{part}.colour_jitter", .2, "light varies")]

