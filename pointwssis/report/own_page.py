@@ -4,7 +4,7 @@
 
 # %% ../../nbs/7_report/19_own_page.ipynb #e42e4ea8
 from __future__ import annotations
-import base64, csv, io
+import base64, csv, io, os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -153,7 +153,7 @@ def write_own_page(
         name=run_name(cfg), strong=len(strong.ids), outlines=strong.num_annotations, weak=len(weak.ids), clicks=weak.num_annotations, judged=len(val.ids),
         networks=networks, difference=difference, classes=_by_class(weak, refined, metrics), weights=weights, labels=out / "pseudo_labels.json",
         command=f"pointwssis predict PHOTO.jpg --weights {weights}", next_file=out / "next.csv", notes=notes, settings=settings,
-        correct=f"pointwssis convert coco {out / 'pseudo_labels.json'} correct.xml --to cvat\npointwssis convert cvat corrected.xml outlines.json --images {val.image_root}",
+        correct=f"pointwssis convert coco {out / 'pseudo_labels.json'} correct.xml --to cvat\npointwssis convert cvat corrected.xml outlines.json --images {os.path.relpath(val.image_root.resolve())}",
         pictures=_pictures(cfg, run, weak, refined, val, doubts), next=[*todo[:8], *(row for row in todo[8:] if row["do"] == "click")][:16])
     with atomic_path(out / "index.html") as temporary: temporary.write_text(page, encoding="utf-8")
     return out / "index.html"

