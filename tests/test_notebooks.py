@@ -32,7 +32,12 @@ def needs_detectron2(notebook: str) -> bool:
     return "8_bridges" in notebook and "d2_install" not in Path(notebook).stem
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def marked(notebook: str):
+    "A notebook as a parameter; those that train for minutes belong to the long tests."
+    return pytest.param(notebook, marks=[pytest.mark.slow] * notebook.endswith("10_tutorial.ipynb"))
+
+
+@pytest.mark.parametrize("notebook", map(marked, NOTEBOOKS))
 def test_every_notebook_runs(notebook, elsewhere):
     if needs_detectron2(notebook): pytest.importorskip("detectron2._C", reason="Detectron2 cannot be imported: docs/detectron2.md", exc_type=ImportError)
     error = elsewhere.submit(errors_of, notebook).result()
