@@ -70,6 +70,15 @@ def test_names_of_a_published_layout(root, tmp_path):
     assert bridge.register(tmp_path, split="5p", name="mine") == ["mine_train_5p_s", "mine_train_5p_w", "mine_val"]
 
 
+def test_names_of_bdd100k_and_of_an_own_folder(root, tmp_path):
+    (tmp_path / "set/annotations").mkdir(parents=True)
+    for name in ("bdd100k_ins_labels_train_10p_s", "bdd100k_ins_labels_train"):
+        (tmp_path / f"set/annotations/{name}.json").write_bytes((root / "annotations/instances_train.json").read_bytes())
+    assert bridge.register(tmp_path / "set", dataset="bdd100k") == ["bdd100k_train_10p_s", "bdd100k_train"]
+    (tmp_path / "set/annotations/bdd100k_ins_labels_train.json").rename(tmp_path / "set/annotations/instances_val.json")
+    assert bridge.register(tmp_path / "set", dataset="custom") == ["set_train_10p_s", "set_val"]
+
+
 def test_a_weak_record_has_neither_box_nor_mask(root):
     annotations = [a for r in DatasetCatalog.get("test_train_40p_w") for a in r["annotations"]]
     assert annotations and {tuple(sorted(a)) for a in annotations} == {("category_id", "id", "iscrowd", "point")}
