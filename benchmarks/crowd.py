@@ -9,7 +9,7 @@ import torch
 from pointwssis.config import RefinerConfig
 from pointwssis.core import rng
 from pointwssis.data.coco import encode
-from pointwssis.refiner.inference import refine_rles
+from pointwssis.refiner.refinement import refine_rles
 from pointwssis.refiner.network import MaskRefineNet
 from pointwssis.runs.presets import preset
 

@@ -11,7 +11,7 @@ from pointwssis.config import SOLOv2Config
 from pointwssis.data.coco import encode
 from pointwssis.data.points import Prompts
 from pointwssis.data.transforms import Truth
-from pointwssis.detector.inference import Outputs, STRIDES
+from pointwssis.detector.cells import LEVEL_STRIDES, Outputs
 from pointwssis.refiner.crops import crop_inputs, crop_window, gaussian_map, normalise, paste
 from pointwssis.refiner.network import MaskRefineNet
 
@@ -54,7 +54,7 @@ def point_masks(outputs: Outputs, prompts: Prompts, padded: Size, out_size: Size
             probability = outputs.category_logits[level][0, prompts.classes[p], row, column].sigmoid()
             score = float(soft[inside].mean() * probability) if inside.any() else 0.
             if score > best[0]: best = (score, soft, level)
-        found.append((p, best[1], STRIDES[best[2]]))
+        found.append((p, best[1], LEVEL_STRIDES[best[2]]))
     found = [(p, soft, soft > cfg.mask_threshold) for p, soft, stride in found if (soft > cfg.mask_threshold).sum() > stride]
     maskness = [float(soft[inside].mean()) for _, soft, inside in found]
     found = [found[i] for i in sorted(range(len(found)), key=lambda i: -maskness[i])]

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from pointwssis.config import SOLOv2Config
-from pointwssis.detector.inference import mask_nms, matrix_nms
+from pointwssis.detector.nms import mask_nms, matrix_nms
 
 from . import usual
 from .harness import Row, compare, peak_mib

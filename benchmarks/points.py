@@ -8,7 +8,8 @@ from faster_coco_eval import mask as rle_api
 from pointwssis.config import SOLOv2Config, TEACHER_GRIDS, TEACHER_RANGES
 from pointwssis.data.coco import encode_many
 from pointwssis.data.points import Prompts, as_prompts
-from pointwssis.detector.inference import Outputs, candidates, to_instances
+from pointwssis.detector.cells import Outputs
+from pointwssis.detector.inference import candidates, to_instances
 from pointwssis.detector.solov2 import SOLOv2
 
 from . import loops

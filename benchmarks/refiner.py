@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pointwssis.config import RefinerConfig
 from pointwssis.data.shapes import CLASSES
 from pointwssis.refiner.crops import gaussian_map
-from pointwssis.refiner.inference import refine_many
+from pointwssis.refiner.refinement import refine_many
 from pointwssis.refiner.network import MaskRefineNet
 from pointwssis.runs.presets import preset
 from pointwssis.training.device import computes_in_bf16

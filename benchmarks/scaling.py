@@ -19,11 +19,12 @@ from pointwssis.core import atomic_path
 from pointwssis.data import coco
 from pointwssis.data.points import as_prompts
 from pointwssis.data.show import save_picture, style
-from pointwssis.detector.inference import Outputs, flat
+from pointwssis.detector.cells import flatten_levels, Outputs
 from pointwssis.detector.solov2 import SOLOv2
-from pointwssis.detector.targets import Targets, assign, focal_loss, losses
+from pointwssis.detector.losses import focal_loss, losses
+from pointwssis.detector.targets import assign, Targets
 from pointwssis.method import splits
-from pointwssis.refiner.inference import refine_many
+from pointwssis.refiner.refinement import refine_many
 from pointwssis.refiner.network import MaskRefineNet
 from pointwssis.runs.presets import SHAPES, preset
 from pointwssis.training.device import choose_precision, in_precision, place
@@ -136,7 +137,7 @@ def head_of(net: SOLOv2Config, batch: int, device: torch.device) -> Work:
     def work() -> None:
         with in_precision(precision, device): logits = [conv(x) for x in levels]
         conv.zero_grad()
-        focal_loss(flat(logits).float(), classes).backward()
+        focal_loss(flatten_levels(logits).float(), classes).backward()
     return work
 
 

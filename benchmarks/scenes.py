@@ -9,7 +9,7 @@ from pointwssis.config import SOLOv2Config
 from pointwssis.core import torch_generator
 from pointwssis.data.points import Point
 from pointwssis.data.transforms import Truth
-from pointwssis.detector.inference import Outputs
+from pointwssis.detector.cells import Outputs
 
 
 def blobs(count: int, height: int, width: int, sides: tuple[float, float], seed: int) -> Tensor:   # (N, H, W) bool

@@ -4,8 +4,8 @@ from __future__ import annotations
 import torch
 
 from pointwssis.config import SOLOv2Config
-from pointwssis.detector.inference import level_starts
-from pointwssis.detector.targets import Targets, assign
+from pointwssis.detector.cells import level_starts
+from pointwssis.detector.targets import assign, Targets
 
 from . import loops
 from .harness import Row, compare

@@ -20,7 +20,8 @@ from pointwssis.data import coco, shapes
 from pointwssis.data.transforms import CocoDataset, collate, normalise
 from pointwssis.detector.batches import solov2_loss, training_batch
 from pointwssis.detector.solov2 import SOLOv2
-from pointwssis.detector.targets import assign, losses
+from pointwssis.detector.losses import losses
+from pointwssis.detector.targets import assign
 from pointwssis.runs.presets import preset
 from pointwssis.training import device as placing
 from pointwssis.training.trainer import learning_rate, train

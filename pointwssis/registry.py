@@ -162,7 +162,7 @@ class Refiner(Protocol):
         and classes (N,)."""
 
 # %% ../nbs/9_core/03_registry.ipynb #5e8fef8d
-POINTS = Registry("point strategy", "pointwssis.method.points")      # f(mask, rng) -> x, y in pixels
+POINTS = Registry("point strategy", "pointwssis.method.point_strategies")      # f(mask, rng) -> x, y in pixels
 PROMPTS = Registry("prompt", "pointwssis.method.prompts")            # Prompt
 DETECTORS = Registry("detector", "pointwssis.detector.solov2",       # Detector
                      "pointwssis.bridges.d2_student")

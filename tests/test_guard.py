@@ -15,7 +15,7 @@ from pointwssis.detector.batches import solov2_loss, training_batch
 from pointwssis.detector.solov2 import SOLOv2
 from pointwssis.detector.targets import assign
 from pointwssis.quirks import FIXED, PUBLISHED
-from pointwssis.refiner.inference import MaskRefineNet, refine_many
+from pointwssis.refiner.refinement import MaskRefineNet, refine_many
 from pointwssis.refiner.training import refiner_loss
 from pointwssis.training.trainer import train
 from tiny import CFG, sample, squares, tiny_model

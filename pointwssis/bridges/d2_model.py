@@ -25,7 +25,8 @@ from ..data.transforms import normalise, tight_boxes
 from ..detector.inference import Instances
 from ..registry import PROMPTS
 from ..detector.solov2 import SOLOv2
-from ..detector.targets import Targets, Truth, assign, losses
+from ..detector.losses import losses
+from ..detector.targets import assign, Targets, Truth
 
 # %% auto #0
 __all__ = ['published_name', 'add_config', 'network_config', 'as_instances', 'PointSOLOv2']

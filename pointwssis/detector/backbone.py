@@ -18,8 +18,8 @@ from ..training.checkpoints import LANDMARKS, load_official
 from ..training.weights import load_weights
 
 # %% auto #0
-__all__ = ['MSRA', 'STRIDES', 'INSIDE', 'build_body', 'Trunk', 'packaged_weights', 'weights_file', 'load_body', 'freeze_norm',
-           'freeze_stages', 'FPNBackbone']
+__all__ = ['MSRA', 'TRUNK_STRIDES', 'INSIDE', 'build_body', 'Trunk', 'packaged_weights', 'weights_file', 'load_body',
+           'freeze_norm', 'freeze_stages', 'FPNBackbone']
 
 # %% ../../nbs/2_detector/01_backbone.ipynb #d91d5399
 def _msra(depth: str, pretrained: bool) -> nn.Module:
@@ -61,7 +61,7 @@ def build_body(
     raise CheckpointError(f"{name}: the ImageNet weights could not be fetched ({fault}). Set 'weights' to a local .safetensors or .pth file.")
 
 # %% ../../nbs/2_detector/01_backbone.ipynb #ebd477e6
-STRIDES = (4, 8, 16, 32)
+TRUNK_STRIDES = (4, 8, 16, 32)
 
 def _blocks(body: nn.Module) -> list[str]:
     "Names of the blocks that run one after another, classifier left out."
@@ -83,9 +83,9 @@ class Trunk(nn.Module):
             if hasattr(self.body, unused): delattr(self.body, unused)
         self.names = [] if self.is_timm else _blocks(self.body)
         maps = self._probe()
-        if len(maps) != 4: raise ConfigError(f"backbone '{name}' offers strides {sorted(maps)}, wanted {STRIDES}. Choose another.")
+        if len(maps) != 4: raise ConfigError(f"backbone '{name}' offers strides {sorted(maps)}, wanted {TRUNK_STRIDES}. Choose another.")
         self.taps = {block: stride for stride, (block, _) in maps.items()}
-        self.channels = [maps[s][1] for s in STRIDES]
+        self.channels = [maps[s][1] for s in TRUNK_STRIDES]
 
     def _each(self, x: Tensor):
         "(block, its output) in running order."
@@ -97,7 +97,7 @@ class Trunk(nn.Module):
         was, _ = self.training, self.eval()
         maps = {128 // y.shape[-1]: (block, y.shape[1]) for block, y in self._each(torch.zeros(1, 3, 128, 128))}
         self.train(was)
-        return {s: maps[s] for s in STRIDES if s in maps}
+        return {s: maps[s] for s in TRUNK_STRIDES if s in maps}
 
     def forward(self, x: Tensor) -> list[Tensor]:   # (B, 3, H, W) -> 4 maps (B, C_i, H / s_i, W / s_i)
         return [y for block, y in self._each(x) if block in self.taps]

@@ -15,7 +15,8 @@ from ..core import ConfigError
 from ..data.points import Point, Prompts, as_prompts
 from .backbone import FPNBackbone
 from .batches import solov2_loss, training_batch
-from .inference import Instances, Outputs, candidates, to_instances
+from .cells import Outputs
+from .inference import Instances, candidates, to_instances
 from ..quirks import FIXED, Quirks
 from ..registry import DETECTORS
 

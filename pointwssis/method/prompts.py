@@ -10,30 +10,31 @@ from torch import Tensor
 from ..config import SOLOv2Config
 from ..core import ConfigError
 from ..data.points import Prompts
-from ..detector.inference import Candidates, Outputs, Query, cell_strides, flat
-from ..detector.inference import level_starts, measure, point_nms
+from ..detector.cells import Outputs, cell_strides, flatten_levels, point_cells
+from ..detector.inference import Candidates, Query, areas_and_maskness
+from ..detector.nms import point_nms
 from ..detector.targets import positive_cells
 from ..quirks import FIXED, Quirks
 from ..registry import PROMPTS
 
 # %% auto #0
-__all__ = ['peak_scores', 'unprompted', 'by_category', 'point_cells', 'points_inside', 'point_guided', 'point_with_size']
+__all__ = ['peak_scores', 'unprompted', 'by_category', 'points_inside', 'point_guided', 'point_with_size']
 
 # %% ../../nbs/1_method/03_prompts.ipynb #ae023fe7
 def peak_scores(outputs: Outputs, b: int) -> Tensor:   # (T, C)
     "Class probabilities of image b after point NMS."
-    return flat([point_nms(x[b:b + 1].float().sigmoid()) for x in outputs.category_logits])[0]
+    return flatten_levels([point_nms(x[b:b + 1].float().sigmoid()) for x in outputs.category_logits])[0]
 
 def _of_image(levels: list[Tensor], b: int) -> Tensor:
     "(T, C): the cells of image b."
-    return flat([x[b:b + 1] for x in levels])[0]
+    return flatten_levels([x[b:b + 1] for x in levels])[0]
 
 def _above(outputs: Outputs, b: int, scores: Tensor, cfg: SOLOv2Config, owner: Tensor | None = None) -> Candidates:
     "Candidates where (T, C) scores exceed the threshold; owner (T, C) links them to points."
     cell, label = (scores > cfg.score_threshold).nonzero(as_tuple=True)
     points = torch.full_like(cell, -1) if owner is None else owner[cell, label]
     kernels, strides = _of_image(outputs.kernels, b)[cell].float(), cell_strides(cfg.num_grids, scores.device)[cell]
-    areas, maskness = measure(kernels, outputs.mask_features[b].float(), cfg.mask_threshold)
+    areas, maskness = areas_and_maskness(kernels, outputs.mask_features[b].float(), cfg.mask_threshold)
     return Candidates(kernels, scores[cell, label] * maskness, label, areas, strides, points)
 
 def unprompted(outputs: Outputs, b: int, cfg: SOLOv2Config) -> Candidates:
@@ -57,31 +58,12 @@ def by_category(outputs: Outputs, b: int, prompts: Prompts, padded: tuple[int, i
     present = torch.zeros(cfg.num_classes, device=scores.device).index_fill_(0, prompts.classes, 1)
     return _above(outputs, b, scores * present, cfg)
 
-# %% ../../nbs/1_method/03_prompts.ipynb #32a0fde2
-def _cell_of(share: Tensor, grids: Tensor, quirks: Quirks) -> Tensor:   # (N, 1, 2) of the padded sides -> (N, L, 2)
-    "Column and row of the cell at each level."
-    if quirks.cells_by_division: return (share // (1 / grids.to(share.dtype))[None, :, None]).long()
-    return (share * grids[None, :, None]).long()
-
-def point_cells(
-    xy: Tensor,                   # (N, 2) input pixel indices
-    padded: tuple[int, int],      # padded height, width
-    cfg: SOLOv2Config,
-    quirks: Quirks = FIXED,       # `cells_by_division` may fall one short at a border
-) -> Tensor:                      # (N, L) on the flat axis
-    "The cell that holds each point, at each level."
-    grids = torch.tensor(cfg.num_grids, device=xy.device)
-    pad = torch.tensor((padded[1], padded[0]), device=xy.device)
-    cell = _cell_of(xy[:, None] / pad, grids, quirks).clamp(min=0).minimum(grids[None, :, None] - 1)
-    return level_starts(cfg.num_grids, xy.device) + cell[..., 1] * grids + cell[..., 0]
-
 # %% ../../nbs/1_method/03_prompts.ipynb #d1b85c34
 def _replaced(cells: Tensor, total: int) -> Tensor:   # (N, L) -> the same, bool
     "Where a later point lies in the same cell."
     n = torch.arange(len(cells), device=cells.device)[:, None].expand_as(cells)
     last = torch.full((total,), -1, device=cells.device).scatter_reduce_(0, cells.flatten(), n.flatten(), "amax")
     return last[cells] > n
-
 
 # %% ../../nbs/1_method/03_prompts.ipynb #c0a10007
 def points_inside(
@@ -112,7 +94,7 @@ def point_guided(
     if level >= 0: cells = cells[:, [level]]
     kernels = _of_image(outputs.kernels, b)[cells].float()                                    # (N, L, D)
     agreed = _of_image(outputs.category_logits, b)[cells, prompts.classes[:, None]].float().sigmoid()
-    measured = measure(kernels.flatten(0, 1), outputs.mask_features[b].float(), cfg.mask_threshold)
+    measured = areas_and_maskness(kernels.flatten(0, 1), outputs.mask_features[b].float(), cfg.mask_threshold)
     areas, maskness = (x.view_as(agreed) for x in measured)
     n = torch.arange(len(cells), device=cells.device)
     chosen = maskness * agreed

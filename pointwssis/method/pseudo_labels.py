@@ -19,7 +19,7 @@ from ..core import DataError
 from ..data.coco import CocoData, centroid, decode, encode_many, mask_fields, save
 from ..data.points import Point, points_of
 from ..journal import Journal, recall
-from ..refiner.inference import Item
+from ..refiner.refinement import Item
 from ..quirks import FIXED, Quirks
 from ..registry import Refiner
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..core import ConfigError, DataError, read_json, rng, write_json
 from ..data.coco import CategoryTable, CocoData, centroid, check_masks, load, save
-from .points import weak_annotation
+from .point_strategies import weak_annotation
 
 # %% auto #0
 __all__ = ['STEM', 'ALLOWED', 'percentage', 'split_name', 'choose', 'write_split', 'take_split', 'add_weak', 'check_split',

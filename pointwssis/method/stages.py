@@ -26,7 +26,7 @@ from ..detector.predict import load_model, predict_all, predictor
 from ..journal import Journal, UNFINISHED, recall
 from . import pseudo_labels
 from .gallery import open_left, open_truth, open_val
-from .points import point_of
+from .point_strategies import point_of
 from .pseudo_labels import PseudoMask
 from .recipes import reasons
 from .split_stage import split

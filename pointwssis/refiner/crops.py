@@ -16,7 +16,8 @@ from ..quirks import FIXED, Quirks
 from ..data.transforms import per_channel
 
 # %% auto #0
-__all__ = ['crop_window', 'gaussian_map', 'sample', 'crop_inputs', 'normalise', 'published_inputs', 'paste', 'perturb']
+__all__ = ['crop_window', 'gaussian_map', 'sample_frames', 'crop_inputs', 'normalise_crops', 'published_inputs', 'paste',
+           'perturb']
 
 # %% ../../nbs/3_refiner/01_crops.ipynb #c1cd3a52
 def _window_side(low: float, high: float, at: float, scale: float, length: int) -> tuple[int, int]:
@@ -72,7 +73,7 @@ def _axis(start: Tensor, end: Tensor, size: int, length: int) -> Tensor:  # (N,)
     u = (torch.arange(size, device=start.device) + .5) / size
     return (start[:, None] + u * (end - start)[:, None]) * 2 / length - 1
 
-def sample(
+def sample_frames(
     images: Tensor,    # (N, K, H, W) float, or (1, K, H, W) shared by all frames
     frames: Tensor,    # (N, 4) x0 y0 x1 y1 in pixels, corners of the picture to take; x0 > x1 mirrors it
     size: int,         # side of the result, pixels
@@ -91,15 +92,15 @@ def crop_inputs(
     image: Tensor,     # (3, H, W) uint8 RGB
     masks: Tensor,     # (N, M, H, W) bool: M masks of each object
     xy: Tensor,        # (N, 2) points in image pixels
-    frames: Tensor,    # (N, 4) as `sample`
+    frames: Tensor,    # (N, 4) as `sample_frames`
     size: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # uint8 (N, 3, size, size), uint8 (N, M, size, size), (N, 2) in crop pixels
     "Pixels, masks and click of each object; training and inference both come through here."
-    pixels = sample(image[None].float(), frames, size).round().to(torch.uint8)
-    inside = (sample(masks.float(), frames, size) >= .5).to(torch.uint8)
+    pixels = sample_frames(image[None].float(), frames, size).round().to(torch.uint8)
+    inside = (sample_frames(masks.float(), frames, size) >= .5).to(torch.uint8)
     return pixels, inside, (xy.float() - frames[:, :2]) / (frames[:, 2:] - frames[:, :2]) * size
 
-def normalise(pixels: Tensor) -> Tensor:       # (N, 3, h, w) uint8 -> float
+def normalise_crops(pixels: Tensor) -> Tensor:       # (N, 3, h, w) uint8 -> float
     "Subtract ImageNet's mean, divide by its standard deviation."
     mean, std = (per_channel(v, pixels.device) for v in (IMAGENET_MEAN, IMAGENET_STD))
     return (pixels - mean) / std
@@ -158,13 +159,13 @@ def paste(
     frames: Tensor,    # (N, 4) where they were taken, image pixels
     height: int,       # of the image
     width: int,
-    portion: int = 2**23,   # pixels at once: bounds the memory
+    chunk_size: int = 2**23,   # pixels at once: bounds the memory
     quirks: Quirks = FIXED,     # `crops_by_index` resizes to the frame's own pixels
 ) -> Tensor:           # (N, H, W) bool, False outside the frames
     "Masks of the whole image from the logits of crops."
     if quirks.crops_by_index:
         return torch.stack([_published_paste(p, f, height, width) for p, f in zip(logits.float().softmax(1), frames)])
-    probability, few = logits.float().softmax(1)[:, 1:], max(portion // (height * width), 1)
+    probability, few = logits.float().softmax(1)[:, 1:], max(chunk_size // (height * width), 1)
     return torch.cat([_paste(p, f, height, width) for p, f in zip(probability.split(few), frames.split(few))])
 
 # %% ../../nbs/3_refiner/01_crops.ipynb #1b3666f3
@@ -177,7 +178,7 @@ def perturb(
     centre, half = [.5 + draw(-.08, .08) for _ in "xy"], [draw(.43, .58) for _ in "xy"]
     frame = torch.tensor([[c - h for c, h in zip(centre, half)] + [c + h for c, h in zip(centre, half)]]) * s
     blur = 2 * int(draw(0, s / 12)) + 1
-    soft = F.avg_pool2d(sample(rough[None].float(), frame, s), blur, 1, blur // 2, count_include_pad=False)
+    soft = F.avg_pool2d(sample_frames(rough[None].float(), frame, s), blur, 1, blur // 2, count_include_pad=False)
     knots = torch.from_numpy(random.normal(size=(1, 1, *random.integers(3, 9, 2)))).float()
     noise = F.interpolate(knots, size=(s, s), mode="bicubic", align_corners=True)
     worse = (soft + draw(0, .35) * noise + draw(-.25, .25) > .5).to(rough.dtype)[0]

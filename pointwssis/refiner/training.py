@@ -22,8 +22,8 @@ from ..data.points import Point
 from ..data.show import thinned
 from ..detector.batches import loader
 from ..quirks import FIXED, Quirks
-from .crops import crop_inputs, normalise, perturb
-from .inference import Item, _clicks, class_channel, point_maps, refine_rles, windows
+from .crops import crop_inputs, normalise_crops, perturb
+from .refinement import Item, _clicks, class_channel, point_maps, refine_rles, windows
 from .network import MaskRefineNet
 from ..registry import REFINERS
 from ..training.device import choose_precision
@@ -69,7 +69,7 @@ def training_frame(
     window: list[float],           # x0 y0 x1 y1
     quirks: Quirks,
     random: np.random.Generator,
-) -> Tensor:                       # (1, 4) as `crops.sample`
+) -> Tensor:                       # (1, 4) as `crops.sample_frames`
     "The window at a random zoom, mirrored half the time."
     x0, y0, x1, y1 = window
     w, h = [min(x1 - x0, y1 - y0)] * 2 if quirks.square_crops else (x1 - x0, y1 - y0)
@@ -123,7 +123,7 @@ def _centre(mask: Tensor) -> Tensor:                     # (h, w) -> (2,) x y, o
     return place.mean(0).flip(0) + .5 if len(place) else torch.tensor([-9., -9.])
 
 # %% ../../nbs/3_refiner/04_training.ipynb #00c359ab
-def dice_loss(
+def crop_dice_loss(
     logits: Tensor,    # (N, 2, h, w)
     target: Tensor,    # (N, h, w) 0 or 1
     quirks: Quirks = FIXED,
@@ -145,8 +145,8 @@ def refiner_loss(
     if net.quirks.class_0_empty:
         real = (classes > 0).view(-1, 1, 1, 1)
         maps, rough, target = maps * real, rough * real, target * real[:, 0]
-    logits = net(normalise(pixels), maps, class_channel(classes, net.quirks, training=True), rough)
-    dice = {"loss_dice": dice_loss(logits, target, net.quirks)}
+    logits = net(normalise_crops(pixels), maps, class_channel(classes, net.quirks, training=True), rough)
+    dice = {"loss_dice": crop_dice_loss(logits, target, net.quirks)}
     return dice if net.quirks.dice_alone else dice | {"loss_pixel": F.cross_entropy(logits.float(), target.long()) / 2}
 
 # %% ../../nbs/3_refiner/04_training.ipynb #226751e4

@@ -5,14 +5,14 @@ import pytest
 
 from pointwssis.config import CHOICES
 from pointwssis.core import ConfigError
-from pointwssis.detector.inference import STRIDES
+from pointwssis.detector.cells import LEVEL_STRIDES
 from pointwssis.registry import DATASETS, DETECTORS, POINTS, PROMPTS, REFINERS
 from pointwssis.runs.presets import preset
 from pointwssis.training.optimizer import OPTIMIZERS, SCHEDULES
 
 
 def test_known_words_are_those_of_the_code():
-    levels = range(-1, len(STRIDES))
+    levels = range(-1, len(LEVEL_STRIDES))
     users = {"point_strategy": POINTS, "prompt": PROMPTS, "detector": DETECTORS, "kind": REFINERS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "level": levels}
     assert {key: set(CHOICES[key]) for key in users} == {key: set(names) for key, names in users.items()}
 
@@ -21,7 +21,7 @@ def test_known_words_are_those_of_the_code():
 @pytest.mark.parametrize("split", ["1p", "12.5p", "50p", "90p"])
 def test_every_preset_is_one_that_can_run(dataset, split):
     cfg = preset(dataset, split)
-    for net in (cfg.teacher, cfg.student): assert len(net.scale_ranges) == len(net.num_grids) == len(STRIDES)
+    for net in (cfg.teacher, cfg.student): assert len(net.scale_ranges) == len(net.num_grids) == len(LEVEL_STRIDES)
     for schedule in (cfg.teacher_train, cfg.student_train, cfg.refiner_train):
         assert all(0 < at < schedule.steps for at in schedule.decay_at) and schedule.warmup_steps < schedule.steps
     assert 0 < min(cfg.teacher_train.checkpoint_steps) <= max(cfg.teacher_train.checkpoint_steps) <= cfg.teacher_train.steps

@@ -11,7 +11,7 @@ from pointwssis.core import rng
 from pointwssis.data import coco
 from pointwssis.data.points import Point, as_prompts, points_of
 from pointwssis.data.transforms import tight_boxes
-from pointwssis.method.points import weak_annotation
+from pointwssis.method.point_strategies import weak_annotation
 from pointwssis.registry import POINTS
 
 masks = arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=24))

@@ -9,12 +9,15 @@ import torch
 from pointwssis.config import RefinerConfig
 from pointwssis.core import rng
 from pointwssis.data.points import Point, Prompts
-from pointwssis.detector.inference import Outputs, candidates, mask_nms, matrix_nms, measure, pairwise_iou, shared_pixels, soft_masks
+from pointwssis.detector.cells import Outputs
+from pointwssis.detector.inference import areas_and_maskness, candidates, soft_masks
+from pointwssis.detector.nms import mask_nms, matrix_nms, pairwise_iou, shared_pixels
 from pointwssis.detector.inference import to_instances, to_original
-from pointwssis.detector.targets import assign, losses
+from pointwssis.detector.losses import losses
+from pointwssis.detector.targets import assign
 from pointwssis.quirks import FIXED, PUBLISHED
-from pointwssis.refiner.inference import MaskRefineNet, refine_many
-from pointwssis.refiner.training import dice_loss
+from pointwssis.refiner.refinement import MaskRefineNet, refine_many
+from pointwssis.refiner.training import crop_dice_loss
 from pointwssis.registry import PROMPTS
 from tiny import CFG, squares, tiny_model
 
@@ -50,8 +53,8 @@ def test_areas_and_masks_are_the_same_within_autocast():
     g = torch.Generator().manual_seed(0)
     kernels, features = torch.randn(30, 16, generator=g), torch.randn(16, 40, 50, generator=g)
     soft = soft_masks(kernels, features)
-    exact = soft, *measure(kernels, features), to_original(soft, (150, 200), (97, 131))
-    with bf16(): again = soft_masks(kernels, features), *measure(kernels, features), to_original(soft, (150, 200), (97, 131))
+    exact = soft, *areas_and_maskness(kernels, features), to_original(soft, (150, 200), (97, 131))
+    with bf16(): again = soft_masks(kernels, features), *areas_and_maskness(kernels, features), to_original(soft, (150, 200), (97, 131))
     assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(exact, again))
     assert exact[1].tolist() == (soft > .5).sum((1, 2)).tolist()
 
@@ -60,7 +63,7 @@ def test_features_in_bf16_are_decoded_in_fp32():
     g = torch.Generator().manual_seed(0)
     kernels, features = (torch.randn(*shape, generator=g).bfloat16() for shape in ((30, 16), (16, 40, 50)))
     assert torch.equal(soft_masks(kernels, features), soft_masks(kernels.float(), features.float()))
-    areas, sure = measure(kernels, features)
+    areas, sure = areas_and_maskness(kernels, features)
     assert areas.dtype == sure.dtype == torch.float32
     assert torch.equal(areas, (soft_masks(kernels, features) > .5).sum((1, 2)))
 
@@ -119,7 +122,7 @@ def test_targets_and_losses_are_summed_in_fp32_within_autocast(outputs):
     def computed() -> tuple:
         targets = assign(CFG, [truth], (16, 24))
         found = losses(given, targets)
-        return found["loss_ins"], found["loss_cate"], targets.classes, targets.masks, dice_loss(logits, target)
+        return found["loss_ins"], found["loss_cate"], targets.classes, targets.masks, crop_dice_loss(logits, target)
     dice, *exact = computed()
     with bf16(): rough, *again = computed()
     assert all(torch.equal(a, b) for a, b in zip(exact, again, strict=True))

@@ -12,7 +12,9 @@ from pointwssis.config import SOLOv2Config
 from pointwssis.data.points import Prompts
 from pointwssis.data.transforms import Truth
 from pointwssis.detector.solov2 import SOLOv2
-from pointwssis.detector.targets import assign, losses, mass_centres
+from pointwssis.detector.losses import losses
+from pointwssis.detector.packed import mass_centres
+from pointwssis.detector.targets import assign
 from pointwssis.quirks import PUBLISHED
 from pointwssis.training.checkpoints import load_official
 

@@ -13,8 +13,11 @@ from pointwssis.core import CheckpointError, ConfigError
 from pointwssis.data.points import Point, Prompts
 from pointwssis.data.transforms import inference_batch, normalise
 from pointwssis.detector.backbone import FPNBackbone, build_body, load_body
-from pointwssis.detector.inference import Candidates, Outputs, candidates, cell_strides, level_starts, mask_nms, matrix_nms, measure
-from pointwssis.detector.inference import pairwise_iou, point_nms, rank, to_original
+from pointwssis.detector.cells import cell_strides, level_starts, Outputs
+from pointwssis.detector.inference import areas_and_maskness, Candidates, candidates
+from pointwssis.detector.nms import mask_nms, matrix_nms
+from pointwssis.detector.inference import rank, to_original
+from pointwssis.detector.nms import pairwise_iou, point_nms
 from pointwssis.detector.solov2 import MaskHead, SOLOv2, conv_gn, to_levels, with_coordinates
 from pointwssis.training.device import computes_in_bf16
 from tiny import CFG, tiny_model
@@ -228,11 +231,11 @@ def test_areas_and_maskness_follow_their_definition():
     soft = (kernels @ features.flatten(1)).sigmoid()
     for threshold in (.5, .7):
         inside = soft > threshold
-        found = measure(kernels, features) if threshold == .5 else measure(kernels, features, threshold)
+        found = areas_and_maskness(kernels, features) if threshold == .5 else areas_and_maskness(kernels, features, threshold)
         assert torch.equal(found[0], inside.sum(1).float())
         assert torch.allclose(found[1], (soft * inside).sum(1) / inside.sum(1).clamp(min=1))
-        assert all(torch.allclose(a, b) for a, b in zip(measure(kernels, features, threshold, portion=11), found))
-    assert [x.tolist() for x in measure(-100 * torch.ones(1, 1), torch.ones(1, 2, 2))] == [[0], [0]]
+        assert all(torch.allclose(a, b) for a, b in zip(areas_and_maskness(kernels, features, threshold, chunk_size=11), found))
+    assert [x.tolist() for x in areas_and_maskness(-100 * torch.ones(1, 1), torch.ones(1, 2, 2))] == [[0], [0]]
 
 
 def test_masks_are_enlarged_cropped_and_resized():
@@ -242,7 +245,7 @@ def test_masks_are_enlarged_cropped_and_resized():
         wanted = resize(resize(soft[None], scale_factor=4)[..., :size[0], :size[1]], size=out_size)[0]
         sure = (wanted - .5).abs() > 1e-4
         assert torch.equal(to_original(soft, size, out_size)[sure], (wanted > .5)[sure])
-        assert torch.equal(to_original(soft, size, out_size, .5, chunk=2), to_original(soft, size, out_size))
+        assert torch.equal(to_original(soft, size, out_size, .5, chunk_size=2), to_original(soft, size, out_size))
 
 
 def candidates_of(scores, areas, strides):

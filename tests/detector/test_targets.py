@@ -8,8 +8,10 @@ from hypothesis import given, settings, strategies as st
 from torchvision.ops import sigmoid_focal_loss
 
 from pointwssis.data.transforms import Truth
-from pointwssis.detector.inference import Outputs, flat, level_starts
-from pointwssis.detector.targets import assign, dice_loss, focal_loss, losses, mass_centres, positive_cells, shrink
+from pointwssis.detector.cells import flatten_levels, level_starts, Outputs
+from pointwssis.detector.losses import focal_loss, losses, mask_dice_loss
+from pointwssis.detector.packed import mass_centres, quarter_size
+from pointwssis.detector.targets import assign, positive_cells
 from tiny import CFG, squares
 
 corner = st.tuples(st.integers(0, 88), st.integers(0, 56))
@@ -121,7 +123,7 @@ def test_portions_change_neither_losses_nor_gradients():
     many = squares([(4 * i, 2 * i, 4 * i + 30, 2 * i + 28) for i in range(12)], [0] * 12)
     targets, out = assign(CFG, [squares([(8, 8, 40, 40)], [1]), many, squares([], [])], (16, 24)), random_outputs(3)
     leaves = [*out.kernels, out.mask_features]
-    whole, parts = (dice_loss(out, targets, 384 * n) for n in (10**4, 5))
+    whole, parts = (mask_dice_loss(out, targets, 384 * n) for n in (10**4, 5))
     plain = torch.cat([one_by_one(out, targets, b) for b in range(3)]).mean()
     assert len(targets.cell) > 20 and torch.allclose(whole, parts) and torch.allclose(whole, plain)
     first, second, wanted = (torch.autograd.grad(found, leaves) for found in (whole, parts, plain))
@@ -132,7 +134,7 @@ def one_by_one(out, targets, b):
     "The Dice loss of each positive of image b, as the formula has it."
     found = [torch.zeros(0)]
     for cell, k in zip(targets.cell[targets.image == b], targets.object[targets.image == b]):
-        p, t = (flat(out.kernels)[b, cell] @ out.mask_features[b].flatten(1)).sigmoid(), targets.masks[k].flatten().float()
+        p, t = (flatten_levels(out.kernels)[b, cell] @ out.mask_features[b].flatten(1)).sigmoid(), targets.masks[k].flatten().float()
         found.append((1 - 2 * (p * t).sum() / ((p * p).sum() + .001 + (t * t).sum() + .001))[None])
     return torch.cat(found)
 
@@ -163,8 +165,8 @@ def test_shrink_follows_the_four_middle_pixels():
     torch.manual_seed(0)
     m = torch.rand(3, 32, 48) > .5
     four = m.view(3, 8, 4, 12, 4)[:, :, 1:3, :, 1:3].sum((2, 4))
-    assert torch.equal(shrink(m, (8, 12)), (four >= 2).to(torch.uint8))
-    assert not shrink(m[:, :30, :46], (10, 14))[:, 8:].any()
+    assert torch.equal(quarter_size(m, (8, 12)), (four >= 2).to(torch.uint8))
+    assert not quarter_size(m[:, :30, :46], (10, 14))[:, 8:].any()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="compares an accelerator with the processor, and there is none")

@@ -9,7 +9,7 @@ from pointwssis.core import DataError, rng
 from pointwssis.data import coco, shapes
 from pointwssis.data.coco import encode
 from pointwssis.detector.inference import Instances
-from pointwssis.method.points import weak_annotation
+from pointwssis.method.point_strategies import weak_annotation
 from pointwssis.method.pseudo_labels import PseudoMask, missing_points, refine_masks, rough_masks, summary, without_duplicates, write_pseudo
 
 

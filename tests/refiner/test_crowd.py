@@ -10,12 +10,12 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.crowd import discs, rows                             # noqa: E402
 from benchmarks.fresh import fresh                                   # noqa: E402
-from pointwssis.refiner import crops, inference                                # noqa: E402
+from pointwssis.refiner import crops, refinement                               # noqa: E402
 from pointwssis.data.coco import decode, encode_many                      # noqa: E402
 from pointwssis.config import RefinerConfig                          # noqa: E402
 from pointwssis.refiner.network import MaskRefineNet                       # noqa: E402
 from pointwssis.quirks import FIXED, PUBLISHED              # noqa: E402
-from pointwssis.refiner.inference import refine_many, refine_rles              # noqa: E402
+from pointwssis.refiner.refinement import refine_many, refine_rles              # noqa: E402
 
 SMALL = RefinerConfig(backbone="torchvision:resnet18", weights="", aspp_channels=16, decoder_channels=(16, 8), crop_size=32)
 
@@ -50,7 +50,7 @@ def test_portions_and_run_lengths_give_the_same_masks(crowd, monkeypatch, portio
     net, picture, masks, xy, classes = crowd
     stack = torch.from_numpy(np.stack([decode(m, 120, 90) for m in masks]))
     expected = encode_many(refine_many(net, [(picture, stack, xy, classes)], quirks, 64)[0].numpy())
-    monkeypatch.setattr(inference, "PORTION", portion)
+    monkeypatch.setattr(refinement, "CHUNK_PIXELS", portion)
     items = [(picture, masks[:4], xy[:4], classes[:4]), (picture, masks[4:], xy[4:], classes[4:])]   # a batch spans both
     found = refine_rles(net, items, quirks, batch)
     assert found[0] + found[1] == expected and found[1][0] == masks[4] and expected != masks

@@ -10,8 +10,8 @@ from golden import GOLDEN, formula, unpack
 from pointwssis.config import RefinerConfig
 from pointwssis.refiner.crops import gaussian_map
 from pointwssis.quirks import FIXED, PUBLISHED
-from pointwssis.refiner.inference import point_maps, refine_many, windows
-from pointwssis.refiner.training import dice_loss
+from pointwssis.refiner.refinement import point_maps, refine_many, windows
+from pointwssis.refiner.training import crop_dice_loss
 from pointwssis.refiner.network import MaskRefineNet, enlarge
 from pointwssis.training.checkpoints import load_official
 
@@ -122,5 +122,5 @@ def test_published_dice(seed):
     random = np.random.default_rng(seed)
     logits, target = random.normal(size=(3, 2, 12, 20)), (random.random((3, 12, 20)) < .3).astype(np.uint8)
     target[:, :, 5:9] = 0                                                 # columns without the object
-    found = [dice_loss(torch.from_numpy(logits), torch.from_numpy(target), b).item() for b in (PUBLISHED, FIXED)]
+    found = [crop_dice_loss(torch.from_numpy(logits), torch.from_numpy(target), b).item() for b in (PUBLISHED, FIXED)]
     assert found[0] == pytest.approx(dice_by_columns(logits, target), abs=1e-6) and abs(found[1] - found[0]) > .01

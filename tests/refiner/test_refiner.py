@@ -11,10 +11,10 @@ from pointwssis.core import DataError, rng
 from pointwssis.data import coco, shapes
 from pointwssis.data.points import Point
 from pointwssis.quirks import FIXED, PUBLISHED
-from pointwssis.refiner.crops import crop_inputs, normalise, paste, perturb, sample
-from pointwssis.refiner.inference import class_channel, point_maps, refine, refine_many, windows
+from pointwssis.refiner.crops import crop_inputs, normalise_crops, paste, perturb, sample_frames
+from pointwssis.refiner.refinement import class_channel, point_maps, refine, refine_many, windows
 from pointwssis.refiner.network import Encoder, MaskRefineNet, PromptStem
-from pointwssis.refiner.training import PairDataset, dice_loss, pairs_of, refiner_loss, training_frame
+from pointwssis.refiner.training import PairDataset, crop_dice_loss, pairs_of, refiner_loss, training_frame
 
 SMALL = RefinerConfig(backbone="torchvision:resnet18", weights="", aspp_channels=16, decoder_channels=(16, 8), crop_size=32)
 
@@ -68,7 +68,7 @@ def test_what_is_cut_comes_back(x, y, w, h, mirrored):
 
 def test_one_image_serves_all_frames():
     image, frames = torch.rand(1, 3, 20, 30), torch.tensor([[0., 0, 10, 20], [25, 3, -4, 12]])
-    assert torch.allclose(sample(image, frames, 16), sample(image.expand(2, -1, -1, -1), frames, 16))
+    assert torch.allclose(sample_frames(image, frames, 16), sample_frames(image.expand(2, -1, -1, -1), frames, 16))
 
 
 def test_nothing_is_pasted_outside_the_frame():
@@ -121,7 +121,7 @@ def test_crops_are_bytes_at_half_and_clicks_in_crop_pixels():
 
 def test_pixels_are_normalised_by_the_statistics_of_imagenet():
     pixels = torch.tensor([123.675, 116.28, 103.53]).view(1, 3, 1, 1) + torch.tensor([58.395, 57.12, 57.375]).view(1, 3, 1, 1) * 2
-    assert torch.allclose(normalise(pixels), torch.tensor(2.), atol=1e-5)
+    assert torch.allclose(normalise_crops(pixels), torch.tensor(2.), atol=1e-5)
 
 
 # --- the network
@@ -304,8 +304,8 @@ def test_dice_is_over_the_batch():
     target = torch.zeros(2, 10, 10, dtype=torch.uint8)
     target[0, :5] = 1
     sure = torch.stack([1. - target, 1. * target], 1) * 60
-    assert dice_loss(sure, target) < 1e-4 and dice_loss(-sure, target) > .999
-    assert torch.isclose(dice_loss(torch.zeros(2, 2, 10, 10), target), torch.tensor(1 - (50 / 150 + 150 / 250) / 2), atol=1e-4)
+    assert crop_dice_loss(sure, target) < 1e-4 and crop_dice_loss(-sure, target) > .999
+    assert torch.isclose(crop_dice_loss(torch.zeros(2, 2, 10, 10), target), torch.tensor(1 - (50 / 150 + 150 / 250) / 2), atol=1e-4)
 
 
 def test_the_loss_is_dice_and_half_a_cross_entropy(data, monkeypatch):
@@ -316,10 +316,10 @@ def test_the_loss_is_dice_and_half_a_cross_entropy(data, monkeypatch):
     monkeypatch.setattr(net, "forward", lambda *inputs: seen.append(inputs) or logits)
     found = refiner_loss(net, batch)
     p = logits.softmax(1).gather(1, batch["target"].long()[:, None])
-    assert torch.allclose(found["loss_pixel"], -p.log().mean() / 2) and torch.equal(found["loss_dice"], dice_loss(logits, batch["target"]))
+    assert torch.allclose(found["loss_pixel"], -p.log().mean() / 2) and torch.equal(found["loss_dice"], crop_dice_loss(logits, batch["target"]))
     pixels, maps, channel, rough = seen[0]
     assert torch.equal(channel, batch["class"]) and torch.equal(rough, batch["rough"].float())
-    assert torch.equal(pixels, normalise(batch["image"])) and torch.equal(maps, point_maps(batch["point"], 32, SMALL.sigma, FIXED))
+    assert torch.equal(pixels, normalise_crops(batch["image"])) and torch.equal(maps, point_maps(batch["point"], 32, SMALL.sigma, FIXED))
 
 
 def test_published_training_crops_are_half_open():

@@ -7,7 +7,7 @@ from golden import GOLDEN
 from pointwssis.core import ConfigError, DataError, rng
 from pointwssis.data import coco, shapes
 from pointwssis.data.points import Point, points_of
-from pointwssis.method.points import point_of, weak_annotation
+from pointwssis.method.point_strategies import point_of, weak_annotation
 from pointwssis.registry import POINTS
 from pointwssis.refiner.crops import crop_window, gaussian_map
 
