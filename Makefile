@@ -11,7 +11,8 @@ SPLIT ?= 10p
 SEED ?= 0
 SUITES ?=
 # JupyterLab asks for no news and looks for no newer version of itself
-QUIET := --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
+LAB_SETTINGS := .venv/share/jupyter/lab/settings
+QUIET := {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}
 # what the committed evidence is made with; for another data set: make evidence EVIDENCE="--dataset animals7 --data-root DIR --seeds 0,1"
 EVIDENCE ?= --dataset shapes --splits 10p,1p,2p,5p,20p,30p,40p,50p --seeds 0,1,2 --tables all
 
@@ -56,7 +57,8 @@ test-all: $(READY)
 	@$(BIN)/python -m pytest -q --numprocesses=auto --dist=worksteal --unchanged -m "not network" tests
 
 lab: $(READY)
-	@$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --notebook-dir=. --LabApp.default_url=/lab/tree/nbs/00_tour.ipynb $(QUIET)
+	@mkdir -p $(LAB_SETTINGS) && echo '$(QUIET)' > $(LAB_SETTINGS)/overrides.json
+	@$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --notebook-dir=. --LabApp.default_url=/lab/tree/nbs/00_tour.ipynb
 
 bench: $(READY)
 	@$(BIN)/python -m benchmarks $(SUITES)

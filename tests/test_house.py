@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tokenize
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def prose_of(path: Path) -> str:
 
 
 def comments(source: str) -> list[str]:
-    lines = ["#" if line.lstrip().startswith(("%", "!")) else line for line in source.splitlines()]
+    lines = ["#" if line.startswith(("%", "!")) else line for line in source.splitlines()]
     tokens = tokenize.generate_tokens(io.StringIO("\n".join(lines)).readline)
     return [token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT and token.line.lstrip().startswith("#")]
 
@@ -150,3 +151,44 @@ def test_code_fits_a_cell_without_scrolling():
         cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
         found += [f"{place}: {line}" for cell in cells for line in "".join(cell["source"]).splitlines() if len(line) > 100]
     assert found == []
+
+
+def test_make_lab_opens_the_tour_and_asks_for_no_news(tmp_path):
+    lines = (ROOT / "Makefile").read_text(encoding="utf-8").splitlines()
+    (line,) = [line for line in lines if line.startswith("QUIET := ")]
+    assert json.loads(line.removeprefix("QUIET := "))["@jupyterlab/apputils-extension:notification"]["fetchNews"] == "false"
+    said = subprocess.run(["make", "--dry-run", "lab"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (place,) = re.findall(r"default_url=/lab/tree/(\S+)", said)
+    assert place == "nbs/00_tour.ipynb" and (ROOT / place).is_file()
+
+
+LINK = re.compile(r"\]\(([^)\s#]+)(?:#[^)]*)?\)")
+PATH = re.compile(r"`((?:nbs|tests|docs|pointwssis|benchmarks|workflow|figures|runs)/[\w./-]+\.(?:ipynb|py|md|json|webp|png))`")
+
+
+def texts() -> list[tuple[Path, str]]:
+    "Pages and Markdown cells, each with the folder that its links are relative to."
+    found = [(path.parent, path.read_text(encoding="utf-8")) for path in tracked("README.md", "docs/*.md", "benchmarks/*.md")]
+    for path in tracked("nbs/*.ipynb"):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        found += [(path.parent, "".join(cell["source"])) for cell in cells if cell["cell_type"] == "markdown"]
+    return found
+
+
+def test_links_and_paths_in_prose_lead_to_files():
+    links = [(folder / link, link) for folder, text in texts() for link in LINK.findall(text) if ":" not in link]
+    paths = [(ROOT / path, path) for _, text in texts() for path in PATH.findall(text)]
+    assert len(links) > 50 and [link for place, link in [*links, *paths] if not place.exists()] == []
+
+
+LIMIT = 100   # characters of a code line that JupyterLab shows at a window of 1,280 pixels without a scroll bar
+
+
+def test_code_lines_of_notebooks_fit_a_window():
+    "The rooms that still have longer lines may not get more of them."
+    allowed = ROOT / "tests/recorded/long_lines.json"
+    known, found = json.loads(allowed.read_text(encoding="utf-8")), Counter()
+    for path in tracked("nbs/*.ipynb"):
+        cells = [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
+        found[path.relative_to(ROOT / "nbs").parts[0]] += sum(len(line) > LIMIT for c in cells for line in "".join(c["source"]).split("\n"))
+    assert {name: n for name, n in found.items() if n > known.get(name, 0)} == {}, f"lines of more than {LIMIT} characters; {allowed.name} holds the limits"

@@ -1,5 +1,6 @@
 """The examples in the notebooks are tests too: every one of them runs from top to bottom."""
 import io
+import os
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stderr
 from multiprocessing import get_context, set_start_method
@@ -16,6 +17,7 @@ def errors_of(notebook: str) -> str:
     "Run a notebook as nbdev_test does; the error of its last cell, if it has one."
     from nbdev.test import test_nb as run
     set_start_method(None, force=True)   # a notebook's own processes start as they do for its reader
+    os.environ["POINTWSSIS_TOUR_STEPS"] = "12"   # the tour trains two minutes for its reader, seconds here
     with redirect_stderr(io.StringIO()) as told:
         passed, _ = run(ROOT / notebook, skip_flags=["notest"], basepath=ROOT)
     return "" if passed else told.getvalue() or "it failed without a word"
