@@ -22,7 +22,8 @@ from .masks import area, decode, encode, mask_fields
 __all__ = []
 
 # %% ../../nbs/4_data/21_annotation_checks.ipynb #55b0745a
-_PICTURES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".jp2"}
+_PICTURES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm",
+             ".jp2"}
 _LEAVES = re.compile(r"^$|^/|^[A-Za-z]:|(?:^|/)\.\.(?:/|$)|\0")
 
 def picture_size(path: Path, where: str) -> tuple[int, int]:
@@ -37,14 +38,17 @@ def picture_size(path: Path, where: str) -> tuple[int, int]:
 class ImageFolder:
     "The pictures below a folder, found by the names that tools write."
     def __init__(self, root: Path):
-        if not root.is_dir(): raise DataError(f"{root}: no such folder. Give the folder that holds the images.")
+        if not root.is_dir():
+            raise DataError(f"{root}: no such folder. Give the folder that holds the images.")
         self.root = root
 
     @cached_property
     def files(self) -> list[str]:
         "All pictures, relative to the folder."
-        found = [os.path.relpath(os.path.join(at, name), self.root) for at, _, names in os.walk(self.root) for name in names]
-        return sorted(Path(name).as_posix() for name in found if Path(name).suffix.lower() in _PICTURES)
+        found = [os.path.relpath(os.path.join(at, name), self.root)
+                 for at, _, names in os.walk(self.root) for name in names]
+        return sorted(Path(name).as_posix() for name in found
+                      if Path(name).suffix.lower() in _PICTURES)
 
     @cached_property
     def _by_last_part(self) -> dict[str, list[str]]:
@@ -60,26 +64,33 @@ class ImageFolder:
         "The picture that is meant."
         name = name.replace("\\", "/").removeprefix("./")
         if _LEAVES.search(name):
-            raise DataError(f"{where}: file name {name!r} leaves the image folder. Write names relative to {self.root}, without '..'.")
+            raise DataError(f"{where}: file name {name!r} leaves the image folder. "
+                            f"Write names relative to {self.root}, without '..'.")
         if (self.root / name).is_file(): return name
         alike = self._by_last_part.get(name.rpartition("/")[2], [])
         if len(alike) == 1: return alike[0]
-        if alike: raise DataError(f"{where}: '{name}' can be {' or '.join(alike[:3])} in {self.root}. Write its folder too.")
+        if alike:
+            raise DataError(f"{where}: '{name}' can be {' or '.join(alike[:3])} in {self.root}. "
+                            "Write its folder too.")
         close = nearest(name, self.files)
-        raise DataError(f"{where}: no image '{name}' in {self.root}.{close} Name files relative to that folder.")
+        raise DataError(f"{where}: no image '{name}' in {self.root}.{close} Name files relative "
+                        "to that folder.")
 
 # %% ../../nbs/4_data/21_annotation_checks.ipynb #fb56af51
 def _size(image: AnnotatedImage, root: Path | None, where: str) -> tuple[int, int]:
     "Width and height of an image, if its file and the annotations agree."
     if root is None:
         if image.size and min(image.size) > 0: return image.size
-        raise DataError(f"{where}: the size of '{image.name}' is not known. Pass the image folder as --images DIR.")
+        raise DataError(f"{where}: the size of '{image.name}' is not known. "
+                        "Pass the image folder as --images DIR.")
     found = picture_size(root / image.name, f"{root / image.name}")
     if image.size in (None, found): return found
     cure = "Annotate this file, or give the one that was annotated."
     if image.size == found[::-1]:
-        cure = "It was annotated lying on its side: an EXIF note turns the picture. Turn the file itself and annotate it again."
-    raise DataError(f"{where}: made on {image.size[0]} x {image.size[1]} pixels, {image.name} has {found[0]} x {found[1]}. {cure}")
+        cure = ("It was annotated lying on its side: an EXIF note turns the picture. "
+                "Turn the file itself and annotate it again.")
+    raise DataError(f"{where}: made on {image.size[0]} x {image.size[1]} pixels, {image.name} has "
+                    f"{found[0]} x {found[1]}. {cure}")
 
 def _placed(found: AnnotationSet, folder: ImageFolder | None) -> list[AnnotatedImage]:
     "The images with their real names and sizes, each once."
@@ -87,10 +98,12 @@ def _placed(found: AnnotationSet, folder: ImageFolder | None) -> list[AnnotatedI
     for image in found.images:
         where = f"{found.path}: {image.record}"
         if folder is None and _LEAVES.search(image.name):
-            raise DataError(f"{where}: file name {image.name!r} leaves the image folder. Write relative names, without '..'.")
+            raise DataError(f"{where}: file name {image.name!r} leaves the image folder. "
+                            "Write relative names, without '..'.")
         name = folder.find(image.name, where) if folder else image.name
         if name in placed:
-            raise DataError(f"{where}: image '{name}' is in {placed[name].record} too. Remove one of the two.")
+            raise DataError(f"{where}: image '{name}' is in {placed[name].record} too. "
+                            "Remove one of the two.")
         image = replace(image, name=name)
         placed[name] = replace(image, size=_size(image, folder.root if folder else None, where))
     return list(placed.values())
@@ -99,13 +112,17 @@ EMPTY = ("error", "skip", "background")   # what becomes of images that nobody h
 
 def _worked_on(path: Path, images: list[AnnotatedImage], empty: str) -> list[AnnotatedImage]:
     "The images without those left untouched, or an error that names the first."
-    if empty not in EMPTY: raise ConfigError(f"unknown choice '{empty}' for empty images.{nearest(empty, EMPTY)} Known: {', '.join(EMPTY)}.")
+    if empty not in EMPTY:
+        raise ConfigError(f"unknown choice '{empty}' for empty images.{nearest(empty, EMPTY)} "
+                          f"Known: {', '.join(EMPTY)}.")
     untouched = [image for image in images if not image.done]
     if not untouched or empty == "background": return images
     if empty == "skip": return [image for image in images if image.done]
     first, count = untouched[0], len(untouched)
-    raise DataError(f"{path}: {first.record} ({first.name}) has no annotation{f', as {count - 1} more' if count > 1 else ''}. "
-                    "Finish it, or pass --empty skip to leave such images out, --empty background if they show no object.")
+    raise DataError(f"{path}: {first.record} ({first.name}) has no "
+                    f"annotation{f', as {count - 1} more' if count > 1 else ''}. "
+                    "Finish it, or pass --empty skip to leave such images out, --empty background "
+                    "if they show no object.")
 
 # %% ../../nbs/4_data/21_annotation_checks.ipynb #a72daeea
 def _check_label(label: str, known: tuple[str, ...], where: str) -> None:
@@ -115,14 +132,16 @@ def _check_label(label: str, known: tuple[str, ...], where: str) -> None:
     close = nearest(label.casefold().strip(), folded).replace("?", "")
     for name, own in folded.items(): close = close.replace(f"'{name}'", f"'{own}'")
     hint = f"{close}?" if close else ""
-    raise DataError(f"{where}: unknown class '{label}'.{hint} Known: {', '.join(known[:12])}. Rename it in one of the files.")
+    raise DataError(f"{where}: unknown class '{label}'.{hint} Known: {', '.join(known[:12])}. "
+                    "Rename it in one of the files.")
 
 def _check_point(point: tuple[float, float], image: AnnotatedImage, where: str) -> None:
     "DataError for a click that is not in the image."
     width, height = image.size
     if 0 <= point[0] < width and 0 <= point[1] < height: return
     place = ", ".join(f"{v:g}" for v in point)
-    raise DataError(f"{where}: the click ({place}) is not inside {image.name} ({width} x {height}). Write x, y in pixels of that image.")
+    raise DataError(f"{where}: the click ({place}) is not inside {image.name} ({width} x "
+                    f"{height}). Write x, y in pixels of that image.")
 
 def _check_objects(path: Path, image: AnnotatedImage, known: tuple[str, ...]) -> None:
     "Every object of an image has a known class, and a click or an outline inside of it."
@@ -136,16 +155,20 @@ def _check_objects(path: Path, image: AnnotatedImage, known: tuple[str, ...]) ->
                 raise DataError(f"{where}: the click repeats {first}. Remove one of the two.")
         if a.segmentation is None: continue
         try: pixels = area(a.segmentation, *image.size[::-1])
-        except DataError as e: raise DataError(f"{where}: {e}. Draw it again, or remove it.") from None
-        if not pixels: raise DataError(f"{where}: the outline encloses no pixel. Draw it again, or remove it.")
+        except DataError as e:
+            raise DataError(f"{where}: {e}. Draw it again, or remove it.") from None
+        if not pixels:
+            raise DataError(f"{where}: the outline encloses no pixel. Draw it again, or remove it.")
 
 def _check_unit(found: AnnotationSet, images: list[AnnotatedImage]) -> None:
     "DataError if all clicks lie in the first pixel: they are shares of the image."
     clicks = [(a, image) for image in images for a in image.objects if a.point]
     if not clicks or any(max(a.point) > 1 for a, _ in clicks): return
     a, image = clicks[0]
-    raise DataError(f"{found.path}: {a.record}: the click {a.point}, as all others, is a share of the image. "
-                    f"Multiply x by the width ({image.size[0]}) and y by the height ({image.size[1]}).")
+    raise DataError(f"{found.path}: {a.record}: the click {a.point}, as all others, "
+                    "is a share of the image. "
+                    f"Multiply x by the width ({image.size[0]}) and y by the height "
+                    f"({image.size[1]}).")
 
 # %% ../../nbs/4_data/21_annotation_checks.ipynb #5f45c05a
 def _fields(a: Annotation, size: tuple[int, int]) -> dict[str, Any]:
@@ -153,7 +176,8 @@ def _fields(a: Annotation, size: tuple[int, int]) -> dict[str, Any]:
     click, outline = {"point": list(a.point)} if a.point else {}, a.segmentation
     if outline is None: return click
     is_packed = isinstance(outline, dict) and isinstance(outline["counts"], str)
-    return click | mask_fields(outline if is_packed else encode(decode(outline, *size[::-1]))) | {"segmentation": outline}
+    return (click | mask_fields(outline if is_packed else encode(decode(outline, *size[::-1])))
+            | {"segmentation": outline})
 
 def checked(
     found: AnnotationSet,
@@ -161,17 +185,20 @@ def checked(
     known: tuple[str, ...] = (),     # classes of another file; (): those of this one
     empty: str = "error",            # images that nobody has worked on: error, skip or background
 ) -> CocoData:                       # file names relative to root; ids from 1
-    "Compare annotations with images and classes, and make COCO records of them; DataError for the first fault."
+    "Compare annotations with images and classes, and make COCO records; DataError for a fault."
     folder = ImageFolder(Path(root)) if root is not None else None
     images = _worked_on(found.path, _placed(found, folder), empty)
     names = known or found.names()
     _check_unit(found, images)
     for image in images: _check_objects(found.path, image, names)
-    if not any(image.objects for image in images): raise DataError(f"{found.path}: has no click and no outline. Is this the right file?")
+    if not any(image.objects for image in images):
+        raise DataError(f"{found.path}: has no click and no outline. Is this the right file?")
     table = CategoryTable(tuple(range(1, len(names) + 1)), names)
-    records = {i: {"id": i, "file_name": image.name, "width": image.size[0], "height": image.size[1]} for i, image in enumerate(images, 1)}
+    records = {i: {"id": i, "file_name": image.name, "width": image.size[0],
+                   "height": image.size[1]} for i, image in enumerate(images, 1)}
     annotations: dict[int, list[dict]] = {i: [] for i in records}
     pairs = ((i, image, a) for i, image in enumerate(images, 1) for a in image.objects)
     for number, (i, image, a) in enumerate(pairs, 1):
-        annotations[i].append({"id": number, "image_id": i, "category_id": names.index(a.label) + 1, "iscrowd": int(a.crowd), **_fields(a, image.size)})
+        annotations[i].append({"id": number, "image_id": i, "category_id": names.index(a.label) + 1,
+                               "iscrowd": int(a.crowd), **_fields(a, image.size)})
     return CocoData(found.path, Path(root or "."), records, annotations, table, {})

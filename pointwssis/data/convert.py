@@ -29,14 +29,19 @@ __all__ = []
 def _named(found: AnnotationSet, classes: tuple[str, ...]) -> AnnotationSet:
     "The set with a class for every object, without objects of other classes than these."
     if not found.classes and all(a.label == "" for image in found.images for a in image.objects):
-        if len(classes) > 1: raise ConfigError(f"{found.path}: the format names no class, so --classes takes one name. Got {', '.join(classes)}.")
+        if len(classes) > 1:
+            raise ConfigError(f"{found.path}: the format names no class, so --classes takes one "
+                              f"name. Got {', '.join(classes)}.")
         own, classes = classes or ("object",), ()
-        named = [replace(image, objects=[replace(a, label=own[0]) for a in image.objects]) for image in found.images]
+        named = [replace(image, objects=[replace(a, label=own[0]) for a in image.objects])
+                 for image in found.images]
         return replace(found, images=named, classes=own)
     if unknown := next((name for name in classes if name not in found.names()), None):
-        raise DataError(f"{found.path}: has no class '{unknown}'.{nearest(unknown, found.names())} It has: {', '.join(found.names())}.")
+        raise DataError(f"{found.path}: has no class '{unknown}'.{nearest(unknown, found.names())} "
+                        f"It has: {', '.join(found.names())}.")
     if not classes: return found
-    kept = [replace(image, objects=[a for a in image.objects if a.label in classes]) for image in found.images]
+    kept = [replace(image, objects=[a for a in image.objects if a.label in classes])
+            for image in found.images]
     return replace(found, images=kept, classes=classes)
 
 def _is_named(image: AnnotatedImage, name: str) -> bool:
@@ -46,19 +51,23 @@ def _is_named(image: AnnotatedImage, name: str) -> bool:
 def _listed(found: AnnotationSet, path: Path) -> AnnotationSet:
     "The images that a text file names, in its order."
     try: lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as e: raise DataError(f"{path}: cannot be read: {e}. Give a text file with one image name a line.") from None
+    except (OSError, UnicodeDecodeError) as e:
+        raise DataError(f"{path}: cannot be read: {e}. "
+                        "Give a text file with one image name a line.") from None
     kept = []
     for number, name in enumerate((line.strip() for line in lines), 1):
         if not name or name.startswith("#"): continue
         images = [image for image in found.images if _is_named(image, name)]
-        if len(images) != 1: raise DataError(f"{path}: line {number}: {len(images)} images of {found.path} are called '{name}'. Write one image's name.")
+        if len(images) != 1:
+            raise DataError(f"{path}: line {number}: {len(images)} images of {found.path} are "
+                            f"called '{name}'. Write one image's name.")
         kept.append(images[0])
     return replace(found, images=kept)
 
 def read_annotations(
     name: str,                        # of a format
     path: str | Path,                 # a file, or a folder for formats with a file for each image
-    root: str | Path | None = None,   # the image folder; None: the masks' own, or names and sizes are believed
+    root: str | Path | None = None,   # the image folder; None: the masks' own, or none
     classes: tuple[str, ...] = (),    # keep these only; for formats without class names: the name
     names: str | Path | None = None,  # a text file: keep these images only
     **how: Any,                       # as `checked`
@@ -66,32 +75,41 @@ def read_annotations(
     "Read clicks and outlines of any format, checked against the images."
     path, form = Path(path), find_format(name)
     if not path.exists(): raise DataError(f"{path}: no such file or folder. Check the path.")
-    folder = Path(root) if root else path if path.is_dir() and getattr(form, "holds_images", False) else None
+    folder = (Path(root) if root else path if path.is_dir() and getattr(form, "holds_images", False)
+              else None)
     found = _named(form.read(path, folder), classes)
     return checked(_listed(found, Path(names)) if names else found, folder, **how)
 
 def write_annotations(
     name: str,         # of a format that can be written
-    path: str | Path,  # a file, or a folder for formats with a file for each image; it must not exist
+    path: str | Path,  # a file, or for some formats a folder; it must not exist
     data: CocoData,    # outlines, clicks or both
 ) -> None:
     "Write labels for correction in a tool."
     form, path = find_format(name), Path(path)
     if not hasattr(form, "write"):
-        raise ConfigError(f"format '{name}' is only read. Formats that are written: {', '.join(n for n in FORMATS if hasattr(FORMATS[n], 'write'))}.")
-    if path.exists(): raise DataError(f"{path}: is there already. Remove it, or choose another name.")
+        raise ConfigError(f"format '{name}' is only read. Formats that are written: "
+                          f"{', '.join(n for n in FORMATS if hasattr(FORMATS[n], 'write'))}.")
+    if path.exists():
+        raise DataError(f"{path}: is there already. Remove it, or choose another name.")
     form.write(path, annotation_set(data))
 
 # %% ../../nbs/4_data/27_convert.ipynb #05de54ae
-def _resized(record: dict, a: dict, data: CocoData, size: tuple[int, int]) -> dict:   # size: width, height
+def _resized(
+    record: dict, a: dict, data: CocoData,
+    size: tuple[int, int],   # width, height
+) -> dict:
     "An annotation at another size of its image."
     old, changed = (record["width"], record["height"]), dict(a)
-    if "point" in a: changed["point"] = [v * new / was for v, new, was in zip(a["point"], size, old)]
+    if "point" in a:
+        changed["point"] = [v * new / was for v, new, was in zip(a["point"], size, old)]
     if isinstance(a.get("segmentation"), list):
-        polygons = [[v * size[n % 2] / old[n % 2] for n, v in enumerate(p)] for p in a["segmentation"]]
+        polygons = [[v * size[n % 2] / old[n % 2] for n, v in enumerate(p)]
+                    for p in a["segmentation"]]
         changed |= mask_fields(encode(decode(polygons, *size[::-1]))) | {"segmentation": polygons}
     elif "segmentation" in a:
-        cols, rows = ((2 * np.arange(new) + 1) * was // (2 * new) for new, was in zip(size, old))   # where new pixel centres fall
+        # where new pixel centres fall
+        cols, rows = ((2 * np.arange(new) + 1) * was // (2 * new) for new, was in zip(size, old))
         changed |= mask_fields(encode(data.mask(a).take(cols, 1).take(rows, 0)))
     return changed
 
@@ -109,7 +127,8 @@ def shrink(
         made = [_resized(record, a, data, size) for a in data.annotations[i]]
         annotations[i] = [a for a in made if a.get("area", 1)]
         pixels = cv2.resize(data.read_image(i), size, interpolation=cv2.INTER_AREA)
-        with atomic_path(Path(folder) / record["file_name"]) as temporary: Image.fromarray(pixels).save(temporary, quality=95)
+        with atomic_path(Path(folder) / record["file_name"]) as temporary:
+            Image.fromarray(pixels).save(temporary, quality=95)
     return replace(data, image_root=Path(folder), images=images, annotations=annotations)
 
 # %% ../../nbs/4_data/27_convert.ipynb #8256fc24
@@ -124,7 +143,9 @@ def convert(
     **how: Any,
 ) -> CocoData:                     # what was written
     "Read annotations in one format, check them, and write them in another."
-    if (long_side > 0) != bool(images_out): raise ConfigError("smaller copies need both a folder and a size. Pass --images-out DIR and --long-side N.")
+    if (long_side > 0) != bool(images_out):
+        raise ConfigError("smaller copies need both a folder and a size. "
+                          "Pass --images-out DIR and --long-side N.")
     data = read_annotations(name, source, root, **how)
     data = shrink(data, images_out, long_side) if images_out else data
     write_annotations(to, out, data)
@@ -134,6 +155,9 @@ def described(data: CocoData) -> str:
     "What a data set holds, in one line."
     records = [a for i in data.ids for a in data.annotations[i]]
     outlines, clicks = (sum(key in a for a in records) for key in ("segmentation", "point"))
-    counts = {name: sum(data.categories.index(a["category_id"]) == n for a in records) for n, name in enumerate(data.categories.names)}
-    parts = [f"{n:,} {word}{'s' * (n != 1)}" for n, word in ((len(data.ids), "image"), (outlines, "outline"), (clicks, "click"))]
-    return f"{', '.join(parts)}; " + ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    counts = {name: sum(data.categories.index(a["category_id"]) == n for a in records)
+              for n, name in enumerate(data.categories.names)}
+    parts = [f"{n:,} {word}{'s' * (n != 1)}"
+             for n, word in ((len(data.ids), "image"), (outlines, "outline"), (clicks, "click"))]
+    return (f"{', '.join(parts)}; " + ", ".join(f"{name} {count:,}"
+                                                for name, count in counts.items()))

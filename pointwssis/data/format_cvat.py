@@ -23,12 +23,18 @@ __all__ = []
 def read_xml(path: Path) -> Element:
     "The root element of an XML file without a document type."
     tree, parser = TreeBuilder(), expat.ParserCreate()
-    def refuse(*_: object) -> None: raise DataError(f"{path}: declares a document type, as no annotation tool does. Export it again.")
-    parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = tree.start, tree.end, tree.data
+    def refuse(*_: object) -> None:
+        raise DataError(f"{path}: declares a document type, as no annotation tool does. "
+                        "Export it again.")
+    parser.StartElementHandler, parser.EndElementHandler = tree.start, tree.end
+    parser.CharacterDataHandler = tree.data
     parser.StartDoctypeDeclHandler = refuse
     try: parser.Parse(path.read_bytes(), True)
-    except expat.ExpatError as e: raise DataError(f"{path}: broken XML at {str(e).partition(': ')[2]}. Export it again.") from None
-    except OSError as e: raise DataError(f"{path}: cannot be read: {e.strerror}. Give the XML file.") from None
+    except expat.ExpatError as e:
+        place = str(e).partition(": ")[2]
+        raise DataError(f"{path}: broken XML at {place}. Export it again.") from None
+    except OSError as e:
+        raise DataError(f"{path}: cannot be read: {e.strerror}. Give the XML file.") from None
     return tree.close()
 
 # %% ../../nbs/4_data/23_format_cvat.ipynb #cbc78e7a
@@ -36,17 +42,22 @@ def _numbers(shape: Element, key: str, kind: type, where: str) -> list:
     "The numbers of an attribute."
     text = shape.get(key, "")
     try: return [kind(part) for part in text.replace(";", ",").split(",")]
-    except ValueError: raise DataError(f"{where}: '{key}' is {text[:40]!r}. Export the task again as CVAT for images 1.1.") from None
+    except ValueError:
+        raise DataError(f"{where}: '{key}' is {text[:40]!r}. Export the task again as CVAT "
+                        "for images 1.1.") from None
 
 def _runs_mask(shape: Element, size: tuple[int, int], where: str) -> np.ndarray:   # (H, W) bool
     "The pixels of a <mask>."
-    left, top, width, height = (_numbers(shape, key, int, where)[0] for key in ("left", "top", "width", "height"))
+    left, top, width, height = (_numbers(shape, key, int, where)[0]
+                                for key in ("left", "top", "width", "height"))
     runs = np.array(_numbers(shape, "rle", int, where))
     inside = 0 <= left and 0 <= top and 0 < width <= size[0] - left and 0 < height <= size[1] - top
     if not inside or runs.min() < 0 or runs.sum() != width * height:
-        raise DataError(f"{where}: its runs do not fill a box inside of the image. Export the task again.")
+        raise DataError(f"{where}: its runs do not fill a box inside of the image. "
+                        "Export the task again.")
     mask = np.zeros(size[::-1], bool)
-    mask[top:top + height, left:left + width] = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
+    mask[top:top + height, left:left + width] = np.repeat(np.arange(len(runs)) % 2 == 1,
+                                                          runs).reshape(height, width)
     return mask
 
 def _outline(shapes: list[tuple[int, Element]], size: tuple[int, int], at: str) -> list | dict:
@@ -64,7 +75,8 @@ def _objects(image: Element, size: tuple[int, int], at: str, path: Path) -> list
     shapes = [(number, shape) for number, shape in enumerate(image, 1) if shape.tag != "tag"]
     for number, shape in shapes:
         if shape.tag not in _MARKS:
-            raise DataError(f"{path}: {at}, shape {number} is a <{shape.tag}>, neither a click nor an outline. Draw points, polygons or masks.")
+            raise DataError(f"{path}: {at}, shape {number} is a <{shape.tag}>, neither a click nor "
+                            "an outline. Draw points, polygons or masks.")
     def whose(pair: tuple[int, Element]) -> tuple:
         number, shape = pair
         group = shape.get("group_id", "0")
@@ -72,7 +84,9 @@ def _objects(image: Element, size: tuple[int, int], at: str, path: Path) -> list
     found = []
     for (is_outline, label, _, _), pairs in groupby(sorted(shapes, key=whose), key=whose):
         pairs = list(pairs)
-        if is_outline: found.append(Annotation(label, f"{at}, shape {pairs[0][0]}", segmentation=_outline(pairs, size, f"{path}: {at}, shape")))
+        if is_outline:
+            found.append(Annotation(label, f"{at}, shape {pairs[0][0]}",
+                                    segmentation=_outline(pairs, size, f"{path}: {at}, shape")))
         for number, shape in pairs if not is_outline else ():
             record = f"{at}, shape {number}"
             places = _numbers(shape, "points", float, f"{path}: {record}")
@@ -85,7 +99,8 @@ def _image(image: Element, path: Path) -> AnnotatedImage:
     record = f"image {image.get('id', '?')}"
     where = f"{path}: {record}"
     size = tuple(_numbers(image, key, int, where)[0] for key in ("width", "height"))
-    return AnnotatedImage(image.get("name", ""), record, size, objects := _objects(image, size, record, path), bool(objects))
+    return AnnotatedImage(image.get("name", ""), record, size,
+                          objects := _objects(image, size, record, path), bool(objects))
 
 @FORMATS.register("cvat")
 class Cvat:
@@ -94,18 +109,23 @@ class Cvat:
         path = path / "annotations.xml" if path.is_dir() else path
         content = read_xml(path)
         if content.tag != "annotations" or content.find("track") is not None:
-            raise DataError(f"{path}: is not CVAT for images. Export the task in that format, version 1.1.")
-        labels = tuple(dict.fromkeys(label.text or "" for label in content.findall("meta//label/name")))
-        return AnnotationSet(path, [_image(image, path) for image in content.findall("image")], labels)
+            raise DataError(f"{path}: is not CVAT for images. "
+                            "Export the task in that format, version 1.1.")
+        labels = tuple(dict.fromkeys(label.text or ""
+                                     for label in content.findall("meta//label/name")))
+        return AnnotationSet(path, [_image(image, path) for image in content.findall("image")],
+                             labels)
 
     def write(self, path: Path, found: AnnotationSet) -> None:
         content = Element("annotations")
         SubElement(content, "version").text = "1.1"
         labels = SubElement(SubElement(SubElement(content, "meta"), "task"), "labels")
         for name in found.names(): SubElement(SubElement(labels, "label"), "name").text = name
-        for number, image in enumerate(found.images): _write_image(SubElement(content, "image", id=str(number), name=image.name), image)
+        for number, image in enumerate(found.images):
+            _write_image(SubElement(content, "image", id=str(number), name=image.name), image)
         indent(content)
-        with atomic_path(path) as temporary: ElementTree(content).write(temporary, encoding="utf-8", xml_declaration=True)
+        with atomic_path(path) as temporary:
+            ElementTree(content).write(temporary, encoding="utf-8", xml_declaration=True)
 
 # %% ../../nbs/4_data/23_format_cvat.ipynb #c2696cfc
 def _runs_of(mask: np.ndarray) -> list[int]:   # (h, w) bool

@@ -26,13 +26,17 @@ def _values(path: Path, where: Path) -> np.ndarray:   # (H, W) or (H, W, channel
     try:
         with Image.open(path) as picture: return np.asarray(picture)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        raise DataError(f"{where}: {path.name} cannot be read as an image. Fetch the file again.") from None
+        raise DataError(f"{where}: {path.name} cannot be read as an image. "
+                        "Fetch the file again.") from None
 
 def _pictures(folder: Path) -> dict[str, Path]:
     "The pictures of a folder by stem."
-    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in _PICTURES} if folder.is_dir() else {}
+    return ({path.stem: path for path in sorted(folder.iterdir())
+             if path.suffix.lower() in _PICTURES} if folder.is_dir() else {})
 
-def _instances(labels: np.ndarray) -> Iterator[tuple[int, dict]]:   # labels: (H, W) whole numbers, 0 is background
+def _instances(
+    labels: np.ndarray,   # (H, W) whole numbers, 0 is background
+) -> Iterator[tuple[int, dict]]:
     "Number and run lengths of each object of a label image."
     for value in np.unique(labels):
         if value: yield int(value), encode(labels == value)
@@ -40,25 +44,33 @@ def _instances(labels: np.ndarray) -> Iterator[tuple[int, dict]]:   # labels: (H
 # %% ../../nbs/4_data/26_format_folders.ipynb #2a649f46
 def _bowl_image(folder: Path, path: Path) -> AnnotatedImage:
     "One image of the Data Science Bowl."
-    record, pictures = folder.relative_to(path).as_posix(), list(_pictures(folder / "images").values())
-    if len(pictures) != 1: raise DataError(f"{path}: {record}/images holds {len(pictures)} pictures, one is needed. Is this the layout of the 2018 Data Science Bowl?")
+    record, pictures = (folder.relative_to(path).as_posix(),
+                        list(_pictures(folder / "images").values()))
+    if len(pictures) != 1:
+        raise DataError(f"{path}: {record}/images holds {len(pictures)} pictures, one is needed. "
+                        "Is this the layout of the 2018 Data Science Bowl?")
     image = AnnotatedImage(pictures[0].relative_to(path).as_posix(), record)
     for mask in _pictures(folder / "masks").values():
         values = _values(mask, path)
         seen = (values if values.ndim == 2 else values[..., :3].any(2)) > 0
         name = mask.relative_to(path).as_posix()
         image.size = image.size or seen.shape[::-1]
-        if seen.shape[::-1] != image.size: raise DataError(f"{path}: {name} has {seen.shape[1]} x {seen.shape[0]} pixels, the masks before it {image.size[0]} x {image.size[1]}. Fetch it again.")
+        if seen.shape[::-1] != image.size:
+            raise DataError(f"{path}: {name} has {seen.shape[1]} x {seen.shape[0]} pixels, "
+                            f"the masks before it {image.size[0]} x {image.size[1]}. "
+                            "Fetch it again.")
         image.objects.append(Annotation("", name, segmentation=encode(seen)))
     return image
 
 @FORMATS.register("masks")
 class Masks:
-    "A folder for each image with images/ and masks/, a picture for each object (2018 Data Science Bowl)."
+    "A folder for each image with images/ and masks/, a picture for each object."
     holds_images = True
     def read(self, path: Path, root: Path | None) -> AnnotationSet:
         folders = sorted(found.parent for found in path.rglob("masks") if found.is_dir())
-        if not folders: raise DataError(f"{path}: has no folder 'masks'. Give the folder that holds one folder for each image.")
+        if not folders:
+            raise DataError(f"{path}: has no folder 'masks'. Give the folder that holds one folder "
+                            "for each image.")
         return AnnotationSet(path, [_bowl_image(folder, path) for folder in folders])
 
 # %% ../../nbs/4_data/26_format_folders.ipynb #d265972b
@@ -68,9 +80,13 @@ def _label_pairs(path: Path) -> list[tuple[Path, Path]]:
     "Pictures with their label images."
     images = _pictures(path / "images") or _pictures(path)
     labels = next((found for name in ("labels", "masks") if (found := _pictures(path / name))), {})
-    beside = {stem.removesuffix(end): file for end in _ENDINGS for stem, file in images.items() if stem.endswith(end)}
-    pairs = [(file, labels.get(stem) or beside.get(stem)) for stem, file in images.items() if file not in beside.values()]
-    if not any(label for _, label in pairs): raise DataError(f"{path}: no picture has a label image. Put them into 'labels' beside 'images', under the same names.")
+    beside = {stem.removesuffix(end): file for end in _ENDINGS for stem, file in images.items()
+              if stem.endswith(end)}
+    pairs = [(file, labels.get(stem) or beside.get(stem)) for stem, file in images.items()
+             if file not in beside.values()]
+    if not any(label for _, label in pairs):
+        raise DataError(f"{path}: no picture has a label image. Put them into 'labels' beside "
+                        "'images', under the same names.")
     if lone := next((file for file, label in pairs if label is None), None):
         raise DataError(f"{path}: {lone.name} has no label image. Add it, or remove the picture.")
     return pairs
@@ -84,13 +100,17 @@ class LabelImages:
         for picture, label in _label_pairs(path):
             values, record = _values(label, path), label.relative_to(path).as_posix()
             if values.ndim != 2 or values.dtype.kind not in "uib":
-                raise DataError(f"{path}: {record} is a picture of colours or fractions. Store one whole number for each object.")
-            objects = [Annotation("", f"{record}, object {n}", segmentation=rle) for n, rle in _instances(values)]
-            found.append(AnnotatedImage(picture.relative_to(path).as_posix(), record, values.shape[::-1], objects))
+                raise DataError(f"{path}: {record} is a picture of colours or fractions. "
+                                "Store one whole number for each object.")
+            objects = [Annotation("", f"{record}, object {n}", segmentation=rle)
+                       for n, rle in _instances(values)]
+            found.append(AnnotatedImage(picture.relative_to(path).as_posix(), record,
+                                        values.shape[::-1], objects))
         return AnnotationSet(path, found)
 
 # %% ../../nbs/4_data/26_format_folders.ipynb #f3ea2ff9
-VOC_CLASSES = ("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
+VOC_CLASSES = ("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat",
+               "chair", "cow", "diningtable", "dog", "horse",
                "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")
 
 def _palette(count: int = 256) -> np.ndarray:   # (count, 3) uint8
@@ -101,33 +121,46 @@ def _palette(count: int = 256) -> np.ndarray:   # (count, 3) uint8
 
 def _labelmap(path: Path) -> tuple[list[str], np.ndarray]:   # names, and their colours (N, 3)
     "Classes of a VOC folder, background first."
-    if not (file := path / "labelmap.txt").is_file(): return list(VOC_CLASSES), _palette(len(VOC_CLASSES))
-    rows = [line.split(":") for line in file.read_text(encoding="utf-8").splitlines() if line.strip() and not line.startswith("#")]
-    try: return [row[0] for row in rows], np.array([[int(v) for v in row[1].split(",")] for row in rows], np.uint8).reshape(-1, 3)
-    except (IndexError, ValueError, OverflowError): raise DataError(f"{file}: a line is not name:red,green,blue::. Export it again.") from None
+    if not (file := path / "labelmap.txt").is_file():
+        return list(VOC_CLASSES), _palette(len(VOC_CLASSES))
+    rows = [line.split(":") for line in file.read_text(encoding="utf-8").splitlines()
+            if line.strip() and not line.startswith("#")]
+    try:
+        return ([row[0] for row in rows],
+                np.array([[int(v) for v in row[1].split(",")] for row in rows],
+                         np.uint8).reshape(-1, 3))
+    except (IndexError, ValueError, OverflowError):
+        raise DataError(f"{file}: a line is not name:red,green,blue::. Export it again.") from None
 
 def _numbered(values: np.ndarray, colours: np.ndarray, where: str) -> np.ndarray:   # (H, W) int
     "Palette numbers, also of a picture that was saved with the colours themselves."
     if values.ndim == 2: return values.astype(np.int64)
     flat, back = np.unique(values[..., :3].reshape(-1, 3), axis=0, return_inverse=True)
-    known = {tuple(c): n for n, c in reversed([*enumerate(colours.tolist())])} | {(224, 224, 192): 255}
+    known = ({tuple(c): n for n, c in reversed([*enumerate(colours.tolist())])}
+             | {(224, 224, 192): 255})
     if unknown := next((tuple(c) for c in flat.tolist() if tuple(c) not in known), None):
-        raise DataError(f"{where}: colour {unknown} has no number in the palette. Save the picture with its palette.")
+        raise DataError(f"{where}: colour {unknown} has no number in the palette. "
+                        "Save the picture with its palette.")
     return np.array([known[tuple(c)] for c in flat.tolist()])[back].reshape(values.shape[:2])
 
 # %% ../../nbs/4_data/26_format_folders.ipynb #e001e5e0
-def _voc_image(path: Path, stem: str, files: tuple[Path, Path, Path], names: list[str], colours: np.ndarray) -> AnnotatedImage:
+def _voc_image(path: Path, stem: str, files: tuple[Path, Path, Path], names: list[str],
+               colours: np.ndarray) -> AnnotatedImage:
     "One image of a VOC folder."
     picture, objects, classes = files
     record = f"SegmentationObject/{objects.name}"
     numbers = _numbered(_values(objects, path), _palette(), f"{path}: {record}")
     kinds = _numbered(_values(classes, path), colours, f"{path}: SegmentationClass/{classes.name}")
-    if numbers.shape != kinds.shape: raise DataError(f"{path}: {record} and its SegmentationClass have different sizes. Fetch them again.")
+    if numbers.shape != kinds.shape:
+        raise DataError(f"{path}: {record} and its SegmentationClass have different sizes. "
+                        "Fetch them again.")
     image = AnnotatedImage(picture.relative_to(path).as_posix(), record, numbers.shape[::-1])
     for n, rle in _instances(np.where(numbers == 255, 0, numbers)):
         own = kinds[numbers == n]
         kind = int(np.bincount(own).argmax())
-        if not 0 < kind < len(names): raise DataError(f"{path}: {record}, object {n}: class number {kind} has no name. Put a labelmap.txt beside the folders.")
+        if not 0 < kind < len(names):
+            raise DataError(f"{path}: {record}, object {n}: class number {kind} has no name. "
+                            "Put a labelmap.txt beside the folders.")
         image.objects.append(Annotation(names[kind], f"{record}, object {n}", segmentation=rle))
     return image
 
@@ -136,11 +169,17 @@ class Voc:
     "Pascal VOC: JPEGImages, SegmentationObject, SegmentationClass."
     holds_images = True
     def read(self, path: Path, root: Path | None) -> AnnotationSet:
-        parts = [_pictures(path / name) for name in ("JPEGImages", "SegmentationObject", "SegmentationClass")]
-        if not parts[1]: raise DataError(f"{path}: SegmentationObject holds no picture. Give the folder that holds JPEGImages and SegmentationObject.")
+        parts = [_pictures(path / name) for name in ("JPEGImages", "SegmentationObject",
+                                                     "SegmentationClass")]
+        if not parts[1]:
+            raise DataError(f"{path}: SegmentationObject holds no picture. "
+                            "Give the folder that holds JPEGImages and SegmentationObject.")
         for name, part in (("JPEGImages", parts[0]), ("SegmentationClass", parts[2])):
-            if lost := sorted(set(parts[1]) - set(part)): raise DataError(f"{path}: {lost[0]} of SegmentationObject has no file in {name}. Add it.")
+            if lost := sorted(set(parts[1]) - set(part)):
+                raise DataError(f"{path}: {lost[0]} of SegmentationObject has no file in "
+                                f"{name}. Add it.")
         names, colours = _labelmap(path)
-        images = [_voc_image(path, stem, tuple(part[stem] for part in parts), names, colours) for stem in parts[1]]
+        images = [_voc_image(path, stem, tuple(part[stem] for part in parts), names, colours)
+                  for stem in parts[1]]
         used = {a.label for image in images for a in image.objects}
         return AnnotationSet(path, images, tuple(name for name in names if name in used))

@@ -39,7 +39,9 @@ def unpack_brush(
     width: int,
 ) -> np.ndarray:        # (H, W) bool
     "The mask of Label Studio's `rle`; ValueError if the bytes are not of an image of this size."
-    if not values or {type(v) for v in values} != {int} or not 0 <= min(values) <= max(values) <= 255: raise ValueError
+    if not values or {type(v)
+                      for v in values} != {int} or not 0 <= min(values) <= max(values) <= 255:
+        raise ValueError
     bits = _Bits(values)
     total, word, fields = bits.one(32), bits.one(5) + 1, [bits.one(4) + 1 for _ in range(4)]
     if total != height * width * 4 or total > 4 * MOST_PIXELS: raise ValueError
@@ -47,7 +49,8 @@ def unpack_brush(
     while done < total:
         repeats, count = bits.one(1), 0
         count = bits.one(fields[bits.one(2)]) + 1
-        pieces.append(np.full(count, bits.one(word), np.uint8) if repeats else bits.take(word, count).astype(np.uint8))
+        pieces.append(np.full(count, bits.one(word), np.uint8)
+                      if repeats else bits.take(word, count).astype(np.uint8))
         done += count
     if done != total: raise ValueError
     return np.concatenate(pieces).reshape(height, width, 4)[..., 3] > 127
@@ -80,41 +83,56 @@ def _size(result: dict, where: str) -> tuple[int, int]:
     "Width and height of the image that a result was drawn on."
     size = tuple(result.get(key) for key in ("original_width", "original_height"))
     if any(type(v) is not int or v < 1 for v in size):
-        raise DataError(f"{where}: has no original_width and original_height. Export the project as JSON (not JSON-MIN).")
+        raise DataError(f"{where}: has no original_width and original_height. "
+                        "Export the project as JSON (not JSON-MIN).")
     if result.get("image_rotation"):
-        raise DataError(f"{where}: the image is rotated by {result['image_rotation']} degrees. Turn the file instead, and annotate it again.")
+        raise DataError(f"{where}: the image is rotated by {result['image_rotation']} degrees. "
+                        "Turn the file instead, and annotate it again.")
     return size
 
 def _pixels(places: list, size: tuple[int, int], where: str) -> list[float]:
     "Percentages x, y as pixels, in one list."
-    if any(not isinstance(p, (list, tuple)) or [type(v) in (int, float) for v in p] != [True, True] for p in places):
+    if any(not isinstance(p, (list, tuple)) or [type(v) in (int, float) for v in p] != [True, True]
+           for p in places):
         raise DataError(f"{where}: its coordinates are not numbers. Export the project again.")
     outside = next((v for p in places for v in p if not 0 <= v <= 100), None)
-    if outside is not None: raise DataError(f"{where}: coordinate {outside:g} is no percentage (0 to 100). Export the project as JSON, unconverted.")
+    if outside is not None:
+        raise DataError(f"{where}: coordinate {outside:g} is no percentage (0 to 100). "
+                        "Export the project as JSON, unconverted.")
     return [v * side / 100 for p in places for v, side in zip(p, size)]
 
 def _annotation(result: dict, size: tuple[int, int], record: str, where: str) -> Annotation:
     "A keypoint, polygon or brush mask."
     value = result["value"]
     labels = next((value[key] for key in _LABELS if value.get(key)), [])
-    if len(labels) != 1: raise DataError(f"{where}: has {len(labels)} classes. Give it one in Label Studio.")
+    if len(labels) != 1:
+        raise DataError(f"{where}: has {len(labels)} classes. Give it one in Label Studio.")
     if "rle" in value:
-        try: return Annotation(labels[0], record, segmentation=encode(unpack_brush(value["rle"], *size[::-1])))
-        except (ValueError, TypeError): raise DataError(f"{where}: its brush mask is broken. Export the project again.") from None
-    if "points" in value: return Annotation(labels[0], record, segmentation=[_pixels(value["points"], size, where)])
+        try:
+            return Annotation(labels[0], record,
+                              segmentation=encode(unpack_brush(value["rle"], *size[::-1])))
+        except (ValueError, TypeError):
+            raise DataError(f"{where}: its brush mask is broken. Export it again.") from None
+    if "points" in value:
+        return Annotation(labels[0], record, segmentation=[_pixels(value["points"], size, where)])
     if {"x", "y"} <= set(value) and "height" not in value and "radiusX" not in value:
         x, y = _pixels([[value["x"], value["y"]]], size, where)
-        return Annotation(labels[0], record, (min(x, np.nextafter(size[0], 0)), min(y, np.nextafter(size[1], 0))))
-    raise DataError(f"{where}: '{result.get('type')}' is neither a click nor an outline. Draw keypoints, polygons or brush masks.")
+        return Annotation(labels[0], record,
+                          (min(x, np.nextafter(size[0], 0)), min(y, np.nextafter(size[1], 0))))
+    raise DataError(f"{where}: '{result.get('type')}' is neither a click nor an outline. "
+                    "Draw keypoints, polygons or brush masks.")
 
 # %% ../../nbs/4_data/24_format_label_studio.ipynb #4799bee3
 def _name(task: dict, root: Path | None, where: str) -> str:
     "The image file of a task."
     values = task.get("data") if isinstance(task.get("data"), dict) else {}
-    link = next((values[key] for key in ("image", "img", *values) if isinstance(values.get(key), str)), "")
+    link = next((values[key] for key in ("image", "img", *values)
+                 if isinstance(values.get(key), str)), "")
     parts = urlsplit(link)
     name = (parse_qs(parts.query).get("d") or [unquote(parts.path)])[0].replace("\\", "/")
-    if not name: raise DataError(f"{where}: its data names no image. Export a project of images as JSON (not JSON-MIN).")
+    if not name:
+        raise DataError(f"{where}: its data names no image. Export a project of images as JSON "
+                        "(not JSON-MIN).")
     if "d=" in parts.query or not (parts.scheme or name.startswith("/")): return name
     last = name.rpartition("/")[2]
     own = root is not None and (root / last).is_file()
@@ -123,20 +141,25 @@ def _name(task: dict, root: Path | None, where: str) -> str:
 def _submitted(task: dict, where: str) -> dict | None:
     "The annotation that counts; None if there is none."
     made = task.get("annotations", task.get("completions", []))
-    made = [a for a in made if isinstance(a, dict) and isinstance(a.get("result"), list) and not a.get("was_cancelled")]
+    made = [a for a in made if isinstance(a, dict) and isinstance(a.get("result"), list)
+            and not a.get("was_cancelled")]
     best = [a for a in made if a.get("ground_truth")] or made
-    if len(best) > 1: raise DataError(f"{where}: has {len(best)} annotations. Keep one, or mark one as ground truth.")
+    if len(best) > 1:
+        raise DataError(f"{where}: has {len(best)} annotations. "
+                        "Keep one, or mark one as ground truth.")
     return best[0] if best else None
 
 def _image(task: Any, path: Path, root: Path | None, number: int) -> AnnotatedImage:
     "One task."
-    if not isinstance(task, dict): raise DataError(f"{path}: entry {number} is no task. Export the project as JSON.")
+    if not isinstance(task, dict):
+        raise DataError(f"{path}: entry {number} is no task. Export the project as JSON.")
     record = f"task {task.get('id', number)}"
     name, made = _name(task, root, f"{path}: {record}"), _submitted(task, f"{path}: {record}")
     image = AnnotatedImage(name, record, done=made is not None)
     for n, result in enumerate(made["result"] if made else [], 1):
         if not isinstance(result, dict) or not isinstance(result.get("value"), dict): continue
-        if not {"x", "points", "rle"} & set(result["value"]): continue   # a choice, a text, a relation
+        # a choice, a text, a relation
+        if not {"x", "points", "rle"} & set(result["value"]): continue
         place = f"{record}, result {result.get('id', n)}"
         image.size = _size(result, f"{path}: {place}")
         image.objects.append(_annotation(result, image.size, place, f"{path}: {place}"))
@@ -147,10 +170,14 @@ class LabelStudio:
     "Label Studio JSON: keypoints, polygons, brush masks."
     def read(self, path: Path, root: Path | None) -> AnnotationSet:
         tasks = read_json(path)
-        if not isinstance(tasks, list): raise DataError(f"{path}: is no list of tasks. Export the project as JSON (not JSON-MIN).")
-        return AnnotationSet(path, [_image(task, path, root, number) for number, task in enumerate(tasks, 1)])
+        if not isinstance(tasks, list):
+            raise DataError(f"{path}: is no list of tasks. "
+                            "Export the project as JSON (not JSON-MIN).")
+        return AnnotationSet(path, [_image(task, path, root, number)
+                                    for number, task in enumerate(tasks, 1)])
 
-    def write(self, path: Path, found: AnnotationSet) -> None: write_json(path, [_task(n, image) for n, image in enumerate(found.images, 1)], indent=1)
+    def write(self, path: Path, found: AnnotationSet) -> None:
+        write_json(path, [_task(n, image) for n, image in enumerate(found.images, 1)], indent=1)
 
 # %% ../../nbs/4_data/24_format_label_studio.ipynb #f0d71de4
 _LOCAL = "/".join(("", "data", "local-files", "?d="))   # before the names of files in local storage
@@ -160,11 +187,17 @@ def _result(a: Annotation, size: tuple[int, int], name: str) -> dict:
     if a.segmentation is None:
         kind, (x, y) = "keypointlabels", (100 * v / side for v, side in zip(a.point, size))
         value = {"x": x, "y": y, "width": .5}
-    else: kind, value = "brushlabels", {"format": "rle", "rle": pack_brush(decode(a.segmentation, *size[::-1]))}
-    return {"id": name, "type": kind, "from_name": kind.removesuffix("labels"), "to_name": "image", "image_rotation": 0,
-            "original_width": size[0], "original_height": size[1], "value": value | {kind: [a.label]}}
+    else:
+        kind, value = ("brushlabels",
+                       {"format": "rle", "rle": pack_brush(decode(a.segmentation, *size[::-1]))})
+    return {"id": name, "type": kind, "from_name": kind.removesuffix("labels"), "to_name": "image",
+            "image_rotation": 0,
+            "original_width": size[0], "original_height": size[1],
+            "value": value | {kind: [a.label]}}
 
 def _task(number: int, image: AnnotatedImage) -> dict:
     "An image with one annotation."
-    results = [_result(a, image.size, f"{number}_{n}") for n, a in enumerate(image.objects, 1) if not a.crowd]
-    return {"id": number, "data": {"image": _LOCAL + image.name}, "annotations": [{"id": number, "result": results}]}
+    results = [_result(a, image.size, f"{number}_{n}") for n, a in enumerate(image.objects, 1)
+               if not a.crowd]
+    return {"id": number, "data": {"image": _LOCAL + image.name},
+            "annotations": [{"id": number, "result": results}]}

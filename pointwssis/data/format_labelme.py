@@ -26,15 +26,21 @@ __all__ = []
 def _corners(shape: dict, where: str) -> list[float]:
     "x, y, x, y, ... of a shape."
     points = shape.get("points")
-    if not isinstance(points, list) or any(not isinstance(p, list) or [type(v) in (int, float) for v in p] != [True, True] for p in points):
+    if not isinstance(points, list) or any(not isinstance(p, list)
+                                           or [type(v) in (int, float) for v in p] != [True, True]
+                                           for p in points):
         raise DataError(f"{where}: 'points' is not a list of [x, y]. Draw the shape again.")
     return [float(v) for p in points for v in p]
 
 def _png_mask(shape: dict, size: tuple[int, int], where: str) -> np.ndarray:   # (H, W) bool
     "The pixels of a mask shape."
     wrong = DataError(f"{where}: its mask does not fit into its box or the image. Draw it again.")
-    try: pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(shape["mask"], validate=True))).convert("L"))
-    except (KeyError, TypeError, binascii.Error, OSError, SyntaxError, ValueError, Image.DecompressionBombError): raise wrong from None
+    try:
+        pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(shape["mask"],
+                                                                   validate=True))).convert("L"))
+    except (KeyError, TypeError, binascii.Error, OSError, SyntaxError, ValueError,
+            Image.DecompressionBombError):
+        raise wrong from None
     x0, y0, x1, y1 = map(int, (_corners(shape, where) + [-1] * 4)[:4])
     inside = 0 <= x0 <= x1 < size[0] and 0 <= y0 <= y1 < size[1]
     if not inside or pixels.shape != (y1 - y0 + 1, x1 - x0 + 1): raise wrong
@@ -57,11 +63,14 @@ def _checked_shapes(shapes: Any, path: Path) -> list[tuple[int, dict]]:
     "Numbers and shapes, each with a class and a kind that can be used."
     if not isinstance(shapes, list) or any(not isinstance(s, dict) for s in shapes):
         raise DataError(f"{path}: has no list 'shapes'. Is this a LabelMe file?")
-    found = [(n, s | {"shape_type": s.get("shape_type") or "polygon"}) for n, s in enumerate(shapes, 1)]
+    found = [(n, s | {"shape_type": s.get("shape_type") or "polygon"})
+             for n, s in enumerate(shapes, 1)]
     for n, s in found:
         if s["shape_type"] not in _MARKS:
-            raise DataError(f"{path}: shape {n} is a {s['shape_type']}, neither a click nor an outline. Draw points, polygons or masks.")
-        if not isinstance(s.get("label"), str): raise DataError(f"{path}: shape {n} has no class. Name it in LabelMe.")
+            raise DataError(f"{path}: shape {n} is a {s['shape_type']}, neither a click nor an "
+                            "outline. Draw points, polygons or masks.")
+        if not isinstance(s.get("label"), str):
+            raise DataError(f"{path}: shape {n} has no class. Name it in LabelMe.")
     return found
 
 def _objects(content: dict, size: tuple[int, int], path: Path, prefix: str) -> list[Annotation]:
@@ -69,32 +78,44 @@ def _objects(content: dict, size: tuple[int, int], path: Path, prefix: str) -> l
     def whose(pair: tuple[int, dict]) -> tuple:
         n, s = pair
         alone = s.get("group_id") is None or s["shape_type"] == "point"
-        return (s["shape_type"] == "point", s["label"], "" if alone else str(s["group_id"]), n if alone else 0)
+        return (s["shape_type"] == "point", s["label"], "" if alone else str(s["group_id"]),
+                n if alone else 0)
     found = []
-    for _, pairs in groupby(sorted(_checked_shapes(content.get("shapes"), path), key=whose), key=whose):
+    for _, pairs in groupby(sorted(_checked_shapes(content.get("shapes"), path), key=whose),
+                            key=whose):
         pairs = list(pairs)
         number, first = pairs[0]
         record = f"{prefix}shape {number}"
-        if first["shape_type"] != "point": found.append(Annotation(first["label"], record, segmentation=_outline(pairs, size, path)))
-        else: found.append(Annotation(first["label"], record, tuple(_corners(first, f"{path}: shape {number}")[:2])))
+        if first["shape_type"] != "point":
+            found.append(Annotation(first["label"], record,
+                                    segmentation=_outline(pairs, size, path)))
+        else:
+            found.append(Annotation(first["label"], record,
+                                    tuple(_corners(first, f"{path}: shape {number}")[:2])))
     return found
 
 # %% ../../nbs/4_data/25_format_labelme.ipynb #cd152220
 def _name(content: dict, path: Path, root: Path | None) -> str:
     "The image of a LabelMe file, relative to the image folder if it is there."
     link = content.get("imagePath")
-    if not isinstance(link, str) or not link: raise DataError(f"{path}: has no 'imagePath'. Is this a LabelMe file?")
+    if not isinstance(link, str) or not link:
+        raise DataError(f"{path}: has no 'imagePath'. Is this a LabelMe file?")
     link = link.replace("\\", "/")
-    place = os.path.relpath(os.path.realpath(path.parent / link), os.path.realpath(root or path.parent))
+    place = os.path.relpath(os.path.realpath(path.parent / link),
+                            os.path.realpath(root or path.parent))
     return link.rpartition("/")[2] if place.startswith("..") else Path(place).as_posix()
 
 def _image(path: Path, root: Path | None, prefix: str) -> AnnotatedImage:
     "One LabelMe file."
     content = read_json(path)
-    if not isinstance(content, dict): raise DataError(f"{path}: has no list 'shapes'. Is this a LabelMe file?")
-    name, size = _name(content, path, root), tuple(content.get(key) for key in ("imageWidth", "imageHeight"))
-    if any(type(v) is not int or v < 1 for v in size): raise DataError(f"{path}: has no imageWidth and imageHeight. Save it again in LabelMe.")
-    return AnnotatedImage(name, prefix.removesuffix(", ") or path.name, size, _objects(content, size, path, prefix))
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: has no list 'shapes'. Is this a LabelMe file?")
+    name, size = (_name(content, path, root),
+                  tuple(content.get(key) for key in ("imageWidth", "imageHeight")))
+    if any(type(v) is not int or v < 1 for v in size):
+        raise DataError(f"{path}: has no imageWidth and imageHeight. Save it again in LabelMe.")
+    return AnnotatedImage(name, prefix.removesuffix(", ") or path.name, size,
+                          _objects(content, size, path, prefix))
 
 @FORMATS.register("labelme")
 class LabelMe:
@@ -102,18 +123,26 @@ class LabelMe:
     def read(self, path: Path, root: Path | None) -> AnnotationSet:
         if path.is_file(): return AnnotationSet(path, [_image(path, root, "")])
         files = sorted(path.rglob("*.json"))
-        if not files: raise DataError(f"{path}: holds no JSON file. Give the folder that LabelMe has saved to.")
-        return AnnotationSet(path, [_image(file, root, f"{file.relative_to(path).as_posix()}, ") for file in files])
+        if not files:
+            raise DataError(f"{path}: holds no JSON file. "
+                            "Give the folder that LabelMe has saved to.")
+        return AnnotationSet(path, [_image(file, root, f"{file.relative_to(path).as_posix()}, ")
+                                    for file in files])
 
     def write(self, path: Path, found: AnnotationSet) -> None:
         seen: dict[Path, str] = {}
         for image in found.images:
             file = (path / image.name).with_suffix(".json")
-            if file in seen: raise DataError(f"{file}: is the file of {seen[file]} and of {image.name}. Rename one of the images.")
+            if file in seen:
+                raise DataError(f"{file}: is the file of {seen[file]} and of {image.name}. "
+                                "Rename one of the images.")
             seen[file] = image.name
-            link = os.path.relpath(found.root / image.name, file.parent) if found.root else Path(image.name).name
-            shapes = [s for n, a in enumerate(image.objects, 1) if not a.crowd for s in _shapes(a, image.size, n)]
-            write_json(file, {"version": "5.4.1", "flags": {}, "shapes": shapes, "imagePath": Path(link).as_posix(), "imageData": None,
+            link = (os.path.relpath(found.root / image.name, file.parent)
+                    if found.root else Path(image.name).name)
+            shapes = [s for n, a in enumerate(image.objects, 1) if not a.crowd
+                      for s in _shapes(a, image.size, n)]
+            write_json(file, {"version": "5.4.1", "flags": {}, "shapes": shapes,
+                              "imagePath": Path(link).as_posix(), "imageData": None,
                               "imageHeight": image.size[1], "imageWidth": image.size[0]}, indent=1)
 
 # %% ../../nbs/4_data/25_format_labelme.ipynb #bba7af83
@@ -131,11 +160,14 @@ def polygons_of(
 def _shapes(a: Annotation, size: tuple[int, int], number: int) -> list[dict]:
     "A click or an outline as LabelMe stores it; several parts are a group."
     def shape(kind: str, points: list, group: int | None = None, **more: Any) -> dict:
-        return {"label": a.label, "points": points, "group_id": group, "description": "", "shape_type": kind, "flags": {}, **more}
+        return {"label": a.label, "points": points, "group_id": group, "description": "",
+                "shape_type": kind, "flags": {}, **more}
     if a.segmentation is None: return [shape("point", [list(a.point)])]
     mask = decode(a.segmentation, *size[::-1])
     if parts := polygons_of(mask):
-        return [shape("polygon", part.tolist(), number if len(parts) > 1 else None) for part in parts]
+        return [shape("polygon", part.tolist(), number if len(parts) > 1 else None)
+                for part in parts]
     (x0, y0, x1, y1), png = box_of(mask), io.BytesIO()
     Image.fromarray(mask[y0:y1, x0:x1].astype(np.uint8) * 255).save(png, "png")
-    return [shape("mask", [[x0, y0], [x1 - 1, y1 - 1]], mask=base64.b64encode(png.getvalue()).decode())]
+    return [shape("mask", [[x0, y0], [x1 - 1, y1 - 1]],
+                  mask=base64.b64encode(png.getvalue()).decode())]

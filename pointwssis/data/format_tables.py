@@ -19,27 +19,32 @@ from ..registry import FORMATS
 __all__ = []
 
 # %% ../../nbs/4_data/22_format_tables.ipynb #fae7db07
-_COLUMNS = {"file": ("file", "filename", "file_name", "image"), "x": ("x",), "y": ("y",), "class": ("class", "label", "category")}
+_COLUMNS = {"file": ("file", "filename", "file_name", "image"), "x": ("x",), "y": ("y",),
+            "class": ("class", "label", "category")}
 
 def _columns(path: Path, header: list[str]) -> dict[str, int]:
     "Where each column is."
     names = [name.strip().lower() for name in header]
-    found = {wanted: next((names.index(n) for n in alike if n in names), -1) for wanted, alike in _COLUMNS.items()}
+    found = {wanted: next((names.index(n) for n in alike if n in names), -1)
+             for wanted, alike in _COLUMNS.items()}
     missing = [wanted for wanted, at in found.items() if at < 0]
     if not missing: return found
-    raise DataError(f"{path}: line 1: no column '{missing[0]}'.{nearest(missing[0], names)} Name the columns file,x,y,class in the first line.")
+    raise DataError(f"{path}: line 1: no column '{missing[0]}'.{nearest(missing[0], names)} Name "
+                    "the columns file,x,y,class in the first line.")
 
 def _number(text: str, name: str, where: str) -> float:
     "A coordinate in pixels."
     try: return float(text)
     except ValueError: pass
-    if text.strip().endswith("%"): raise DataError(f"{where}: {name} is {text!r}, a percentage. Write pixels of the image.")
+    if text.strip().endswith("%"):
+        raise DataError(f"{where}: {name} is {text!r}, a percentage. Write pixels of the image.")
     raise DataError(f"{where}: {name} is {text!r}. Write a number, in pixels of the image.")
 
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
     "Line numbers and cells of a table."
     try: text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as e: raise DataError(f"{path}: cannot be read: {e}. Is it a UTF-8 text file?") from None
+    except (OSError, UnicodeDecodeError) as e:
+        raise DataError(f"{path}: cannot be read: {e}. Is it a UTF-8 text file?") from None
     first = text.partition("\n")[0]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
     return [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
@@ -50,46 +55,61 @@ class Csv:
     "A table of clicks: file, x, y, class."
     def read(self, path: Path, root: Path | None) -> AnnotationSet:
         rows = _rows(path)
-        if not rows: raise DataError(f"{path}: is empty. Write file,x,y,class in the first line and a click in each other.")
+        if not rows:
+            raise DataError(f"{path}: is empty. Write file,x,y,class in the first line and a "
+                            "click in each other.")
         at, images = _columns(path, rows[0][1]), {}
         for number, row in rows[1:]:
             record = f"line {number}"
-            if len(row) <= max(at.values()): raise DataError(f"{path}: {record}: {len(row)} cells, {len(rows[0][1])} are needed. Mend the line.")
+            if len(row) <= max(at.values()):
+                raise DataError(f"{path}: {record}: {len(row)} cells, {len(rows[0][1])} are "
+                                "needed. Mend the line.")
             x, y = (_number(row[at[name]], name, f"{path}: {record}") for name in "xy")
-            image = images.setdefault(row[at["file"]].strip(), AnnotatedImage(row[at["file"]].strip(), record))
+            image = images.setdefault(row[at["file"]].strip(),
+                                      AnnotatedImage(row[at["file"]].strip(), record))
             image.objects.append(Annotation(row[at["class"]].strip(), record, (x, y)))
         return AnnotationSet(path, list(images.values()))
 
     def write(self, path: Path, found: AnnotationSet) -> None:
-        rows = [(image.name, *a.point, a.label) for image in found.images for a in image.objects if a.point]
-        if not rows: raise DataError(f"{path}: a table holds clicks, and {found.path} has none. Choose another format.")
-        with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        rows = [(image.name, *a.point, a.label) for image in found.images for a in image.objects
+                if a.point]
+        if not rows:
+            raise DataError(f"{path}: a table holds clicks, and {found.path} has none. "
+                            "Choose another format.")
+        with atomic_path(path) as temporary, open(temporary, "w", newline="",
+                                                  encoding="utf-8") as file:
             csv.writer(file).writerows([("file", "x", "y", "class"), *rows])
 
 # %% ../../nbs/4_data/22_format_tables.ipynb #09fdbaca
 def _keypoint(values: Any, where: str) -> tuple[float, float] | None:
     "The one labelled keypoint, if there are keypoints."
     if values is None: return None
-    numbers = isinstance(values, list) and not len(values) % 3 and {type(v) for v in values} <= {int, float}
-    if not numbers: raise DataError(f"{where}: 'keypoints' is not a list [x, y, visible, ...]. Mend it.")
+    numbers = (isinstance(values, list) and not len(values) % 3
+               and {type(v) for v in values} <= {int, float})
+    if not numbers:
+        raise DataError(f"{where}: 'keypoints' is not a list [x, y, visible, ...]. Mend it.")
     shown = [(float(x), float(y)) for x, y, visible in zip(*[iter(values)] * 3) if visible > 0]
     if len(shown) == 1: return shown[0]
-    raise DataError(f"{where}: has {len(shown)} labelled keypoints, a click is one. Keep one, or write \"point\": [x, y].")
+    raise DataError(f"{where}: has {len(shown)} labelled keypoints, a click is one. "
+                    "Keep one, or write \"point\": [x, y].")
 
 def _point(a: dict, where: str) -> tuple[float, float] | None:
     "The click of a COCO annotation."
     if "point" not in a: return _keypoint(a.get("keypoints"), where)
     point = a["point"]
-    if isinstance(point, list) and [type(v) in (int, float) for v in point] == [True, True]: return tuple(map(float, point))
+    if isinstance(point, list) and [type(v) in (int, float) for v in point] == [True, True]:
+        return tuple(map(float, point))
     raise DataError(f"{where}: 'point' is {point!r}. Write [x, y] in pixels of the image.")
 
 def _object(a: dict, names: dict[int, str], path: Path) -> Annotation:
     "A COCO annotation."
     record, outline = f"annotation {a['id']}", a.get("segmentation") or None
-    if isinstance(outline, dict) and isinstance(outline.get("counts"), bytes): outline = outline | {"counts": outline["counts"].decode()}
+    if isinstance(outline, dict) and isinstance(outline.get("counts"), bytes):
+        outline = outline | {"counts": outline["counts"].decode()}
     point = _point(a, f"{path}: {record}")
     if point is None and outline is None:
-        raise DataError(f"{path}: {record} has neither an outline nor a click. Add \"point\": [x, y] or \"segmentation\".")
+        raise DataError(f"{path}: {record} has neither an outline nor a click. Add \"point\": "
+                        "[x, y] or \"segmentation\".")
     return Annotation(names[a["category_id"]], record, point, outline, bool(a["iscrowd"]))
 
 # %% ../../nbs/4_data/22_format_tables.ipynb #998a699a
@@ -98,18 +118,22 @@ def annotation_set(
 ) -> AnnotationSet:
     "COCO records as an annotation set."
     names = dict(zip(data.categories.ids, data.categories.names))
-    images = [AnnotatedImage(r["file_name"], f"image {i}", (r["width"], r["height"]), [_object(a, names, data.path) for a in data.annotations[i]])
+    images = [AnnotatedImage(r["file_name"], f"image {i}", (r["width"], r["height"]),
+                             [_object(a, names, data.path) for a in data.annotations[i]])
               for i, r in data.images.items()]
     return AnnotationSet(data.path, images, data.categories.names, data.image_root)
 
 def _joined(path: Path) -> AnnotationSet:
     "All COCO files of a folder, each beside its images."
     files, images, classes = sorted(path.rglob("*.json")), [], {}
-    if not files: raise DataError(f"{path}: holds no JSON file. Give a COCO file, or the folder of several.")
+    if not files:
+        raise DataError(f"{path}: holds no JSON file. Give a COCO file, or the folder of several.")
     for file in files:
         found, folder = annotation_set(coco.load(file, file.parent)), file.relative_to(path).parent
         classes |= dict.fromkeys(found.classes)
-        images += [replace(i, name=(folder / i.name).as_posix(), record=f"{file.relative_to(path).as_posix()}, {i.record}") for i in found.images]
+        images += [replace(i, name=(folder / i.name).as_posix(),
+                           record=f"{file.relative_to(path).as_posix()}, {i.record}")
+                           for i in found.images]
     return AnnotationSet(path, images, tuple(classes), path)
 
 @FORMATS.register("coco")
@@ -121,4 +145,5 @@ class Coco:
 
     def write(self, path: Path, found: AnnotationSet) -> None:
         data = checked(found)
-        coco.save(path, list(data.images.values()), [a for i in data.ids for a in data.annotations[i]], data.categories)
+        coco.save(path, list(data.images.values()),
+                  [a for i in data.ids for a in data.annotations[i]], data.categories)

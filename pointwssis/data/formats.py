@@ -27,7 +27,7 @@ class Annotation:
 @dataclass
 class AnnotatedImage:
     "One image and its objects."
-    name: str                                # as the tool calls it; after `checked`, relative to the image folder
+    name: str   # as the tool calls it; after `checked`, relative to the image folder
     record: str                              # its place in the file
     size: tuple[int, int] | None = None      # width and height, if the file says them
     objects: list[Annotation] = field(default_factory=list)
@@ -43,7 +43,8 @@ class AnnotationSet:
 
     def names(self) -> tuple[str, ...]:
         "Class names in the file's order, or in alphabetical order if it declares none."
-        return self.classes or tuple(sorted({a.label for image in self.images for a in image.objects}))
+        return (self.classes
+                or tuple(sorted({a.label for image in self.images for a in image.objects})))
 
 # %% ../../nbs/4_data/20_formats.ipynb #54620942
 class AnnotationFormat(Protocol):

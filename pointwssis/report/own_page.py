@@ -32,14 +32,16 @@ def doubtful_images(
     pseudo: CocoData,   # with their pseudo labels
 ) -> list[tuple[int, float]]:   # image id and mean score of its clicks, lowest first
     "Clicked images, the most doubtful first."
-    scores = {a["point_id"]: a["score"] for i in weak.ids for a in pseudo.annotations[i] if "point_id" in a}
-    mean = {i: float(np.mean([scores.get(a["id"], 0.) for a in weak.annotations[i]])) for i in weak.ids if weak.annotations[i]}
+    scores = {a["point_id"]: a["score"] for i in weak.ids for a in pseudo.annotations[i]
+              if "point_id" in a}
+    mean = {i: float(np.mean([scores.get(a["id"], 0.) for a in weak.annotations[i]]))
+            for i in weak.ids if weak.annotations[i]}
     return sorted(mean.items(), key=lambda pair: pair[1])
 
 def undecided(
     scores: Sequence[float],   # of one image's objects, 0 to 1
 ) -> float:                    # objects
-    "How many objects of an image the network is undecided about: a score of one half counts as one."
+    "Count the objects that the network is undecided about; a score of one half counts as one."
     return float(sum(1 - abs(2 * s - 1) for s in scores))
 
 # %% ../../nbs/7_report/19_own_page.ipynb #4ef374c8
@@ -51,7 +53,7 @@ def worst_images(
     val: CocoData,
     results: list[dict],    # COCO results
     score: float = .3,      # lower ones are not counted as found
-) -> list[tuple[int, float, list[dict]]]:   # image id, mean IoU of its objects with the nearest result, and its results
+) -> list[tuple[int, float, list[dict]]]:   # image id, mean IoU of its objects, its results
     "Images to judge by, those with the worst predictions first."
     found: dict[int, list[dict]] = {i: [] for i in val.ids}
     for r in results:
@@ -70,19 +72,23 @@ def _worst_figure(val: CocoData, rows: list[tuple[int, float, list[dict]]]) -> F
     items = [known(val, i, "outlined") for i, *_ in rows]
     for i, iou, found in rows:
         size = val.images[i]["height"], val.images[i]["width"]
-        items.append({"image": val.read_image(i), "title": f"student, IoU {iou:.2f}", "masks": [decode(r["segmentation"], *size) for r in found],
+        items.append({"image": val.read_image(i), "title": f"student, IoU {iou:.2f}",
+                      "masks": [decode(r["segmentation"], *size) for r in found],
                       "classes": [val.categories.index(r["category_id"]) for r in found]})
     return show_grid(items, columns=max(1, len(rows)), size=2.5)
 
 def _pseudo_figure(weak: CocoData, refined: CocoData, rows: list[tuple[int, float]]) -> Figure:
     "Clicks above pseudo labels of the most doubtful images."
-    items = [known(weak, i, "clicks") for i, _ in rows] + [known(refined, i, f"mean score {score:.2f}") for i, score in rows]
+    items = ([known(weak, i, "clicks") for i, _ in rows]
+             + [known(refined, i, f"mean score {score:.2f}") for i, score in rows])
     return show_grid(items, columns=max(1, len(rows)), size=2.5)
 
 # %% ../../nbs/7_report/19_own_page.ipynb #ca89f8e5
-_NETWORKS = {"teacher": "teacher, outlines alone", "student_sw_refined": "student, outlines and clicks"}
+_NETWORKS = {"teacher": "teacher, outlines alone",
+             "student_sw_refined": "student, outlines and clicks"}
 
-def _number(value: float | None) -> str: return "—" if value is None or not np.isfinite(value) else f"{value:.1f}"
+def _number(value: float | None) -> str:
+    return "—" if value is None or not np.isfinite(value) else f"{value:.1f}"
 
 def _scores(run: Path, metrics: dict[str, Any]) -> tuple[list[dict], str]:
     "Rows of the networks, and a sentence on their difference."
@@ -91,19 +97,27 @@ def _scores(run: Path, metrics: dict[str, Any]) -> tuple[list[dict], str]:
         samples[name] = sample(record, name)
         low, high = np.nanpercentile(samples[name].drawn()[1:], (2.5, 97.5))
         detail = metrics["models"][name]
-        rows.append({"name": label, "ap": _number(detail["ap_percent"]), "ap50": _number(detail["ap50_percent"]), "interval": f"[{_number(low)}, {_number(high)}]"})
+        rows.append({"name": label, "ap": _number(detail["ap_percent"]),
+                     "ap50": _number(detail["ap50_percent"]),
+                     "interval": f"[{_number(low)}, {_number(high)}]"})
     gain = paired_difference([samples["student_sw_refined"]], [samples["teacher"]])
-    if gain is None: return rows, "The images to judge by are too few for an interval of the difference."
+    if gain is None:
+        return rows, "The images to judge by are too few for an interval of the difference."
     sure = "more than chance" if gain.is_real else "within what chance does with so few images"
-    return rows, f"The clicks changed AP by {gain.value:+.1f} [{gain.low:+.1f}, {gain.high:+.1f}], which is {sure}."
+    return (rows, f"The clicks changed AP by {gain.value:+.1f} [{gain.low:+.1f}, "
+                  f"{gain.high:+.1f}], which is {sure}.")
 
 def _by_class(weak: CocoData, refined: CocoData, metrics: dict[str, Any]) -> list[dict]:
     "Scores and clicks of each class."
     names = weak.categories.names
-    def count(records: list[dict]) -> Counter: return Counter(names[weak.categories.index(a["category_id"])] for a in records)
-    clicks, missing = count([a for i in weak.ids for a in weak.annotations[i]]), count(refined.info.get("dropped_points", []))
-    ap = {short: metrics["models"][name]["per_class"] for short, name in (("teacher", "teacher"), ("student", "student_sw_refined"))}
-    return [{"name": name, "clicks": clicks[name], "missing": missing[name], **{k: _number(of.get(name)) for k, of in ap.items()}} for name in names]
+    def count(records: list[dict]) -> Counter:
+        return Counter(names[weak.categories.index(a["category_id"])] for a in records)
+    clicks, missing = (count([a for i in weak.ids for a in weak.annotations[i]]),
+                       count(refined.info.get("dropped_points", [])))
+    ap = {short: metrics["models"][name]["per_class"]
+          for short, name in (("teacher", "teacher"), ("student", "student_sw_refined"))}
+    return [{"name": name, "clicks": clicks[name], "missing": missing[name],
+             **{k: _number(of.get(name)) for k, of in ap.items()}} for name in names]
 
 # %% ../../nbs/7_report/19_own_page.ipynb #8d1142dc
 def _png(figure: Figure) -> str:
@@ -112,18 +126,34 @@ def _png(figure: Figure) -> str:
     figure.savefig(file, format="png", dpi=110)
     return base64.b64encode(file.getvalue()).decode()
 
-def _pictures(cfg: Config, run: Path, weak: CocoData, refined: CocoData, val: CocoData, doubts: list[tuple[int, float]]) -> list[dict]:
+def _pictures(cfg: Config, run: Path, weak: CocoData, refined: CocoData, val: CocoData,
+              doubts: list[tuple[int, float]]) -> list[dict]:
     "Titles, sentences and pictures."
-    worst = worst_images(val, read_json(run / "evaluate/artifacts/results_student_sw_refined.json"))[:4]
-    history = {name: read_json(run / stage / "artifacts/history.json") for name, stage in (("teacher", "teacher"), ("refiner", "refiner"), ("student", "student_refined"))}
-    parts = [("The worst predictions", "Images to judge by whose objects the student finds least well: outlines above, predictions with a score of at least 0.3 below.", _worst_figure(val, worst))]
-    if doubts: parts.append(("The most doubtful pseudo labels", "Clicked images whose masks the teacher was least sure of.", _pseudo_figure(weak, refined, doubts[:4])))
-    return [{"title": title, "text": text, "png": _png(figure)} for title, text, figure in [*parts, ("Training", "The loss of each network.", curves(history))]]
+    worst = worst_images(val,
+                         read_json(run / "evaluate/artifacts/results_student_sw_refined.json"))[:4]
+    history = {name: read_json(run / stage / "artifacts/history.json")
+               for name, stage in (("teacher", "teacher"), ("refiner", "refiner"),
+                                   ("student", "student_refined"))}
+    parts = [("The worst predictions", "Images to judge by whose objects the student finds least "
+                                       "well: outlines above, predictions with a score of at "
+                                       "least 0.3 below.", _worst_figure(val, worst))]
+    if doubts:
+        parts.append(("The most doubtful pseudo labels",
+                      "Clicked images whose masks the teacher was least sure of.",
+                      _pseudo_figure(weak, refined, doubts[:4])))
+    return [{"title": title, "text": text, "png": _png(figure)}
+            for title, text, figure in [*parts,
+                                        ("Training", "The loss of each network.", curves(history))]]
 
-def _next(weak: CocoData, doubts: list[tuple[int, float]], unseen: list[tuple[str, float]]) -> list[dict]:
+def _next(weak: CocoData, doubts: list[tuple[int, float]],
+          unseen: list[tuple[str, float]]) -> list[dict]:
     "Images to annotate, the most useful first."
-    outline = [{"file": weak.images[i]["file_name"], "do": "outline", "why": f"its clicks have a mean score of {score:.2f}"} for i, score in doubts]
-    return outline + [{"file": name, "do": "click", "why": f"the student is undecided about {count:.1f} objects"} for name, count in unseen]
+    outline = [{"file": weak.images[i]["file_name"], "do": "outline",
+                "why": f"its clicks have a mean score of {score:.2f}"} for i, score in doubts]
+    return (outline
+            + [{"file": name, "do": "click", "why": "the student is undecided about "
+                                                    f"{count:.1f} objects"}
+                                                    for name, count in unseen])
 
 def write_labels(
     refined: CocoData,   # outlined and clicked images, as the stage `pseudo` leaves them
@@ -131,29 +161,44 @@ def write_labels(
     path: Path,
 ) -> None:
     "The pseudo labels of the clicked images alone."
-    save(path, [refined.images[i] for i in weak.ids], [{k: v for k, v in a.items() if k != "point_id"} for i in weak.ids for a in refined.annotations[i]], refined.categories)
+    save(path, [refined.images[i] for i in weak.ids],
+         [{k: v for k, v in a.items() if k != "point_id"} for i in weak.ids
+          for a in refined.annotations[i]], refined.categories)
 
 def write_own_page(
     cfg: Config,
     run: Path,                        # folder of the run
     notes: Sequence[str] = (),
     settings: str = "",               # the table of settings
-    unseen: list[tuple[str, float]] = [],   # images in no file, and how many of their objects the student is undecided about
-) -> Path:                            # result/index.html; pseudo_labels.json and next.csv lie beside it
+    unseen: list[tuple[str, float]] = [],   # images in no file, and their undecided objects
+) -> Path:   # result/index.html; pseudo_labels.json and next.csv lie beside it
     "Everything that a user wants to know after a training on own images."
     split, out = run / "split/artifacts", run / "result"
-    weak, refined, val = open_left(cfg, split, split, "_w.json"), open_left(cfg, split, run / "pseudo/artifacts", "_sw_refined.json"), open_val(cfg, split)
-    strong, metrics, doubts = open_left(cfg, split, split, "_s.json"), read_json(run / "evaluate/metrics.json"), doubtful_images(weak, refined)
+    weak, refined, val = (open_left(cfg, split, split, "_w.json"),
+                          open_left(cfg, split, run / "pseudo/artifacts", "_sw_refined.json"),
+                          open_val(cfg, split))
+    strong, metrics, doubts = (open_left(cfg, split, split, "_s.json"),
+                               read_json(run / "evaluate/metrics.json"),
+                               doubtful_images(weak, refined))
     write_labels(refined, weak, out / "pseudo_labels.json")
     todo, weights = _next(weak, doubts, unseen), run / "student_refined/artifacts/last.safetensors"
-    with atomic_path(out / "next.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("file", "do", "why"), *((row["file"], row["do"], row["why"]) for row in todo)])
+    with atomic_path(out / "next.csv") as temporary, open(temporary, "w", newline="",
+                                                          encoding="utf-8") as file:
+        csv.writer(file).writerows([("file", "do", "why"),
+                                    *((row["file"], row["do"], row["why"]) for row in todo)])
     networks, difference = _scores(run, metrics)
-    page = Environment(loader=FileSystemLoader(Path(pointwssis.__file__).parent), autoescape=True).get_template("own_page.html").render(
-        name=run_name(cfg), strong=len(strong.ids), outlines=strong.num_annotations, weak=len(weak.ids), clicks=weak.num_annotations, judged=len(val.ids),
-        networks=networks, difference=difference, classes=_by_class(weak, refined, metrics), weights=weights, labels=out / "pseudo_labels.json",
-        command=f"pointwssis predict PHOTO.jpg --weights {weights}", next_file=out / "next.csv", notes=notes, settings=settings,
-        correct=f"pointwssis convert coco {out / 'pseudo_labels.json'} correct.xml --to cvat\npointwssis convert cvat corrected.xml outlines.json --images {os.path.relpath(val.image_root.resolve())}",
-        pictures=_pictures(cfg, run, weak, refined, val, doubts), next=[*todo[:8], *(row for row in todo[8:] if row["do"] == "click")][:16])
+    page = Environment(loader=FileSystemLoader(Path(pointwssis.__file__).parent),
+                       autoescape=True).get_template("own_page.html").render(
+        name=run_name(cfg), strong=len(strong.ids), outlines=strong.num_annotations,
+        weak=len(weak.ids), clicks=weak.num_annotations, judged=len(val.ids),
+        networks=networks, difference=difference, classes=_by_class(weak, refined, metrics),
+        weights=weights, labels=out / "pseudo_labels.json",
+        command=f"pointwssis predict PHOTO.jpg --weights {weights}", next_file=out / "next.csv",
+        notes=notes, settings=settings,
+        correct=f"pointwssis convert coco {out / 'pseudo_labels.json'} correct.xml --to "
+                "cvat\npointwssis convert cvat corrected.xml outlines.json --images "
+                f"{os.path.relpath(val.image_root.resolve())}",
+        pictures=_pictures(cfg, run, weak, refined, val, doubts),
+        next=[*todo[:8], *(row for row in todo[8:] if row["do"] == "click")][:16])
     with atomic_path(out / "index.html") as temporary: temporary.write_text(page, encoding="utf-8")
     return out / "index.html"

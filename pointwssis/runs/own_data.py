@@ -35,11 +35,13 @@ def format_of(
     if path.is_file():
         known = {".csv": "csv", ".tsv": "csv", ".txt": "csv", ".xml": "cvat", ".json": ""}
         if (suffix := path.suffix.lower()) in known: return known[suffix] or _format_of_json(path)
-        raise DataError(f"{path}: a file of this kind is not read. Give CSV, XML or JSON; pointwssis convert reads further formats.")
+        raise DataError(f"{path}: a file of this kind is not read. Give CSV, XML or JSON; "
+                        "pointwssis convert reads further formats.")
     if (path / "annotations.xml").is_file(): return "cvat"
     if (path / "SegmentationObject").is_dir(): return "voc"
     first = next(iter(sorted(path.rglob("*.json"))), None)
-    return _format_of_json(first) if first else "label_images" if (path / "labels").is_dir() else "masks"
+    return (_format_of_json(first) if first else "label_images"
+            if (path / "labels").is_dir() else "masks")
 
 # %% ../../nbs/6_runs/15_own_data.ipynb #34762fcd
 @dataclass
@@ -57,27 +59,36 @@ def _outlined(data: CocoData) -> CocoData:
         outlines = sum("segmentation" in a for a in data.annotations[i])
         if 0 < outlines < len(data.annotations[i]):
             clicks = len(data.annotations[i]) - outlines
-            raise DataError(f"{data.path}: {data.images[i]['file_name']} has {outlines} outlines and {clicks} objects with a click only. Outline all, or remove the outlines.")
+            raise DataError(f"{data.path}: {data.images[i]['file_name']} has {outlines} outlines "
+                            f"and {clicks} objects with a click only. "
+                            "Outline all, or remove the outlines.")
         if outlines or not data.annotations[i]: kept.append(i)
-    if not any(data.annotations[i] for i in kept): raise DataError(f"{data.path}: has no outline. Give the outlined images as --masks.")
+    if not any(data.annotations[i] for i in kept):
+        raise DataError(f"{data.path}: has no outline. Give the outlined images as --masks.")
     return data.select(kept)
 
 def _counts(data: CocoData) -> Counter:
     "Objects by class name."
-    return Counter(data.categories.names[data.categories.index(a["category_id"])] for i in data.ids for a in data.annotations[i])
+    return Counter(data.categories.names[data.categories.index(a["category_id"])] for i in data.ids
+                   for a in data.annotations[i])
 
 def _clicked(data: CocoData, outlined: set[str], notes: list[str]) -> CocoData:
     "The clicked images that are not outlined."
     both = [i for i in data.ids if data.images[i]["file_name"] in outlined and data.annotations[i]]
-    if both: notes.append(f"{len(both)} clicked images are outlined too, such as {data.images[both[0]]['file_name']}: their outlines are used")
+    if both:
+        notes.append(f"{len(both)} clicked images are outlined too, "
+                     f"such as {data.images[both[0]]['file_name']}: their outlines are used")
     rest = [i for i in data.ids if data.images[i]["file_name"] not in outlined]
     without = [i for i in rest if not data.annotations[i]]
     if without: notes.append(f"{len(without)} images of {data.path} have no click and are left out")
     found = data.select(i for i in rest if data.annotations[i])
-    if not found.ids: raise DataError(f"{data.path}: no image is clicked on that is not outlined. Give clicks on other images as --points.")
+    if not found.ids:
+        raise DataError(f"{data.path}: no image is clicked on that is not outlined. "
+                        "Give clicks on other images as --points.")
     for i in found.ids:
         if a := next((a for a in found.annotations[i] if "point" not in a), None):
-            raise DataError(f"{data.path}: object {a['id']} in {found.images[i]['file_name']} is outlined, not clicked on. Give that image as --masks too.")
+            raise DataError(f"{data.path}: object {a['id']} in {found.images[i]['file_name']} is "
+                            "outlined, not clicked on. Give that image as --masks too.")
     return found
 
 # %% ../../nbs/6_runs/15_own_data.ipynb #1d339859
@@ -88,7 +99,9 @@ def hold_out(
     seed: int,
 ) -> tuple[CocoData, CocoData]:   # to learn from, to judge by
     "Divide the outlined images; DataError if there are too few."
-    if len(data.ids) < 4: raise DataError(f"{data.path}: {len(data.ids)} outlined images cannot be divided. Outline four or more, or give others as --val.")
+    if len(data.ids) < 4:
+        raise DataError(f"{data.path}: {len(data.ids)} outlined images cannot be divided. "
+                        "Outline four or more, or give others as --val.")
     left, held = Counter(), []
     classes = {i: {a["category_id"] for a in data.annotations[i]} for i in data.ids}
     for of in classes.values(): left.update(of)
@@ -97,7 +110,9 @@ def hold_out(
         if classes[i] and all(left[c] > 1 for c in classes[i]):
             held.append(i)
             left.subtract(classes[i])
-    if not held: raise DataError(f"{data.path}: every outlined image is the only one of a class. Outline more, or give others as --val.")
+    if not held:
+        raise DataError(f"{data.path}: every outlined image is the only one of a class. "
+                        "Outline more, or give others as --val.")
     return data.select(i for i in data.ids if i not in held), data.select(sorted(held))
 
 # %% ../../nbs/6_runs/15_own_data.ipynb #3f488c9e
@@ -105,7 +120,9 @@ def _check_classes(weak: CocoData, used: tuple[str, ...], masks: Path) -> None:
     "DataError for a class that is clicked on and never outlined."
     for name, count in _counts(weak).items():
         if name not in used:
-            raise DataError(f"{weak.path}: class '{name}' has {count} clicks and no outline in {masks}. Outline some of its objects, or leave it out with --classes.")
+            raise DataError(f"{weak.path}: class '{name}' has {count} clicks and no outline in "
+                            f"{masks}. Outline some of its objects, or leave it out "
+                            "with --classes.")
 
 def gather(
     images: Path,              # the image folder
@@ -118,27 +135,36 @@ def gather(
 ) -> OwnSet:
     "Read and compare the files of a user."
     how: dict[str, Any] = {"root": images, "empty": empty}
-    def read(path: Path, **more: Any) -> CocoData: return read_annotations(format_of(path), path, **how, **more)
+    def read(path: Path, **more: Any) -> CocoData:
+        return read_annotations(format_of(path), path, **how, **more)
     found = _outlined(read(masks, classes=classes))
     used = tuple(name for name in found.categories.names if _counts(found)[name])
-    strong, notes = found if used == found.categories.names else _outlined(read(masks, classes=used)), []
+    strong, notes = (found if used == found.categories.names
+                     else _outlined(read(masks, classes=used)), [])
     clicked = {"classes": classes} if classes else {}
     declared = strong.categories.names if classes else found.categories.names
-    weak = _clicked(read(points, known=declared, **clicked), {r["file_name"] for r in strong.images.values()}, notes)
+    weak = _clicked(read(points, known=declared, **clicked),
+                    {r["file_name"] for r in strong.images.values()}, notes)
     _check_classes(weak, used, masks)
-    if weak.categories.names != used: weak = _clicked(read(points, known=used, **clicked), {r["file_name"] for r in strong.images.values()}, [])
-    strong, judged = (strong, _outlined(read(val, known=used, **clicked))) if val else hold_out(strong, seed)
+    if weak.categories.names != used:
+        weak = _clicked(read(points, known=used, **clicked),
+                        {r["file_name"] for r in strong.images.values()}, [])
+    strong, judged = (strong, _outlined(read(val, known=used,
+                                             **clicked))) if val else hold_out(strong, seed)
     if val: _check_apart(strong, weak, judged)
     named = {r["file_name"] for data in (strong, weak, judged) for r in data.images.values()}
-    if others := len(set(ImageFolder(images).files) - named): notes.append(f"{others:,} images of {images} are in no file and are not used")
-    notes.append(f"AP will be of {len(judged.ids)} {'images of ' + str(val) if val else 'outlined images, held out'}")
+    if others := len(set(ImageFolder(images).files) - named):
+        notes.append(f"{others:,} images of {images} are in no file and are not used")
+    notes.append(f"AP will be of {len(judged.ids)} "
+                 f"{'images of ' + str(val) if val else 'outlined images, held out'}")
     return OwnSet(strong, weak, judged, notes)
 
 def _check_apart(strong: CocoData, weak: CocoData, judged: CocoData) -> None:
     "No image to judge by is learned from."
     seen = {r["file_name"] for data in (strong, weak) for r in data.images.values()}
     if twice := sorted(seen & {r["file_name"] for r in judged.images.values()}):
-        raise DataError(f"{judged.path}: {twice[0]} is in the training files too. Judge by other images.")
+        raise DataError(f"{judged.path}: {twice[0]} is in the training files too. "
+                        "Judge by other images.")
 
 # %% ../../nbs/6_runs/15_own_data.ipynb #b09d66f9
 def name_for(images: Path) -> str:
@@ -155,7 +181,9 @@ def _renumbered(data: CocoData, first: int, keys: Iterable[str]) -> tuple[list[d
     ids = {old: first + n for n, old in enumerate(data.ids)}
     images = [data.images[old] | {"id": new} for old, new in ids.items()]
     records = [a for old in data.ids for a in data.annotations[old]]
-    return images, [{k: a[k] for k in keys if k in a} | {"id": first + n, "image_id": ids[a["image_id"]]} for n, a in enumerate(records)]
+    return (images,
+            [{k: a[k] for k in keys if k in a} | {"id": first + n, "image_id": ids[a["image_id"]]}
+             for n, a in enumerate(records)])
 
 _MASK = ("id", "image_id", "category_id", "segmentation", "area", "bbox", "iscrowd")
 _CLICK = ("id", "image_id", "category_id", "point", "iscrowd")
@@ -169,8 +197,10 @@ def prepare(
     split, place = share_name(own), folder / "annotations"
     table: CategoryTable = own.strong.categories
     strong, weak = _renumbered(own.strong, 1, _MASK), _renumbered(own.weak, 10**6, _CLICK)
-    for name, records in ((f"own_{split}_s", strong), ("own_train", strong), (f"own_{split}_w", weak), ("own_val", _renumbered(own.val, 1, _MASK))):
+    for name, records in ((f"own_{split}_s", strong), ("own_train", strong),
+                          (f"own_{split}_w", weak), ("own_val", _renumbered(own.val, 1, _MASK))):
         save(place / f"{name}.json", *records, table)
     there = Path(os.path.relpath(images.resolve(), folder.resolve())).as_posix()
-    return {"data.train_json": "annotations/own_train.json", "data.val_json": "annotations/own_val.json", "data.split_dir": "annotations",
+    return {"data.train_json": "annotations/own_train.json",
+            "data.val_json": "annotations/own_val.json", "data.split_dir": "annotations",
             "data.split_stem": "own", "data.train_images": there, "data.val_images": there}

