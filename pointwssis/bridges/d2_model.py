@@ -21,12 +21,12 @@ from detectron2.structures import BitMasks, Boxes, ImageList, Instances as D2Ins
 from ..training.checkpoints import SOLOV2
 from ..config import SOLOv2Config, override
 from ..core import ConfigError, DataError
-from ..data.transforms import normalise, tight_boxes
+from ..data.transforms import Truth, normalise, tight_boxes
 from ..detector.inference import Instances
 from ..registry import PROMPTS
 from ..detector.solov2 import SOLOv2
 from ..detector.losses import losses
-from ..detector.targets import assign, Targets, Truth
+from ..detector.targets import Targets, assign
 
 # %% auto #0
 __all__ = ['published_name', 'add_config', 'network_config', 'as_instances', 'PointSOLOv2']

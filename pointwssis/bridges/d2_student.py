@@ -26,9 +26,9 @@ from .d2_model import add_config
 from .d2_training import classes_option, option_of
 from ..config import SOLOv2Config
 from ..core import CheckpointError, ConfigError, nearest
-from ..data.transforms import Sample, collate, normalise
-from ..detector.inference import Instances, in_fp32
-from ..detector.targets import Truth
+from ..data.transforms import Sample, Truth, collate, normalise
+from ..detector.inference import Instances
+from ..detector.nms import in_fp32
 from ..registry import DETECTORS
 from ..training.weights import read_checkpoint, tensors_of
 

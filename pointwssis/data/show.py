@@ -31,8 +31,8 @@ def colours_of(
     classes: Sequence[int] | np.ndarray,  # 0-based indices, any range
 ) -> np.ndarray:                          # (N, 3) uint8
     "One colour an index, the same in every picture."
-    return np.array(COLOURS, dtype=np.uint8)[np.asarray(classes, dtype=int).reshape(-1)
-                                             % len(COLOURS)]
+    index = np.asarray(classes, dtype=int).reshape(-1) % len(COLOURS)
+    return np.array(COLOURS, dtype=np.uint8)[index]
 
 def style() -> AbstractContextManager:
     "The look of all our plots, for as long as the block lasts."
