@@ -38,6 +38,6 @@ setup(
     entry_points={"console_scripts": cfg["console_scripts"].split()},
     packages=[*find_packages(include=["pointwssis*"]), "pointwssis.stage_notebooks"],
     package_dir={"pointwssis.stage_notebooks": "nbs/stages"},
-    package_data={"pointwssis": ["*.mplstyle", "*.html"], "pointwssis.bridges.configs": ["*.yaml"], "pointwssis.stage_notebooks": ["*.ipynb"]},
+    package_data={"pointwssis": ["*.mplstyle", "*.html", "*.md"], "pointwssis.bridges.configs": ["*.yaml"], "pointwssis.stage_notebooks": ["*.ipynb"]},
     zip_safe=False,
 )

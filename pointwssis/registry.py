@@ -5,7 +5,7 @@
 # %% ../nbs/9_core/03_registry.ipynb #e1a10004
 from __future__ import annotations
 import os, re, sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
@@ -21,10 +21,13 @@ if TYPE_CHECKING:
     from pointwssis.data.coco import CocoData
     from pointwssis.data.transforms import Sample
     from pointwssis.detector.inference import Candidates, Instances, Query
+    from pointwssis.report.evidence import Evidence
+    from pointwssis.report.figures import Drawing
 
 # %% auto #0
-__all__ = ['PLUGINS', 'POINTS', 'PROMPTS', 'DETECTORS', 'REFINERS', 'RECIPES', 'FORMATS', 'DATASETS', 'plugin_files',
-           'use_plugins', 'load_plugins', 'Registry', 'Prompt', 'Detector', 'Refiner']
+__all__ = ['PLUGINS', 'POINTS', 'PROMPTS', 'DETECTORS', 'REFINERS', 'RECIPES', 'FORMATS', 'DATASETS', 'TABLES', 'FIGURES',
+           'plugin_files', 'use_plugins', 'load_plugins', 'Registry', 'Prompt', 'Detector', 'Refiner', 'Table',
+           'Figure']
 
 # %% ../nbs/9_core/03_registry.ipynb #e1a10006
 PLUGINS = "POINTWSSIS_PLUGINS"   # environment variable: paths of Python files, separated as in PATH
@@ -110,6 +113,11 @@ class Registry(Mapping):
         if name not in self._found: import_module(names[name])
         return self._found[name]
 
+    def everything(self) -> dict[str, Any]:
+        "Import all modules with kinds of the package; every kind by name."
+        for home in self._sources(): import_module(home)
+        return dict(self)
+
     def __iter__(self) -> Iterator[str]: return iter(self._names())
     def __len__(self) -> int: return len(self._names())
     def __contains__(self, name: object) -> bool: return _family(name, names := self._names()) in names
@@ -161,6 +169,16 @@ class Refiner(Protocol):
         An item is an image (3, H, W) uint8, its N rough masks as run lengths, clicks (N, 2) x, y in pixels
         and classes (N,)."""
 
+class Table(Protocol):
+    "A table of a report: a function that is registered under the name of its files."
+    def __call__(self, evidence: Evidence, dataset: str, rows: Sequence[dict]) -> dict | None:
+        "The table, from `report.tables.make_table`, of the runs of a data set; None without numbers."
+
+class Figure(Protocol):
+    "A figure of a report: a function that is registered under the name of its files."
+    def __call__(self, runs: Path, rows: Sequence[dict]) -> Drawing | None:
+        "The figure of the runs of a data set; None without numbers."
+
 # %% ../nbs/9_core/03_registry.ipynb #5e8fef8d
 POINTS = Registry("point strategy", "pointwssis.method.point_strategies")      # f(mask, rng) -> x, y in pixels
 PROMPTS = Registry("prompt", "pointwssis.method.prompts")            # Prompt
@@ -170,3 +188,5 @@ REFINERS = Registry("refiner", "pointwssis.refiner.training")        # Refiner
 RECIPES = Registry("recipe", "pointwssis.method.recipes")            # Recipe: see method.recipes
 FORMATS = Registry("format", "pointwssis.data.format_*")             # a class with read and write; see data.formats
 DATASETS = Registry("preset", "pointwssis.runs.presets")             # Preset: see runs.presets
+TABLES = Registry("table", "pointwssis.report.comparisons")          # Table
+FIGURES = Registry("figure", "pointwssis.report.figures_*")          # Figure

@@ -31,7 +31,7 @@ def site(tmp_path_factory) -> Path:
 def test_the_package_carries_what_is_no_module(site):
     names = {path.name for path in (ROOT / "nbs/stages").glob("*.ipynb")}
     assert {path.name for path in (site / "pointwssis/stage_notebooks").glob("*.ipynb")} == names
-    for pattern in ("*.mplstyle", "*.html", "bridges/configs/*.*"):
+    for pattern in ("*.mplstyle", "*.html", "*.md", "bridges/configs/*.*"):
         assert {path.name for path in (site / "pointwssis").glob(pattern)} == {path.name for path in (ROOT / "pointwssis").glob(pattern)} != set()
 
 

@@ -136,13 +136,13 @@ def digest_of(
     plain = json.loads(json.dumps(about, default=lambda o: o.tolist()))
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
-def _as_photograph(png: io.BytesIO, path: Path, digest: str) -> None:
+def _with_palette(png: io.BytesIO, path: Path, stamps: Mapping[str, str | None]) -> None:
     "Write a PNG again with a palette: a third of the bytes."
-    stamp = PngImagePlugin.PngInfo()
-    stamp.add_text("Source", digest)
-    Image.open(png).convert("RGB").quantize(256, Image.Quantize.MEDIANCUT).save(path, "PNG",
-                                                                                optimize=True,
-                                                                                pnginfo=stamp)
+    kept = PngImagePlugin.PngInfo()
+    for name, text in stamps.items():
+        if text: kept.add_text(name, text)
+    image = Image.open(png).convert("RGB").quantize(256, Image.Quantize.MEDIANCUT)
+    image.save(path, "PNG", optimize=True, pnginfo=kept)
 
 def save_picture(
     figure: Figure,
@@ -163,9 +163,10 @@ def save_picture(
         figure.set_layout_engine("none")
         for file in files:
             with atomic_path(file) as temporary:
-                png = io.BytesIO() if photograph else temporary
-                figure.savefig(png, dpi=dpi, metadata=stamps[file.suffix], format=file.suffix[1:])
-                if photograph: _as_photograph(png, temporary, digest)
+                as_png = file.suffix == ".png"
+                target, stamp = io.BytesIO() if as_png else temporary, stamps[file.suffix]
+                figure.savefig(target, dpi=dpi, metadata=stamp, format=file.suffix[1:])
+                if as_png: _with_palette(target, temporary, stamp)
     write_json(f"{stem}.json", about, indent=1)
     return [*files, Path(f"{stem}.json")]
 

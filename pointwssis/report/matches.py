@@ -162,7 +162,7 @@ class Matches:
 
     def _precision(self, network: str, weights: np.ndarray) -> np.ndarray:
         found, by_image = self.networks[network], np.ascontiguousarray(weights.T, np.int32)
-        there = (self.objects.astype(float) @ weights.T).astype(int)   # a product of floats is faster
+        there = (self.objects.astype(float) @ weights.T).astype(int)   # faster as floats
         made = np.full((len(there), len(THRESHOLDS), len(weights)), np.nan)
         for kind in np.flatnonzero(self.objects.any(1)):
             own = found.kind == kind

@@ -20,7 +20,7 @@ from ..core import atomic_path, read_json
 from ..data.coco import CocoData, decode, save
 from ..data.show import curves, show_grid
 from ..method.gallery import known, open_left, open_val
-from .bootstrap import paired_difference, sample
+from .bootstrap import drawn_score, paired_difference
 from .matches import read_matches
 
 # %% auto #0
@@ -94,7 +94,7 @@ def _scores(run: Path, metrics: dict[str, Any]) -> tuple[list[dict], str]:
     "Rows of the networks, and a sentence on their difference."
     record, rows, samples = read_matches(run / "evaluate/matches.json")["val"], [], {}
     for name, label in _NETWORKS.items():
-        samples[name] = sample(record, name)
+        samples[name] = drawn_score(record, name)
         low, high = np.nanpercentile(samples[name].drawn()[1:], (2.5, 97.5))
         detail = metrics["models"][name]
         rows.append({"name": label, "ap": _number(detail["ap_percent"]),

@@ -4,69 +4,99 @@
 
 # %% ../../nbs/7_report/13_report.ipynb #2f8e853c
 from __future__ import annotations
-import os
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import BrokenExecutor
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from ..core import remove_litter
-from ..method.ablations import ABLATIONS
-from .comparisons import ablation, budget, gains, without_points
-from .evidence import Evidence, compared_by, draw_beforehand
-from .figures import write_figures
+from ..core import DataError, remove_litter
+from ..process import in_processes
+from .bootstrap import RESAMPLES, DrawnScore
+from .comparisons import made_tables
+from .evidence import COMPARING, Evidence, run_of
+from .figures import figure_tasks, write_figures
 from .html import write_page
-from .results import PUBLISHED, collect
-from .sums import write_sums
-from .tables import Table, by_split, save_table, times
+from .provenance import write_sums
+from .results import collect
+from .tables import save_table
 
 # %% auto #0
-__all__ = ['tables_of', 'made_tables', 'write_report']
+__all__ = ['write_report']
 
-# %% ../../nbs/7_report/13_report.ipynb #21483dc1
-def tables_of(
+# %% ../../nbs/7_report/13_report.ipynb #d1c2b005
+def compared_by(
+    tables: Iterable[dict[str, Any]],   # as their JSON holds them
+) -> list[str]:                         # references, each once
+    "List every number that is compared over draws of images."
+    entries = (e for table in tables for row in table["rows"] for e in row if isinstance(e, dict))
+    compared = (e for e in entries if e.get("how") in COMPARING)
+    parts = (part for e in compared for part in (e.get("of"), e.get("against")))
+    listed = (part for part in parts if isinstance(part, (list, tuple)))
+    return list(dict.fromkeys(r for part in listed for r in part if isinstance(r, str)))
+
+def _score_again(runs: Path, reference: str, weights: Any) -> Any:
+    return Evidence(runs).score(reference).score(weights)
+
+def _drawn_of(runs: Path, references: Sequence[str]) -> dict[str, DrawnScore]:
+    "Scores with their draws, small enough to be sent; unreadable ones are left out."
+    evidence, found = Evidence(runs), {}
+    with suppress(DataError): found = {r: s for r in references if (s := evidence.score(r))}
+    return {r: DrawnScore(s.images, partial(_score_again, runs, r), {(RESAMPLES, 0): s.drawn()})
+            for r, s in found.items()}
+
+# %% ../../nbs/7_report/13_report.ipynb #d1c2b006
+FEW = 8   # evaluations that one process draws before others have started
+
+def _same_images(reference: str) -> str:
+    "Key of the evaluations that share their weak images: data set, split, seed."
+    dataset, split, seed = run_of(reference).split("/")
+    return f"{dataset}/{split.partition('-')[0]}/{seed}"
+
+def score_tasks(
     evidence: Evidence,
-    dataset: str,
-    rows: Sequence[dict],     # from `results.collect`, of this data set; may be empty
-    root: str = "../runs",    # how the folder of runs is reached from that of the tables
-) -> dict[str, Table]:        # {file name without suffix: table}
-    "Every table of a data set that has anything to show."
-    main = [r for r in rows if not r["variant"]]
-    found = {name: make(evidence, dataset, main, root) for name, make in (("gains", gains), ("budget", budget), ("times", times))}
-    found |= {name: ablation(evidence, dataset, rows, asked, root) for name, asked in ABLATIONS.items()}
-    found = {name: table for name, table in found.items() if table["rows"]}
-    found["without_points"] = without_points(evidence, dataset, main, root)
-    named = {f"table_{name}_{dataset}": table for name, table in found.items()}
-    return {f"results_{dataset}": by_split(evidence, dataset, main, root), **named}
+    references: Iterable[str],   # such as from `compared_by`
+) -> list[Callable[[], dict[str, DrawnScore]]]:   # none for a few evaluations
+    "Split the drawing of scores into tasks for other processes, the largest first."
+    groups: dict[str, list[str]] = {}
+    for reference in references: groups.setdefault(_same_images(reference), []).append(reference)
+    evaluations = {reference.partition("#")[0] for part in groups.values() for reference in part}
+    if len(evaluations) < FEW: return []
+    largest_first = sorted(groups.values(), key=len, reverse=True)
+    return [partial(_drawn_of, evidence.runs, part) for part in largest_first]
 
-# %% ../../nbs/7_report/13_report.ipynb #7c7c9800
-def made_tables(
+def draw_beforehand(
     evidence: Evidence,
-    rows: Sequence[dict],     # from `results.collect`
-    figures: str | Path,      # where the tables will lie
-) -> dict[Path, Table]:       # by the path of its JSON
-    "Every table of every data set."
-    root = Path(os.path.relpath(evidence.runs, figures)).as_posix()
-    datasets = dict.fromkeys([*(r["dataset"] for r in rows), *PUBLISHED])
-    made = (tables_of(evidence, name, [r for r in rows if r["dataset"] == name], root) for name in datasets)
-    return {Path(figures) / f"{stem}.json": table for found in made for stem, table in found.items()}
-
+    references: Iterable[str],               # such as from `compared_by`
+    processes: int,                          # 1: each score is drawn when it is read
+    others: Sequence[Callable[[], Any]] = (),   # more tasks for the same processes
+) -> None:
+    "Run tasks in several processes; scores that fail are drawn later."
+    tasks = [*score_tasks(evidence, references), *others]
+    if processes < 2 or not tasks: return
+    with suppress(BrokenExecutor, OSError):
+        for found in in_processes(operator.call, tasks, processes):
+            if isinstance(found, dict): evidence.take(found)
 
 # %% ../../nbs/7_report/13_report.ipynb #d1c2b009
 class _Without(Evidence):
-    "Evidence that keeps no records, so that no image is drawn again."
-    def sample(self, reference: str) -> None: return None
+    "Evidence without records, so that no image is drawn again."
+    def score(self, reference: str) -> None: return None
 
 def write_report(
     runs: str | Path,      # the folder that holds runs/<dataset>/<split>/s<seed>/
     figures: str | Path,   # made if missing
-    processes: int = 1,    # that draw images again
-) -> list[Path]:           # files written: tables as .md, .csv and .json, figures as .png, .pdf and .json, the page
-    "All tables and figures of all finished runs, and the page that shows them."
-    rows, evidence, written = collect(runs), Evidence(runs), []
+    processes: int = 1,    # that draw images again, and figures
+) -> list[Path]:           # tables as .md, .csv, .json, figures as .png, .pdf, .json, the page
+    "Write all tables and figures of all finished runs, and the page that shows them."
+    rows, evidence, written = collect(runs), Evidence(runs, figures), []
     remove_litter(Path(figures).rglob(".*"))
     if processes > 1:
-        asked = compared_by(made_tables(_Without(runs), rows, figures).values())
-        draw_beforehand(evidence, asked, processes)
-    for path, table in made_tables(evidence, rows, figures).items(): written += save_table(table, path.with_suffix(""))
+        compared = compared_by(made_tables(_Without(runs, figures), rows).values())
+        draw_beforehand(evidence, compared, processes, figure_tasks(runs, rows, figures))
+    for path, table in made_tables(evidence, rows).items():
+        written += save_table(table, path.with_suffix(""))
     written += [*write_figures(runs, rows, figures), *write_page(runs, figures)]
     return [*written, write_sums(runs, figures)]
-

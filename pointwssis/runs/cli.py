@@ -121,6 +121,8 @@ def make_parser() -> Parser:
     plan.add_argument("--dataset", default="shapes", help="whose runs to read (default shapes)")
     plan.add_argument("--seconds-per-mask", type=float, default=79.2, metavar="S", help="to outline an object (default 79.2, a polygon)")
     plan.add_argument("--seconds-per-point", type=float, metavar="S", help="to click on it and choose its class (assumed: 7, as long as a box)")
+    for one in (report, plan):
+        one.add_argument("--plugin", action="append", default=[], metavar="FILE", help="a Python file with a table or figure of your own; may be repeated")
     for one in (report, plan): one.add_argument("--runs", default=RUNS, metavar="DIR", help=f"the folder of all runs (default {RUNS})")
     for one in (report, plan): one.add_argument("--figures", default="", metavar="DIR", help="where tables and figures lie (default: figures beside the runs)")
     own = command("train", command_train)

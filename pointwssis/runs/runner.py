@@ -19,10 +19,9 @@ from ..data.pictures import one_look
 from ..journal import UNFINISHED
 from ..process import claim, clear_remains
 from ..registry import DATASETS, DETECTORS
-from ..report.executed import command_of, drop_pictures, hashes_of, tidy
+from ..report.provenance import command_of, drop_pictures, git_commit, hashes_of
+from ..report.provenance import source_hash, tidy, write_sums
 from ..report.results import RUNS, figures_beside
-from ..report.sources import git_commit, source_hash
-from ..report.sums import write_sums
 from .jobs import Named, beside, check_jobs, cores, side_by_side
 from .kernels import Kernel, Kernels, ask, fresh, import_papermill, kernels
 from .kernels import one_directory, share_threads

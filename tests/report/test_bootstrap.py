@@ -3,14 +3,14 @@ import numpy as np
 import pytest
 
 from pointwssis.core import DataError
-from pointwssis.report.bootstrap import Interval, Sample, draws, paired_difference, paired_share, sample
+from pointwssis.report.bootstrap import DrawnScore, Interval, draws, drawn_score, paired_difference, paired_share
 from pointwssis.report.matches import Detections, Matches, Overlaps, Record
 
 
 def mean_of(values, images=None):
     "A score that is the mean of a number an image."
     values = np.asarray(values, float)
-    return Sample(tuple(images or range(len(values))), lambda w: w @ values / w.sum(1))
+    return DrawnScore(tuple(images or range(len(values))), lambda w: w @ values / w.sum(1))
 
 
 def test_draws_are_sets_of_the_same_size_and_the_same_again():
@@ -66,7 +66,7 @@ def test_a_record_gives_ap_and_overlap():
     found = Detections(np.array([0, 1]), np.zeros(2, int), right, ~right)
     matches = Matches(np.array([4, 6]), ("thing",), np.array([[1, 2]]), {"net": found})
     record = Record(matches, {"sw": Overlaps(np.array([0, 1]), np.array([.2, .4]))})
-    assert sample(record, "net").images == (4, 6) and sample(record, "net").drawn(10)[0] == record.matches.ap("net")[0]
-    assert sample(record, "sw", "miou").drawn(10)[0] == pytest.approx(30)
+    assert drawn_score(record, "net").images == (4, 6) and drawn_score(record, "net").drawn(10)[0] == record.matches.ap("net")[0]
+    assert drawn_score(record, "sw", "miou").drawn(10)[0] == pytest.approx(30)
     for name, what in (("sw", "ap"), ("net", "miou")):
-        with pytest.raises(DataError, match=f"no {what} of '{name}'"): sample(record, name, what)
+        with pytest.raises(DataError, match=f"no {what} of '{name}'"): drawn_score(record, name, what)

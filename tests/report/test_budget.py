@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from pointwssis.core import ConfigError, DataError, StageError, write_json
-from pointwssis.report.budget import Measured, advise, hours_figure, hours_of, measured, option, plan, rising
-from pointwssis.report.results import collect, folder_of, stage_metrics
+from pointwssis.report.budget import advise, hours_figure, option, plan, rising
+from pointwssis.report.results import Measured, collect, folder_of, hours_of, measured, stage_metrics
 from pointwssis.runs.cli import main
 
 
@@ -36,7 +36,7 @@ def found_in(runs, *prices, dataset="toys"): return measured(runs, [r for r in c
 def test_costs_by_hand():
     assert hours_of(100, 0, 72, 10) == 2 and hours_of(100, 900, 72, 8) == 4
     for bad in ((10, 10), (10, 11), (10, 0), (10, -1), (float("nan"), 1), (float("inf"), 1)):
-        with pytest.raises(ConfigError, match="less than a mask"): hours_of(1, 1, *bad)
+        with pytest.raises(ConfigError, match="below that of a mask"): hours_of(1, 1, *bad)
 
 
 def test_measurements_by_hand(runs):
@@ -164,7 +164,7 @@ def test_the_command(runs, tmp_path, capsys, monkeypatch):
     assert "5 h are best spent on" in said and "outputs/figures/plan_toys.png" in said and (tmp_path / "outputs/figures/plan_toys.png").is_file()
     for argv, says in ((["--dataset", "shapes", "--hours", "5"], "no evaluated run of 'shapes'"), (["--dataset", "toys", "--hours", "-5"], "positive"),
                        (["--dataset", "toys", "--hours", "5", "--runs", "nowhere"], "nowhere: no evaluated run"),
-                       (["--dataset", "toys", "--hours", "5", "--seconds-per-point", "80"], "less than a mask")):
+                       (["--dataset", "toys", "--hours", "5", "--seconds-per-point", "80"], "below that of a mask")):
         assert main(["plan", *argv]) == 2
         said = capsys.readouterr().err
         assert says in said and said.startswith("error: ") and said.count("\n") == 1

@@ -13,11 +13,11 @@ from matplotlib.colors import to_rgb
 from pointwssis.core import write_json
 from pointwssis.data.show import show_grid, style
 from pointwssis.method.ablations import ABLATIONS
-from pointwssis.report.details import compared, curves_figure, gains, gains_figure, of_main_split, over_seeds, proposals, proposals_figure
-from pointwssis.report.details import seeds_said
-from pointwssis.report.figures import SERIES, ablation_figure, ap_figure, drawings, figures_of, write_figures
+from pointwssis.report.figures import compared, figures_of, of_main_split, over_seeds, seeds_caption, write_figures
+from pointwssis.report.figures_details import curves_figure, gains, gains_figure, proposals, proposals_figure
+from pointwssis.report.figures_scores import SERIES, ablation_figure, ap_figure
 from pointwssis.report.matches import Detections, Matches, Overlaps, Record
-from pointwssis.report.sums import write_sums
+from pointwssis.report.provenance import write_sums
 
 ROUGH, REFINED = "pseudo_sw_miou_percent", "pseudo_sw_refined_miou_percent"
 
@@ -71,8 +71,9 @@ def test_every_figure_is_one_column_wide_and_labelled(coco, toys, tmp_path):
     runs = evidence(tmp_path)
     for variant in ("", "prompt_none"): keep_record(runs, variant, 0, [.9, .3, 0], 3)
     rows = [r | {"metrics": r["metrics"] | {"models": {"teacher": model(20), "student_sw_refined": model(30)}}} for r in toys] + variants()
-    found = {**drawings(runs, rows), **{f"coco {name}": d for name, d in drawings(runs, coco).items()}}
-    assert {"ap_by_split", "ap_by_hours", "gains", "curves", "proposals", "ablation_weak_labels", "coco ap_by_split"} == set(found)
+    found = {name: drawing for name, (drawing, _) in figures_of(runs, [*rows, *coco]).items()}
+    names = ("ap_by_split", "ap_by_hours", "gains", "curves", "proposals", "ablation_weak_labels")
+    assert {f"{name}_toys" for name in names} | {"ap_by_split_coco"} == set(found)
     for name, drawing in found.items():
         assert drawing.figure.get_figwidth() == 3.3, name
         labels = [ax.get_xlabel() for ax in drawing.figure.axes if ax.get_xlabel()] + [ax.get_ylabel() for ax in drawing.figure.axes if ax.get_ylabel()]
@@ -88,7 +89,7 @@ def test_lines_over_splits_with_published_values(coco):
     ax = ap_figure(coco).axes[0]
     drawn = {h.get_label(): h.lines[0] for h in ax.containers}
     assert sorted(drawn) == sorted(["published student (test-dev)", *(name for _, _, name in SERIES.values())])
-    assert drawn["student, refined masks"].get_xydata().tolist() == [[5, 32.26], [10, 36], [12.5, 34]]
+    assert drawn["student of refined masks"].get_xydata().tolist() == [[5, 32.26], [10, 36], [12.5, 34]]
     assert drawn["published student (test-dev)"].get_xydata().tolist() == [[5, 33.7], [10, 35.8]]
     ours = [line for name, line in drawn.items() if "published" not in name]
     assert len({line.get_color() for line in ours}) == len({line.get_marker() for line in ours}) == 4
@@ -115,7 +116,7 @@ def test_undefined_results_are_gaps(coco):
     ax = ap_figure([*coco, row("coco", "1p", 0, 10.0, None, 20.0)]).axes[0]
     drawn = {h.get_label(): h.lines[0].get_xydata().tolist() for h in ax.containers}
     assert sorted(x for x, _ in drawn["teacher"]) == [1, 5, 10, 12.5]
-    assert len(drawn["student, rough masks"]) == 3 and len(drawn["full supervision"]) == 3
+    assert len(drawn["student of teacher's masks"]) == 3 and len(drawn["full supervision"]) == 3
     ap_figure([row("toys", "5p", 0, 3.0)])
 
 
@@ -138,7 +139,7 @@ def test_comparisons_share_split_and_seeds():
 
 
 def test_words_for_seeds():
-    assert "no error bars" in seeds_said([3]) and "3 seeds" in seeds_said([0, 1, 2, 2])
+    assert "no error bars" in seeds_caption([3]) and "3 seeds" in seeds_caption([0, 1, 2, 2])
     assert over_seeds([]) == (None, None) and over_seeds([4, None]) == (4, None) and over_seeds([1, 2, 3]) == (2, 1)
 
 
@@ -155,18 +156,18 @@ def test_gains_by_hand():
 
 
 def test_gains_are_drawn_from_teacher_to_student():
-    drawing = gains_figure([judged(0, model(10), model(7)), judged(1, model(12), model(9))])
+    drawing = gains_figure("", [judged(0, model(10), model(7)), judged(1, model(12), model(9))])
     ax = drawing.figure.axes[0]
     dots = {line.get_label(): line.get_xydata()[:, 0].tolist() for line in ax.lines}
-    assert dots["teacher"] == [11, 13, 6, 16] and dots["student, refined masks"] == [8, 10, 3, 13]
+    assert dots["teacher"] == [11, 13, 6, 16] and dots["student of refined masks"] == [8, 10, 3, 13]
     assert [t.get_text() for t in ax.texts] == ["-3.0 ± 0.0"] * 4 and [t.get_text() for t in ax.get_yticklabels()][:2] == ["a", "b"]
-    assert gains_figure([row("toys", "10p", 0, 1.0)]) is None and gains_figure([]) is None
+    assert gains_figure("", [row("toys", "10p", 0, 1.0)]) is None and gains_figure("", []) is None
 
 
 def test_many_classes_are_cut_and_said_to_be():
     names = [f"class {i}" for i in range(40)]
     high = model(30) | {"per_class": {name: 20.0 + i for i, name in enumerate(names)}}
-    drawing = gains_figure([judged(0, model(20) | {"per_class": dict.fromkeys(names, 20.0)}, high)])
+    drawing = gains_figure("", [judged(0, model(20) | {"per_class": dict.fromkeys(names, 20.0)}, high)])
     shown = [t.get_text() for t in drawing.figure.axes[0].get_yticklabels()]
     assert shown[:16] == [f"class {i}" for i in (*range(39, 31, -1), *range(7, -1, -1))] and "of 40" in drawing.caption and len(drawing.values) == 42
     assert drawing.figure.axes[0].texts[15].get_text() == "+0.0"
@@ -226,21 +227,21 @@ def asked(tmp_path):
     return tmp_path
 
 
-def test_missed_and_invented_by_hand(asked):
+def test_misses_and_false_masks_by_hand(asked):
     rows = variants()
     for r in rows:
         if r["variant"]: r["metrics"]["pseudo_sw_masks"] = 10
-    found = {p["told"]: p for p in proposals(asked, rows)}
+    found = {p["label"]: p for p in proposals(asked, rows)}
     assert list(found) == ["none", "point"] and found["none"]["seeds"] == 2
-    assert [found["none"][key] for key in ("good", "bad", "missed", "invented")] == [50, 10, 40, 40]      # 10 masks, of which 5 and 7 belong to objects
-    assert [found["point"][key] for key in ("good", "bad", "missed", "invented")] == [80, 10, 10, 0]      # as many masks as the record has
+    assert [found["none"][key] for key in ("covered", "partly", "missed", "false")] == [50, 10, 40, 40]      # 10 masks, of which 5 and 7 belong to objects
+    assert [found["point"][key] for key in ("covered", "partly", "missed", "false")] == [80, 10, 10, 0]      # as many masks as the record has
     assert proposals(asked, rows[:2]) == [] and proposals(asked / "none", rows) == []
 
 
-def test_missed_and_invented_as_bars(asked):
+def test_misses_and_false_masks_as_bars(asked):
     drawing = proposals_figure(asked, variants((0,)))
     bars = {c.get_label(): [(p.get_x(), p.get_width()) for p in c] for c in drawing.figure.axes[0].containers}
-    assert bars == {"invented": [(0, 0), (0, 0)], "covered well": [(0, 40), (0, 80)], "covered badly": [(40, 10), (80, 10)], "missed": [(50, 50), (90, 10)]}
+    assert bars == {"false masks": [(0, 0), (0, 0)], "covered": [(0, 40), (0, 80)], "partly covered": [(40, 10), (80, 10)], "missed": [(50, 50), (90, 10)]}
     assert drawing.figure.axes[0].yaxis_inverted() and "One seed" in drawing.caption
     assert proposals_figure(asked, variants()[:2]) is None
 
@@ -249,27 +250,27 @@ def test_records_of_other_things_are_left_out(asked):
     write_json(asked / "toys/10p-prompt_category/s0/evaluate/matches.json", {})
     keep_record(asked, "prompt_point_with_size", 0, [], 0)
     rows = [*variants((0,)), row(variant="prompt_point_with_size")]
-    assert [p["told"] for p in proposals(asked, rows)] == ["none", "point"]
+    assert [p["label"] for p in proposals(asked, rows)] == ["none", "point"]
 
 
 def test_ablations_have_a_bar_for_each_finished_row():
-    drawing = ablation_figure(variants(), "weak_labels")
-    assert [ax.get_xlabel() for ax in drawing.figure.axes] == ["pseudo masks, mIoU (%)"] and "flatters" in drawing.caption
+    drawing = ablation_figure("", variants(), "weak_labels")
+    assert [ax.get_xlabel() for ax in drawing.figure.axes] == ["pseudo masks, mIoU (%)"] and "inflates IoU" in drawing.caption
     ax = drawing.figure.axes[0]
     assert [t.get_text() for t in ax.get_yticklabels()] == ["point", "classes of the image", "none"]
     assert sorted(p.get_width() for p in ax.patches) == [30, 35, 60] and len({p.get_facecolor() for p in ax.patches}) == 2
-    rings = next(line for line in ax.lines if line.get_label() == "without")
+    rings = next(line for line in ax.lines if line.get_label() == "teacher's masks")
     assert sorted(rings.get_xdata().tolist()) == [20.5, 25.5, 50.5]
     trained = [r | {"metrics": r["metrics"] | {"student_sw_refined_ap_percent": 20.0}} for r in variants()]
-    assert len(ablation_figure(trained, "weak_labels").figure.axes) == 2
-    assert len(ablation_figure([*trained[:2], *variants()[2:]], "weak_labels").figure.axes) == 1      # one student has nothing beside it
-    assert ablation_figure(variants(), "levels") is None and ablation_figure([], "levels") is None
+    assert len(ablation_figure("", trained, "weak_labels").figure.axes) == 2
+    assert len(ablation_figure("", [*trained[:2], *variants()[2:]], "weak_labels").figure.axes) == 1      # one student has nothing beside it
+    assert ablation_figure("", variants(), "levels") is None and ablation_figure("", [], "levels") is None
 
 
 def test_students_of_one_seed_stand_beside_that_seed_of_the_method():
     rows = [r | {"metrics": r["metrics"] | ({"student_sw_refined_ap_percent": 20.0 + 5 * r["seed"]} if not r["variant"] or r["seed"] == 1 else {})}
             for r in variants()]
-    drawing = ablation_figure(rows, "weak_labels")
+    drawing = ablation_figure("", rows, "weak_labels")
     shown = {v["row"]: (v["mean"], v["sd"], v["seeds"]) for v in drawing.values if v["result"] == "student_sw_refined_ap_percent"}
     assert shown == dict.fromkeys(("none", "classes of the image", "point"), (25.0, None, 1)) and drawing.caption.endswith("Students: 1 of these seeds.")
     assert all(v["seeds"] == 2 for v in drawing.values if v["result"] == ROUGH)
@@ -279,7 +280,7 @@ def test_a_row_may_lack_what_others_have():
     rows = variants()
     for r in rows:
         if r["variant"] == "prompt_none": del r["metrics"][REFINED]
-    drawing = ablation_figure(rows, "weak_labels")
+    drawing = ablation_figure("", rows, "weak_labels")
     assert len(drawing.figure.axes[0].patches) == 2 and {v["row"] for v in drawing.values if v["result"] == ROUGH} == {"none", "classes of the image", "point"}
 
 
@@ -314,7 +315,7 @@ def test_names_from_data_are_text_in_figures():
     names = {"$\\frac{x$": 20.0, "<script>": 10.0, "a" * 3000: 5.0}
     rows = [judged(0, model(10) | {"per_class": names}, model(20) | {"per_class": names})]
     rows[0]["dataset"] = "$\\sqrt{$"
-    figure = gains_figure(rows).figure
+    figure = gains_figure("", rows).figure
     figure.draw_without_rendering()
     shown = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert "$\\frac{x$" in shown and max(map(len, shown)) <= 40
@@ -323,7 +324,8 @@ def test_names_from_data_are_text_in_figures():
 
 def test_a_figure_is_drawn_when_it_is_asked_for(coco, tmp_path, monkeypatch):
     made = figures_of(tmp_path, coco)
-    for module in ("plots", "details", "plan"): monkeypatch.setattr(f"pointwssis.{module}.Figure", lambda *args, **more: pytest.fail("was drawn"))
+    for module in ("figures_scores", "figures_details", "budget"):
+        monkeypatch.setattr(f"pointwssis.report.{module}.Figure", lambda *args, **more: pytest.fail("was drawn"))
     assert set(figures_of(tmp_path, coco)) == set(made) and made["ap_by_split_coco"][1]["values"]
 
 

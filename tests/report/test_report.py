@@ -13,14 +13,13 @@ import numpy as np
 import pytest
 
 from pointwssis.core import DataError, StageError, write_json
-from pointwssis.method.ablations import ABLATIONS
-from pointwssis.report.comparisons import ablation, budget, without_points
-from pointwssis.report.evidence import Evidence, FEW
-from pointwssis.report.figures import ap_figure
+from pointwssis.report.comparisons import ablation, cost_by_split, results_by_split, tables_of, times, without_points
+from pointwssis.report.evidence import Evidence
+from pointwssis.report.figures_scores import ap_figure
 from pointwssis.report.matches import Detections, Matches, Record
-from pointwssis.report.report import tables_of, write_report
+from pointwssis.report.report import FEW, write_report
 from pointwssis.report.results import COCO_STUDENT, RESULTS, collect
-from pointwssis.report.tables import by_split, markdown, sheet, times
+from pointwssis.report.tables import markdown, spreadsheet
 from pointwssis.runs.cli import main
 
 AP = ("teacher_ap_percent", "student_sw_ap_percent", "student_sw_refined_ap_percent", "supervised_ap_percent")
@@ -76,19 +75,19 @@ def test_published_numbers_are_the_known_ones():
     assert COCO_STUDENT == {"1p": 24.0, "2p": 25.3, "5p": 33.7, "10p": 35.8, "20p": 37.1, "30p": 38.0, "40p": 38.3, "50p": 38.8}
 
 
-def main_table(runs, dataset): return by_split(Evidence(runs), dataset, of(runs, dataset))
+def main_table(runs, dataset): return results_by_split(Evidence(runs), dataset, of(runs, dataset))
 def line_of(md, start): return next((row for row in md.splitlines() if row.startswith(start)), "")
 def link(*seeds, run="shapes/10p"): return ", ".join(f"[{s}](../runs/{run}/s{s}/evaluate/notebook.ipynb)" for s in seeds)
 
 
 def test_coco_table_compares(runs):
     md = markdown(main_table(runs, "coco"))
-    assert f"| 5% | student sw_refined, AP | 33.7 | 32.3 | -1.4 | {link(0, run='coco/5p')} |" in md
-    assert "| 10% | student sw_refined, AP | 35.8 | 36.0 | +0.2 |" in md
+    assert f"| 5% | student of refined masks, AP | 33.7 | 32.3 | -1.4 | {link(0, run='coco/5p')} |" in md
+    assert "| 10% | student of refined masks, AP | 35.8 | 36.0 | +0.2 |" in md
     assert "| 5% | supervised, AP | 39.7 | 38.0 | -1.7 |" in md
-    assert "| 12.5% | student sw_refined, AP | —¹ | 34.0 | —¹ |" in md
+    assert "| 12.5% | student of refined masks, AP | —¹ | 34.0 | —¹ |" in md
     assert "| 5% | teacher, AP | —¹ | 20.0 | —¹ |" in md
-    assert "| 50% | student sw_refined, AP | 38.8 | —² | —² | —² |" in md and not line_of(md, "| 50% | teacher")
+    assert "| 50% | student of refined masks, AP | 38.8 | —² | —² | —² |" in md and not line_of(md, "| 50% | teacher")
     assert "test-dev" in md and "not the paper's numbers" not in md and "\n¹ no published number" in md
 
 
@@ -110,14 +109,14 @@ def test_bdd100k_table_has_the_form_of_cocos_and_dashes_for_what_is_not_publishe
     assert made["columns"] == coco["columns"] == ["masks", "result", "published", "reproduced", "difference", "seeds"]
     assert [row[:2] for row in made["rows"]] == [[split, name] for split in ("5%", "10%") for name in RESULTS.values()]
     md, ten = markdown(made), link(0, 1, run="bdd100k/10p")
-    for name, value in (("teacher, AP", "14.5 ± 0.7"), ("student sw, AP", "18.0 ± 0.0"), ("student sw_refined, AP", "19.5 ± 0.0"),
-                        ("supervised, AP", "25.0 ± 0.0"), ("pseudo masks sw_refined, mIoU", "70.1 ± 0.0")):
+    for name, value in (("teacher, AP", "14.5 ± 0.7"), ("student of teacher's masks, AP", "18.0 ± 0.0"), ("student of refined masks, AP", "19.5 ± 0.0"),
+                        ("supervised, AP", "25.0 ± 0.0"), ("refined masks, mIoU", "70.1 ± 0.0")):
         assert f"| 10% | {name} | —¹ | {value} | —¹ | {ten} |" in md
-    assert f"| 5% | student sw_refined, AP | —¹ | 16.2 | —¹ | {link(0, run='bdd100k/5p')} |" in md
-    assert "| 5% | student sw, AP | —¹ | —² | —² | —² |" in md and "| 5% | supervised, AP | —¹ | —² | —² | —² |" in md
+    assert f"| 5% | student of refined masks, AP | —¹ | 16.2 | —¹ | {link(0, run='bdd100k/5p')} |" in md
+    assert "| 5% | student of teacher's masks, AP | —¹ | —² | —² | —² |" in md and "| 5% | supervised, AP | —¹ | —² | —² | —² |" in md
     assert "\n¹ no published number in our sources" in md and "\n² not run" in md
     assert md.startswith("**bdd100k.** The paper's numbers for this set are not in our sources") and "not the paper's numbers" not in md
-    assert "published#" not in json.dumps(tables) and "nothing can stand beside" in markdown(tables["table_without_points_bdd100k"])
+    assert "published#" not in json.dumps(tables) and "none can stand beside" in markdown(tables["table_without_points_bdd100k"])
 
 
 def test_bdd100k_has_every_other_table_and_its_own_words_in_figures(runs):
@@ -128,21 +127,21 @@ def test_bdd100k_has_every_other_table_and_its_own_words_in_figures(runs):
     tables = tables_of(Evidence(runs), "bdd100k", of(runs, "bdd100k"))
     assert set(tables) == {"results_bdd100k", *(f"table_{name}_bdd100k" for name in ("gains", "budget", "times", "without_points"))}
     hours = markdown(tables["table_budget_bdd100k"])
-    assert "| 10% | supervised | —⁵ | none | —⁵ | 25.0 |" in hours and "| 10% | student sw_refined | 100 | 900 | 4.0 | 19.5 |" in hours
-    assert "| 10% | student sw_refined, share of supervised AP | 78.0%⁴ |" in markdown(tables["table_gains_bdd100k"])
+    assert "| 10% | supervised | —⁵ | none | —⁵ | 25.0 |" in hours and "| 10% | student of refined masks | 100 | 900 | 4.0 | 19.5 |" in hours
+    assert "| 10% | student of refined masks, share of supervised AP | 78.0%⁴ |" in markdown(tables["table_gains_bdd100k"])
     assert ap_figure(of(runs, "bdd100k")).axes[0].get_title() == "bdd100k"
 
 
 def test_seeds_become_mean_and_deviation(runs):
     md = markdown(main_table(runs, "shapes"))
     assert f"| 10% | teacher, AP | —¹ | 23.7 ± 5.5 | —¹ | {link(0, 1, 10)} |" in md
-    assert "| 10% | student sw, AP | —¹ | 25.0 ± 0.0 | —¹ |" in md
+    assert "| 10% | student of teacher's masks, AP | —¹ | 25.0 ± 0.0 | —¹ |" in md
 
 
 def test_missing_and_undefined_results(runs):
     put(runs, "coco", "1p", 0, 10.0, None, 20.0)
     made = main_table(runs, "coco")
-    assert "| 1% | student sw, AP | —¹ | —² | —² | —² |" in markdown(made) and "\n² not run" in markdown(made)
+    assert "| 1% | student of teacher's masks, AP | —¹ | —² | —² | —² |" in markdown(made) and "\n² not run" in markdown(made)
     assert "| 1% | supervised, AP | 39.7 | —² | —² | —² |" in markdown(made)
     assert "NaN" not in json.dumps(made)
     ap_figure(of(runs, "coco"))
@@ -161,12 +160,12 @@ def test_markdown_is_one_well_formed_table_each(runs):
 
 def test_csv_and_json_hold_full_precision(runs):
     made = main_table(runs, "coco")
-    read = list(csv.DictReader(io.StringIO(sheet(made))))
+    read = list(csv.DictReader(io.StringIO(spreadsheet(made))))
     assert len(read) == len(made["rows"])
-    refined = next(r for r in read if r["masks"] == "5%" and r["result"] == "student sw_refined, AP")
+    refined = next(r for r in read if r["masks"] == "5%" and r["result"] == "student of refined masks, AP")
     assert float(refined["reproduced"]) == 32.26 and refined["reproduced, sd"] == ""
     assert float(refined["difference"]) == pytest.approx(-1.44)
-    cell = next(row for row in made["rows"] if row[:2] == ["5%", "student sw_refined, AP"])[3]
+    cell = next(row for row in made["rows"] if row[:2] == ["5%", "student of refined masks, AP"])[3]
     assert cell["numbers"]["value"] == 32.26 and cell["of"] == ("coco/5p/s0/evaluate/metrics.json#student_sw_refined_ap_percent",)
 
 
@@ -176,7 +175,7 @@ def test_every_number_leads_to_the_runs_behind_it(runs):
     for stage in ("evaluate", "student_refined"):
         write_json(runs / "coco/5p/s0" / stage / "params.json", manifest | {"wall_s": 5.0 + len(stage)})
     made = main_table(runs, "coco")
-    cell = next(row for row in made["rows"] if row[:2] == ["5%", "student sw_refined, AP"])[3]
+    cell = next(row for row in made["rows"] if row[:2] == ["5%", "student of refined masks, AP"])[3]
     assert cell["runs"] == ["coco/5p/s0/evaluate", "coco/5p/s0/student_refined"]
     told = made["runs"]["coco/5p/s0/student_refined"]
     assert told == {"path": "coco/5p/s0/student_refined", "git_commit": "abc", "parameters": manifest["parameters"], "device": "GPU X",
@@ -218,7 +217,7 @@ def test_numbers_of_methods_without_points_are_quoted_with_what_they_depend_on(r
 def test_a_number_of_only_some_of_a_rows_runs_says_so(runs):
     "Labels of three seeds, a student of one."
     for seed in (0, 1, 10): put(runs, "shapes", "10p-unanswered_background", seed, 20.0, 25.0, *([28.0] if seed == 1 else []))
-    md = markdown(ablation(Evidence(runs), "shapes", of(runs, "shapes"), ABLATIONS["unanswered"]))
+    md = markdown(ablation(Evidence(runs), "shapes", of(runs, "shapes"), "unanswered"))
     background = next(line for line in md.splitlines() if line.startswith("| background"))
     assert "| 70.1 ± 0.0 |" in background and "| 28.0⁶ | -2.0⁴⁶ |" in background and "⁶ of fewer runs than the row names" in md
     assert "⁶" not in markdown(main_table(runs, "shapes")) + markdown(main_table(runs, "coco"))
@@ -227,15 +226,15 @@ def test_a_number_of_only_some_of_a_rows_runs_says_so(runs):
 def test_an_ablation_has_its_rows_and_dashes_for_what_was_not_run(runs):
     for seed in (0, 1): put(runs, "shapes", "10p-level_0", seed, 20.0 + seed, 25.0, 26.0 + seed, 35.0, pseudo_sw_refined_miou_percent=50.0)
     put(runs, "shapes", "10p-prompt_none", 0, pseudo_sw_miou_percent=31.0)
-    made = markdown(ablation(Evidence(runs), "shapes", of(runs, "shapes"), ABLATIONS["levels"]))
+    made = markdown(ablation(Evidence(runs), "shapes", of(runs, "shapes"), "levels"))
     ours = link(0, 1, run="shapes/10p-level_0")
     assert f"| always 1 of 5 | 10% | 60.0 ± 0.0 | 50.0 ± 0.0 | -20.1⁴ | —² | —² | 26.5 ± 0.7 | -3.5⁴ | {ours} |" in made
     assert "| always 2 of 5 | 10% | —² | —² | —² | —² | —² | —² | —² | —² |" in made
     method = "60.0 ± 0.0 | 70.1 ± 0.0 | the method | —² | the method | 30.0 ± 0.0 | the method"
     assert f"| adaptive | 10% | {method} | {link(0, 1, 10)} |" in made
-    kinds = ablation(Evidence(runs), "shapes", of(runs, "shapes"), ABLATIONS["weak_labels"])
+    kinds = ablation(Evidence(runs), "shapes", of(runs, "shapes"), "weak_labels")
     assert line_of(markdown(kinds), "| none | 10% | 31.0³ |") and "\n³ these masks keep no link" in markdown(kinds)
-    assert ablation(Evidence(runs), "shapes", of(runs, "shapes"), ABLATIONS["points"])["rows"] == []
+    assert ablation(Evidence(runs), "shapes", of(runs, "shapes"), "points") is None
     names = set(tables_of(Evidence(runs), "shapes", of(runs, "shapes")))
     assert {"table_levels_shapes", "table_weak_labels_shapes"} <= names and "table_points_shapes" not in names
 
@@ -245,12 +244,12 @@ def test_hours_count_outlines_and_clicks(runs):
         counted = {"strong_masks": 100 + seed, "points": 900, "strong_images": 5, "weak_images": 45}
         write_json(runs / f"shapes/10p/s{seed}/split/metrics.json", counted)
         write_json(runs / f"shapes/10p/s{seed}/supervised/metrics.json", {"images": 50 if seed else 49})
-    made = budget(Evidence(runs), "shapes", of(runs, "shapes"))
+    made = cost_by_split(Evidence(runs), "shapes", of(runs, "shapes"))
     rows = {row[1]: [e if isinstance(e, str) else e["numbers"]["value"] for e in row[2:6]] for row in made["rows"]}
     assert rows["teacher"] == [100.5, "none", pytest.approx(100.5 * 79.2 / 3600), pytest.approx(71 / 3)]
-    assert rows["student sw_refined"] == [100.5, 900, pytest.approx((100.5 * 79.2 + 900 * 7) / 3600), 30]
+    assert rows["student of refined masks"] == [100.5, 900, pytest.approx((100.5 * 79.2 + 900 * 7) / 3600), 30]
     assert rows["supervised"] == [1001, "none", pytest.approx(1001 * 79.2 / 3600), 35]
-    assert "| 5% | teacher | —² | —² | —² | 20.0 |" in markdown(budget(Evidence(runs), "coco", of(runs, "coco"))).replace("none", "—²")
+    assert "| 5% | teacher | —² | —² | —² | 20.0 |" in markdown(cost_by_split(Evidence(runs), "coco", of(runs, "coco"))).replace("none", "—²")
 
 
 def test_report_never_imports_torch(runs, tmp_path):
@@ -274,10 +273,10 @@ def test_published_checkpoints_have_a_column_of_their_own(runs):
     made = main_table(runs, "coco")
     md = markdown(made)
     assert "| masks | result | published | published checkpoint, evaluated here | reproduced | difference | seeds |" in md
-    assert "| 5% | student sw_refined, AP | 33.7 | 33.5 | 32.3 | -1.4 |" in md and "| 5% | teacher, AP | —¹ | 21.0 | 20.0 | —¹ |" in md
-    assert "| 10% | teacher, AP | —¹ | —² | 22.0 | —¹ |" in md and "| 5% | pseudo masks sw, mIoU | —¹ | 71.0³ | 60.0 | —¹ |" in md
+    assert "| 5% | student of refined masks, AP | 33.7 | 33.5 | 32.3 | -1.4 |" in md and "| 5% | teacher, AP | —¹ | 21.0 | 20.0 | —¹ |" in md
+    assert "| 10% | teacher, AP | —¹ | —² | 22.0 | —¹ |" in md and "| 5% | teacher's masks, mIoU | —¹ | 71.0³ | 60.0 | —¹ |" in md
     assert "\n³ these masks keep no link" in md
-    judged = next(r for r in csv.DictReader(io.StringIO(sheet(made))) if r["masks"] == "5%" and r["result"] == "teacher, AP")
+    judged = next(r for r in csv.DictReader(io.StringIO(spreadsheet(made))) if r["masks"] == "5%" and r["result"] == "teacher, AP")
     assert (judged["published checkpoint, evaluated here"], judged["reproduced"], judged["seeds"]) == ("21.04", "20.0", "1")
 
 
@@ -286,7 +285,7 @@ def test_published_checkpoints_alone_make_a_table_and_no_figure(tmp_path):
     files = write_report(tmp_path / "runs", tmp_path / "figures")
     assert {f.stem for f in files} == {"results_coco", "table_without_points_coco", "report", "SHA256SUMS"}
     md = files[0].read_text()
-    assert "| 40% | student sw_refined, AP | 38.3 | 38.0 | —² | —² | —² |" in md and "³" not in md
+    assert "| 40% | student of refined masks, AP | 38.3 | 38.0 | —² | —² | —² |" in md and "³" not in md
 
 
 def record(folder, seed):

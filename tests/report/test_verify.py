@@ -18,14 +18,14 @@ from pointwssis.core import DataError, read_json, write_json
 from pointwssis.data.show import save_picture
 from pointwssis.report.budget import plan
 from pointwssis.report.evidence import Evidence
-from pointwssis.report.executed import hashes_of
 from pointwssis.report.html import write_page
 from pointwssis.report.manifests import check_manifests
 from pointwssis.report.matches import Detections, Matches, Overlaps, Record
 from pointwssis.report.report import write_report
-from pointwssis.report.sums import check_sums, write_sums
-from pointwssis.report.tables import markdown, sheet
-from pointwssis.report.verify import Stale, verify
+from pointwssis.report.provenance import check_sums, hashes_of, write_sums
+from pointwssis.report.tables import markdown, spreadsheet
+from pointwssis.report.verify import verify
+from pointwssis.report.verify_tables import Stale
 from pointwssis.runs.cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -189,9 +189,9 @@ def test_a_mended_interval_is_found(report, name, value):
 def test_another_spelling_is_found(report, suffix):
     path = report / f"figures/results_toys.{suffix}"
     path.write_text(path.read_text().replace("10%", "11%", 1))
-    wrong(report, f"results_toys.{suffix}: is not what results_toys.json says")
+    wrong(report, f"results_toys.{suffix}: differs from results_toys.json")
     path.unlink()
-    wrong(report, f"results_toys.{suffix}: is not what")
+    wrong(report, f"results_toys.{suffix}: differs from")
 
 
 @pytest.mark.parametrize("entry", ["23.4", "+0.5", "12.1 ± 0.3", "**+4.0** [1.0, 2.0]", 23.4, {"value": 3}, None])
@@ -232,7 +232,7 @@ def test_lost_evidence_is_found(report, name):
 
 def test_a_manifest_that_says_something_else_is_found(report):
     edit(report / "runs/toys/10p/s0/evaluate/params.json", lambda m: m.update(git_commit="def"))
-    wrong(report, "toys/10p/s0/evaluate/params.json says something else")
+    wrong(report, "toys/10p/s0/evaluate/params.json has other facts")
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", '{"rows": []}'])
@@ -271,16 +271,16 @@ def test_new_splits_variants_and_data_sets_are_missed(report):
 
 def test_a_row_that_was_cut_out_or_renamed_is_missed(report):
     edit(report / "figures/table_gains_toys.json", lambda t: t["rows"].pop(1))
-    edit(report / "figures/results_toys.json", lambda t: t["rows"][0].__setitem__(1, "student sw, AP"))
+    edit(report / "figures/results_toys.json", lambda t: t["rows"][0].__setitem__(1, "student of teacher's masks, AP"))
     for name in ("table_gains_toys", "results_toys"): respell(report / f"figures/{name}.json")
-    now = "is not what the runs give now. Run `pointwssis report`."
+    now = "differs from that of the runs. Run `pointwssis report`."
     assert lacking(report) == {"table_gains_toys.json": f"row 2 {now}", "results_toys.json": f"row 1 {now}"}
 
 
 def respell(path):
     "Markdown and CSV of a table as its JSON has them."
     table = read_json(path)
-    for suffix, spell in ((".md", markdown), (".csv", sheet)): path.with_suffix(suffix).write_text(spell(table), encoding="utf-8")
+    for suffix, spell in ((".md", markdown), (".csv", spreadsheet)): path.with_suffix(suffix).write_text(spell(table), encoding="utf-8")
 
 
 @pytest.mark.parametrize("name, change, says", [

@@ -227,7 +227,7 @@ def test_one_command_fills_the_column(made, tmp_path, monkeypatch, capsys):
     assert main(["reproduce", "--from-published", str(made), "--dataset", "coco", *options]) == 0
     said = capsys.readouterr().out
     assert "coco 5p teacher: done in" in said and "published checkpoint, evaluated here" in said and "bdd100k" not in said
-    assert "| 5% | student sw_refined, AP | 33.7 | 0.0 | —² | —² | —² |" in (tmp_path / "outputs/figures/results_coco.md").read_text()
+    assert "| 5% | student of refined masks, AP | 33.7 | 0.0 | —² | —² | —² |" in (tmp_path / "outputs/figures/results_coco.md").read_text()
     assert main(["reproduce", "--from-published", str(made), "--split", "1p"]) == 2
     assert "nothing of 1p in it" in capsys.readouterr().err
 

@@ -8,7 +8,7 @@ from pointwssis.core import ConfigError, StageError
 from pointwssis.method.ablations import ABLATIONS, VARIANTS, choose_tables, settings_of
 from pointwssis.report.report import write_report
 from pointwssis.report.results import collect
-from pointwssis.report.verify import BARE
+from pointwssis.report.verify_tables import BARE
 from pointwssis.runs.cli import main
 from pointwssis.runs.runner import reproduce, run_stage
 from pointwssis.runs.stage_graph import STAGES, config_of

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pointwssis.core import file_hash, read_json, write_json
-from pointwssis.report.executed import LEFT_OUT, command_of, drop_pictures, hashes_of, smallest, tidy
+from pointwssis.report.provenance import LEFT_OUT, command_of, drop_pictures, hashes_of, smallest, tidy
 from pointwssis.runs.cli import make_parser
 from pointwssis.runs.commands import run_params
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from pointwssis.report import sources
-from pointwssis.report.sources import closure, git_commit, imported_modules, source_hash
+from pointwssis.report import provenance
+from pointwssis.report.provenance import closure, git_commit, imported_modules, source_hash
 from pointwssis.runs import runner
 from pointwssis.runs.stage_graph import STAGES
 
@@ -33,12 +33,12 @@ def package(tmp_path, monkeypatch) -> Path:
     for name in ("runs/params.json", "nbs/a.ipynb"): (tmp_path / name).write_text("{}")
     (tmp_path / "settings.ini").write_text("[DEFAULT]\nlib_name = pointwssis\ntst_flags = 100%\n")
     git(tmp_path, "init", "-q"), git(tmp_path, "add", "."), git(tmp_path, "commit", "-qm", "first")
-    monkeypatch.setattr(sources, "PACKAGE", folder)
-    monkeypatch.setattr(sources, "_git", lambda *words, at=folder: ask(*words, at=at))
+    monkeypatch.setattr(provenance, "PACKAGE", folder)
+    monkeypatch.setattr(provenance, "_git", lambda *words, at=folder: ask(*words, at=at))
     return folder
 
 
-ask = sources._git
+ask = provenance._git
 
 
 def test_the_modules_of_a_source_and_all_that_they_import(package):
@@ -63,7 +63,7 @@ def test_every_stage_sees_what_it_is_made_of():
         path = runner.NOTEBOOKS / f"{stage.notebook or stage.name}.ipynb"
         cells = nbformat.read(path, 4).cells
         code = "\n".join(c.source for c in cells if c.cell_type == "code").replace("%matplotlib", "#")
-        assert {"core", "runs.stage_graph", "config", "registry", "method.prompts", "data.coco"} <= set(closure(imported_modules(code))), stage.name
+        assert {"core", "runs.stage_graph", "config", "registry", "data.coco"} <= set(closure(imported_modules(code))), stage.name
         assert len(source_hash(path)) == 64
 
 
