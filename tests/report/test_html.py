@@ -306,3 +306,15 @@ def test_names_of_runs_and_files_are_text_on_both_pages(tmp_path, name):
     assert not {"code", "em"} & set(read.tags)
     bare = re.sub(r"\\[\\`*\[\]<>|$]", "", text)
     assert "<" not in bare and "$" not in bare and "](javascript" not in bare and "## " in bare
+
+
+@pytest.mark.parametrize("name", ["javascript:alert(1)", "data:text,x", "vbscript:x", "..", "a b"])
+def test_links_lead_to_files_beside_the_page_or_to_the_web(tmp_path, name):
+    runs, figures = tmp_path / "runs", tmp_path / "figures"
+    picture(figures, f"curves_{name}", shows="curves", dataset=name, caption="A plot.")
+    stage(runs, f"{name}/10p/s0", "evaluate")
+    for path in write_page(runs, figures):
+        text = path.read_text(encoding="utf-8")
+        targets = Read(text).targets if path.suffix == ".html" else re.findall(r"\]\(([^)]*)\)", text)
+        assert targets and all(target.startswith(("../", "#", "curves_", "data:image/")) for target in targets if target)
+        assert all(":" not in target for target in targets if not target.startswith("data:image/"))
