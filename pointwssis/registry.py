@@ -172,7 +172,7 @@ class Refiner(Protocol):
 class Table(Protocol):
     "A table of a report: a function that is registered under the name of its files."
     def __call__(self, evidence: Evidence, dataset: str, rows: Sequence[dict]) -> dict | None:
-        "The table, from `report.tables.make_table`, of the runs of a data set; None without numbers."
+        "A table of the runs of a data set, from `tables.make_table`; None without numbers."
 
 class Figure(Protocol):
     "A figure of a report: a function that is registered under the name of its files."

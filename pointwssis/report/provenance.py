@@ -221,8 +221,8 @@ def write_sums(
 ) -> Path:
     "Write the sums of all files of the evidence."
     path = Path(figures) / SUMS
-    files = ((Path(os.path.relpath(f, figures)).as_posix(), f) for f in evidence_files(runs, figures))
-    text = "".join(f"{file_hash(file)}  {name}\n" for name, file in sorted(files))
+    files = sorted((os.path.relpath(f, figures), f) for f in evidence_files(runs, figures))
+    text = "".join(f"{file_hash(file)}  {Path(name).as_posix()}\n" for name, file in files)
     with atomic_path(path) as temporary: temporary.write_text(text, encoding="utf-8")
     return path
 
