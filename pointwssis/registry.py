@@ -184,7 +184,7 @@ POINTS = Registry("point strategy", "pointwssis.method.point_strategies")      #
 PROMPTS = Registry("prompt", "pointwssis.method.prompts")            # Prompt
 DETECTORS = Registry("detector", "pointwssis.detector.solov2",       # Detector
                      "pointwssis.bridges.d2_student")
-REFINERS = Registry("refiner", "pointwssis.refiner.training")        # Refiner
+REFINERS = Registry("refiner", "pointwssis.refiner.training", "pointwssis.refiner.sam")   # Refiner
 RECIPES = Registry("recipe", "pointwssis.method.recipes")            # Recipe: see method.recipes
 FORMATS = Registry("format", "pointwssis.data.format_*")             # a class with read and write; see data.formats
 DATASETS = Registry("preset", "pointwssis.runs.presets")             # Preset: see runs.presets
