@@ -148,6 +148,10 @@ def _network(size: Size, weights: str) -> list[Setting]:
     found = [Setting(f"{who}.{key}", value, why) for who in ("teacher", "student")
              for key, value in {"backbone": size.backbone, "weights": weights, **frozen, **norm,
                                 **size.heads}.items()]
+    if weights and size.lr > 5e-4:
+        found += [Setting(f"{who}_train.backbone_lr_factor", .1,
+                          "ImageNet weights with frozen norm diverge at the heads' rate")
+                  for who in ("teacher", "student")]
     return [*found, Setting("refiner.backbone", size.backbone, why),
             Setting("refiner.weights", weights, why)]
 
