@@ -63,6 +63,20 @@ class Detections:
         image, kind, right, ignored = (from_text(columns[name]) for name in names)
         return cls(image, kind, _flags(right), _flags(ignored))
 
+# %% ../../nbs/7_report/02_matches.ipynb #b81c45cd
+def _plain_precision(
+    image: np.ndarray,     # (D,) index of each detection's image, best score first
+    right: np.ndarray,     # (T, D) bool
+    ignored: np.ndarray,   # (T, D) bool
+    objects: int,          # weight of all objects, at least 1
+    weights: np.ndarray,   # (I,)
+) -> np.ndarray:           # (T,)
+    "Mean precision of one class over the 101 recalls, under one weighting."
+    found, seen = (np.cumsum(flags * weights[image], 1) for flags in (right, ~ignored))
+    best = np.maximum.accumulate((found / np.maximum(seen, 1))[:, ::-1], 1)[:, ::-1]
+    reached = np.searchsorted(RECALLS, found / objects, side="right")
+    return (np.diff(reached, axis=1, prepend=0) * best).sum(1) / len(RECALLS)
+
 # %% ../../nbs/7_report/02_matches.ipynb #5e7919b9
 LARGE = 2**24   # entries of a table of recalls
 
@@ -79,39 +93,30 @@ def _recalls_reached(
     return lambda found: table.take(found + row, mode="clip")
 
 # %% ../../nbs/7_report/02_matches.ipynb #dac446da
-LONG = 64   # weightings from which on a row at a time is faster
-
 def _ends_of_runs(right: np.ndarray, ignored: np.ndarray) -> np.ndarray:
     "Positions of the true positives (D,) whose next detection that counts is no true positive."
     counted = np.flatnonzero(~ignored)
     hit = right[counted]
     return counted[hit & ~np.append(hit[1:], False)]
 
-def _seen(image: np.ndarray, ends: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    "Weight of the detections (D,) until each end, (N, R), at least 1."
-    counts = np.zeros((len(ends), len(weights)), np.float32)
-    place = np.searchsorted(ends, np.arange(ends[-1] + 1))
-    np.add.at(counts, (place, image[:len(place)]), 1)
-    return np.maximum(np.cumsum(counts, 0, out=counts) @ weights.astype(np.float32), 1, dtype=float)
-
-def _found(image: np.ndarray, run: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    "Weight of the true positives (D,) until the end of each run, (N, R), from the run of each."
-    if weights.shape[1] < LONG:
-        return np.cumsum(weights[image], 0)[np.append(np.flatnonzero(np.diff(run)), len(run) - 1)]
-    found, last = np.empty((run[-1] + 1, weights.shape[1]), weights.dtype), 0
-    for i, k in zip(image.tolist(), run.tolist()): last = np.add(last, weights[i], out=found[k])
-    return found
+def _until(
+    at: np.ndarray, image: np.ndarray, ends: np.ndarray, rows: list[np.ndarray],
+) -> np.ndarray:
+    "Weight of the detections at some positions until each end, (N, R); a row of weights an image."
+    at = at[:np.searchsorted(at, ends[-1], side="right")]
+    made, last = np.empty((len(ends), len(rows[0])), rows[0].dtype), 0
+    to = list(made)
+    for i, k in zip(image[at].tolist(), np.searchsorted(ends, at).tolist()):
+        last = np.add(last, rows[i], out=to[k])
+    return made
 
 # %% ../../nbs/7_report/02_matches.ipynb #dac446db
 def _mean_precision(found: np.ndarray, seen: np.ndarray, recalls_reached: Callable) -> np.ndarray:
     "Mean precision over the 101 recalls, (R,), from the weights (N, R) until each end of a run."
-    best = found / seen
-    if best.shape[1] < LONG:
-        best = np.maximum.accumulate(best[::-1])[::-1]
-        best[:-1] -= best[1:]
-    else:
-        for row, earlier in zip(best[::-1], best[-2::-1]): np.maximum(earlier, row, out=earlier)
-        for row, later in zip(best, best[1:]): row -= later
+    best = found / np.maximum(seen, 1)
+    rows = list(best)
+    for row, earlier in zip(rows[::-1], rows[-2::-1]): np.maximum(earlier, row, out=earlier)
+    for row, later in zip(rows, rows[1:]): np.subtract(row, later, out=row)
     return np.einsum("nr,nr->r", recalls_reached(found), best) / len(RECALLS)
 
 def _class_precision(
@@ -123,15 +128,16 @@ def _class_precision(
 ) -> np.ndarray:           # (T, R)
     "Mean precision of one class over the 101 recalls."
     made, ends = np.zeros((len(right), len(objects))), [*map(_ends_of_runs, right, ignored)]
-    every = np.unique(np.concatenate(ends))
+    every, rows = np.unique(np.concatenate(ends)), list(weights)
     if not every.size: return made
-    seen, reached = _seen(image, every, weights), _recalls_reached(np.maximum(objects, 1))
+    seen = _until(np.arange(len(image)), image, every, rows)
+    reached = _recalls_reached(np.maximum(objects, 1))
     for row, hit, skipped, end in zip(made, right, ignored, ends):
         if not end.size: continue
-        hits = np.flatnonzero(hit)
-        found = _found(image[hits], np.searchsorted(end, hits), weights)
-        until = seen[np.searchsorted(every, end)] if not skipped.any() else (
-            _seen(image[~skipped], np.cumsum(~skipped)[end] - 1, weights))
+        found = _until(np.flatnonzero(hit), image, end, rows)
+        all_count = not skipped.any()
+        until = seen[np.searchsorted(every, end)] if all_count else (
+            _until(np.flatnonzero(~skipped), image, end, rows))
         row[:] = _mean_precision(found, until, reached)
     return made
 
@@ -167,7 +173,10 @@ class Matches:
         for kind in np.flatnonzero(self.objects.any(1)):
             own = found.kind == kind
             columns = found.image[own], found.right[:, own], found.ignored[:, own]
-            made[kind] = 100 * _class_precision(*columns, there[kind], by_image)
+            if len(weights) == 1:
+                objects = max(there[kind, 0], 1)
+                made[kind, :, 0] = 100 * _plain_precision(*columns, objects, by_image[:, 0])
+            else: made[kind] = 100 * _class_precision(*columns, there[kind], by_image)
         made.transpose(0, 2, 1)[there == 0] = np.nan
         return made
 
