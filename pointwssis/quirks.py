@@ -12,7 +12,7 @@ __all__ = ['FIXED', 'PUBLISHED', 'BEHAVIOURS', 'Quirks']
 # %% ../nbs/9_core/06_quirks.ipynb #ed98ca31
 @dataclass(frozen=True)
 class Quirks:
-    """The published code's deviations that a function keeps where they are True (METHOD, section by section).
+    """Deviations of the published code that a function keeps where they are True (METHOD).
 
     Every field is False by default.
 
@@ -20,23 +20,35 @@ class Quirks:
     >>> Quirks(dice_by_column=True) == FIXED
     False
     """
-    category_at_objects: bool = False      # section 3: prompt `category` scores only the cells of true objects
-    suppress_rough: bool = False           # section 3: mask NMS on the teacher's masks, before the refiner, not after it
+    # section 3: prompt `category` scores only the cells of true objects
+    category_at_objects: bool = False
+    # section 3: mask NMS on the teacher's masks, before the refiner, not after it
+    suppress_rough: bool = False
     coarse_points: bool = False            # section 4: points cut to 1/10000 of the image's sides
-    crops_by_index: bool = False           # section 4: inference crop in pixel indices, both ends inclusive; nearest rough mask
+    # section 4: inference crop in pixel indices, both ends inclusive; nearest rough mask
+    crops_by_index: bool = False
     whole_pixel_points: bool = False       # section 4: the point's Gaussian stands on a whole pixel
-    random_stem: bool = False              # section 4: the stem's image filters start at random, pretrained or not
+    # section 4: the stem's image filters start at random, pretrained or not
+    random_stem: bool = False
     dice_alone: bool = False               # section 4: no cross-entropy beside the Dice loss
-    pairs_by_distance: bool = False        # section 4: a rough mask learns the nearest object of its class, not the prompted one
-    next_channel: bool = False             # section 4, trap (a): at inference a class uses the point channel after its own
-    class_0_empty: bool = False            # section 4, trap (a): in training the first class has no point, mask or target
-    square_crops: bool = False             # section 4, trap (b): training crops are square and miss the last row and column
-    point_at_true_centre: bool = False     # section 4, trap (c): in training the point is the true mask's centre
-    weights_by_truth: bool = False         # section 4, trap (d): the refiner's checkpoint is chosen by held-back masks
-    dice_by_column: bool = False           # section 4, trap (e): Dice is a mean over the columns of the crop
+    # section 4: a rough mask learns the nearest object of its class, not the prompted one
+    pairs_by_distance: bool = False
+    # section 4, trap (a): at inference a class uses the point channel after its own
+    next_channel: bool = False
+    # section 4, trap (a): in training the first class has no point, mask or target
+    class_0_empty: bool = False
+    # section 4, trap (b): training crops are square and miss the last row and column
+    square_crops: bool = False
+    # section 4, trap (c): in training the point is the true mask's centre
+    point_at_true_centre: bool = False
+    # section 4, trap (d): the refiner's checkpoint is chosen by held-back masks
+    weights_by_truth: bool = False
+    dice_by_column: bool = False  # section 4, trap (e): Dice is a mean over the columns of the crop
     cells_by_division: bool = False        # section 4, trap (f): cell = p // (1/S) in floats
-    one_point_a_cell: bool = False         # section 4, trap (f): of two points in a cell the later replaces the earlier
-    unmatched_as_background: bool = False  # section 5: a student learns points without a mask as background
+    # section 4, trap (f): of two points in a cell the later replaces the earlier
+    one_point_a_cell: bool = False
+    # section 5: a student learns points without a mask as background
+    unmatched_as_background: bool = False
 
 FIXED = Quirks()
 PUBLISHED = Quirks(**{f.name: True for f in fields(Quirks)})

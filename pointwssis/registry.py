@@ -40,7 +40,7 @@ def plugin_files() -> list[Path]:
 def use_plugins(
     paths: Iterable[str | Path],   # Python files; those of the environment stay
 ) -> None:
-    "Load these plug-ins in this process and in those that it starts; ConfigError as `load_plugins`."
+    "Load plug-ins in this process and in those that it starts; ConfigError as `load_plugins`."
     named = [*plugin_files(), *(Path(path).resolve() for path in paths)]
     os.environ[PLUGINS] = os.pathsep.join(map(str, dict.fromkeys(named)))
     load_plugins()
@@ -51,7 +51,8 @@ def load_plugins() -> None:
         name = f"{_PREFIX}{path.stem}_{crc32(str(path).encode()):08x}"
         if name in sys.modules: continue
         if not path.is_file():
-            raise ConfigError(f"{path}: the plug-in file does not exist. Correct {PLUGINS} or --plugin.")
+            raise ConfigError(f"{path}: the plug-in file does not exist. Correct {PLUGINS} or "
+                              f"--plugin.")
         spec = spec_from_file_location(name, path)
         sys.modules[name] = module = module_from_spec(spec)
         try: spec.loader.exec_module(module)
@@ -62,14 +63,14 @@ def load_plugins() -> None:
 
 # %% ../nbs/9_core/03_registry.ipynb #e1a10008
 def _family(name: object, names: Iterable[str]) -> object:
-    "`NAME:` for NAME:ARGUMENT where that is entered, a kind with an argument; else the name itself."
+    "`NAME:` for NAME:ARGUMENT where that is entered, a kind with an argument; else the name."
     head, mark, argument = str(name).partition(":")
     return head + mark if argument and head + mark in names else name
 
 class Registry(Mapping):
     "Kinds of one thing by name, from the package, installed packages (entry points) and plug-ins."
     def __init__(self,
-        kind: str,      # for messages; entry points are of the group "pointwssis.KIND", _ for spaces
+        kind: str,  # for messages; entry points are of the group "pointwssis.KIND", _ for spaces
         *homes: str,    # modules with the package's own kinds; "room.stem_*" for several
     ):
         self.kind, self.homes, self._found = kind, homes, {}
@@ -79,7 +80,8 @@ class Registry(Mapping):
         def enter(thing: Any) -> Any:
             added = getattr(thing, "__module__", "").startswith(_PREFIX)
             if added and name in self._own():
-                raise ConfigError(f"{self.kind} '{name}' is one of the package's own. Choose another name")
+                raise ConfigError(f"{self.kind} '{name}' is one of the package's own. Choose "
+                                  f"another name")
             for key, value in facts.items(): setattr(thing, key, value)
             self._found[name] = thing
             return thing
@@ -88,13 +90,16 @@ class Registry(Mapping):
     def _sources(self) -> dict[str, Path]:
         "The modules that enter kinds of the package, with their files."
         rooms = [(home.rpartition(".")[0], home.rpartition(".")[2]) for home in self.homes]
-        folders = [(room, name, Path(find_spec(room).submodule_search_locations[0])) for room, name in rooms]
-        return {f"{room}.{path.stem}": path for room, name, folder in folders for path in sorted(folder.glob(f"{name}.py"))}
+        folders = [(room, name, Path(find_spec(room).submodule_search_locations[0]))
+                   for room, name in rooms]
+        return {f"{room}.{path.stem}": path for room, name, folder in folders
+                for path in sorted(folder.glob(f"{name}.py"))}
 
     def _own(self) -> dict[str, str]:
         "Names of the package's own kinds with their modules, read from the sources."
         found = {home: path.read_text(encoding="utf-8") for home, path in self._sources().items()}
-        marks = {home: re.findall(r'^@?\w+\.register\("(\w+:?)"', text, re.M) for home, text in found.items()}
+        marks = {home: re.findall(r'^@?\w+\.register\("(\w+:?)"', text, re.M)
+                 for home, text in found.items()}
         return {name: home for home, names in marks.items() for name in names}
 
     def _names(self) -> dict[str, EntryPoint | str | None]:
@@ -120,7 +125,8 @@ class Registry(Mapping):
 
     def __iter__(self) -> Iterator[str]: return iter(self._names())
     def __len__(self) -> int: return len(self._names())
-    def __contains__(self, name: object) -> bool: return _family(name, names := self._names()) in names
+    def __contains__(self, name: object) -> bool:
+        return _family(name, names := self._names()) in names
 
 # %% ../nbs/9_core/03_registry.ipynb #e1a10009
 class Prompt(Protocol):
@@ -132,7 +138,7 @@ class Prompt(Protocol):
 class Detector(Protocol):
     """A network (an nn.Module) that learns instance masks and predicts them.
 
-    The class is registered. It is made from a `SOLOv2Config` whose `num_classes` is set, and keeps it as `cfg`."""
+    The class is registered. It is made from a `SOLOv2Config`, kept as `cfg`."""
     cfg: SOLOv2Config
 
     @staticmethod
@@ -144,7 +150,7 @@ class Detector(Protocol):
 
     def predict(self, images: Tensor, sizes: list, out_sizes: list, points: list | None = None,
                 prompt: str = "none", nms: str = "matrix", **how: Any) -> list[Instances]:
-        "Instances of each image (B, 3, H, W), which is normalised and padded; see `SOLOv2.predict`."
+        "Instances of each normalised and padded image (B, 3, H, W); see `SOLOv2.predict`."
 
     @staticmethod
     def count_classes(state: dict[str, Tensor]) -> int:
@@ -153,7 +159,8 @@ class Detector(Protocol):
 class Refiner(Protocol):
     "A second look at the teacher's masks. The class is registered."
     @staticmethod
-    def train(cfg: Config, strong: CocoData, pairs: Callable[[], list], out: Path) -> dict[str, Any]:
+    def train(cfg: Config, strong: CocoData, pairs: Callable[[], list],
+              out: Path) -> dict[str, Any]:
         """Learn from the strong images, leave `last.safetensors` in `out`, and return metrics.
 
         `pairs()` computes rough masks of earlier teachers with their true masks, a list of `Pair`.
@@ -166,8 +173,8 @@ class Refiner(Protocol):
     def refine(self, items: list[tuple]) -> list[list[dict]]:
         """Compressed run lengths of the refined masks, one list an image, in the order given.
 
-        An item is an image (3, H, W) uint8, its N rough masks as run lengths, clicks (N, 2) x, y in pixels
-        and classes (N,)."""
+        An item is an image (3, H, W) uint8, its N rough masks as run lengths, clicks (N, 2) x, y
+        in pixels and classes (N,)."""
 
 class Table(Protocol):
     "A table of a report: a function that is registered under the name of its files."
@@ -180,13 +187,15 @@ class Figure(Protocol):
         "The figure of the runs of a data set; None without numbers."
 
 # %% ../nbs/9_core/03_registry.ipynb #5e8fef8d
-POINTS = Registry("point strategy", "pointwssis.method.point_strategies")      # f(mask, rng) -> x, y in pixels
+# f(mask, rng) -> x, y in pixels
+POINTS = Registry("point strategy", "pointwssis.method.point_strategies")
 PROMPTS = Registry("prompt", "pointwssis.method.prompts")            # Prompt
 DETECTORS = Registry("detector", "pointwssis.detector.solov2",       # Detector
                      "pointwssis.bridges.d2_student")
 REFINERS = Registry("refiner", "pointwssis.refiner.training", "pointwssis.refiner.sam")   # Refiner
 RECIPES = Registry("recipe", "pointwssis.method.recipes")            # Recipe: see method.recipes
-FORMATS = Registry("format", "pointwssis.data.format_*")             # a class with read and write; see data.formats
+# a class with read and write; see data.formats
+FORMATS = Registry("format", "pointwssis.data.format_*")
 DATASETS = Registry("preset", "pointwssis.runs.presets")             # Preset: see runs.presets
 TABLES = Registry("table", "pointwssis.report.comparisons")          # Table
 FIGURES = Registry("figure", "pointwssis.report.figures_*")          # Figure

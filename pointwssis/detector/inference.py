@@ -19,8 +19,7 @@ from ..quirks import FIXED, Quirks
 from ..registry import PROMPTS
 
 # %% auto #0
-__all__ = ['Instances', 'Candidates', 'soft_masks', 'areas_and_maskness', 'to_original', 'rank', 'to_instances', 'Query',
-           'candidates']
+__all__ = ['Instances', 'Candidates', 'Query']
 
 # %% ../../nbs/2_detector/08_inference.ipynb #4d1a01a6
 @dataclass
@@ -45,7 +44,9 @@ class Candidates:
     points: Tensor   # (P,) long, -1 without a prompt
 
     def take(self, index: Tensor) -> Candidates:
-        return Candidates(*(getattr(self, f)[index] for f in ("kernels", "scores", "classes", "areas", "strides", "points")))
+        return Candidates(*(getattr(self, f)[index]
+                            for f in ("kernels", "scores", "classes", "areas", "strides",
+                                      "points")))
 
 # %% ../../nbs/2_detector/08_inference.ipynb #5cd5aca6
 @in_fp32
@@ -75,9 +76,12 @@ def areas_and_maskness(
     return areas, mass / areas.clamp(min=1)
 
 # %% ../../nbs/2_detector/08_inference.ipynb #c8d858d3
-def _stretch(length: int, size: int, out_size: int, device: torch.device) -> Tensor:   # (length, out_size)
-    "Weights of each place of a line at stride 4 in the original: enlarge by 4, crop to `size`, resize."
-    line = F.interpolate(torch.eye(length, device=device)[None], scale_factor=4, mode="linear", align_corners=False)[..., :size]
+def _stretch(
+    length: int, size: int, out_size: int, device: torch.device,
+) -> Tensor:   # (length, out_size)
+    "Weights of places at stride 4 in the original: enlarge by 4, crop to `size`, resize."
+    line = F.interpolate(torch.eye(length, device=device)[None], scale_factor=4, mode="linear",
+                         align_corners=False)[..., :size]
     return F.interpolate(line, size=out_size, mode="linear", align_corners=False)[0]
 
 @in_fp32
@@ -89,9 +93,11 @@ def to_original(
     chunk_size: int = 32,       # masks enlarged at once: bounds the memory
 ) -> Tensor:                    # (N, *out_size) bool
     "Bilinear to the input, crop the padding, bilinear to the original, threshold."
-    rows, columns = (_stretch(n, s, o, soft.device) for n, s, o in zip(soft.shape[1:], size, out_size))
+    rows, columns = (_stretch(n, s, o, soft.device)
+                     for n, s, o in zip(soft.shape[1:], size, out_size))
     out = torch.empty(len(soft), *out_size, dtype=torch.bool, device=soft.device)
-    for part, place in zip(soft.split(chunk_size), out.split(chunk_size)): torch.gt(rows.T @ (part @ columns), threshold, out=place)
+    for part, place in zip(soft.split(chunk_size), out.split(chunk_size)):
+        torch.gt(rows.T @ (part @ columns), threshold, out=place)
     return out
 
 # %% ../../nbs/2_detector/08_inference.ipynb #91ebfa13
@@ -111,18 +117,22 @@ def to_instances(
     nms: str = "matrix",             # "matrix", "mask", or "none": every candidate, without limits
 ) -> Instances:
     "Candidates to final instances: rank, draw, NMS, enlarge."
-    if nms not in ("matrix", "mask", "none"): raise ConfigError(f"unknown nms '{nms}'. Use matrix, mask or none.")
+    if nms not in ("matrix", "mask", "none"):
+        raise ConfigError(f"unknown nms '{nms}'. Use matrix, mask or none.")
     cand = rank(cand, None if nms == "none" else cfg.max_before_nms)
     soft = soft_masks(cand.kernels, features)
     bits = soft > cfg.mask_threshold
     if nms == "matrix":
         cand.scores = matrix_nms(bits, cand.scores, cand.classes, cfg.nms_sigma)
         keep = cand.scores >= cfg.update_threshold
-    else: keep = mask_nms(bits, cand.classes, cfg.nms_iou) if nms == "mask" else torch.ones_like(cand.scores, dtype=torch.bool)
+    else:
+        keep = (mask_nms(bits, cand.classes, cfg.nms_iou) if nms == "mask"
+                else torch.ones_like(cand.scores, dtype=torch.bool))
     order = cand.scores.argsort(descending=True, stable=True)
     order = order[keep[order]][:None if nms == "none" else cfg.max_per_image]
     cand = cand.take(order)
-    return Instances(to_original(soft[order], size, out_size, cfg.mask_threshold), cand.scores, cand.classes, cand.points)
+    return Instances(to_original(soft[order], size, out_size, cfg.mask_threshold), cand.scores,
+                     cand.classes, cand.points)
 
 # %% ../../nbs/2_detector/08_inference.ipynb #c1400026
 @dataclass(frozen=True)
@@ -148,7 +158,8 @@ def candidates(
     quirks: Quirks = FIXED,
     level: int = -1,
 ) -> Candidates:
-    "The candidate cells of image b under a prompt; ConfigError for an unknown one, or one that needs points and has none."
+    "Candidate cells of image b; ConfigError for an unknown prompt, or one that lacks its points."
     rule = PROMPTS[prompt]
-    if prompts is None and rule.knows: raise ConfigError(f"prompt '{prompt}' needs points: give one list an image.")
+    if prompts is None and rule.knows:
+        raise ConfigError(f"prompt '{prompt}' needs points: give one list an image.")
     return rule(Query(outputs, b, prompts, padded, cfg, quirks, level))

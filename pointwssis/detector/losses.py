@@ -14,7 +14,7 @@ from .cells import Outputs, flatten_levels
 from .targets import Targets
 
 # %% auto #0
-__all__ = ['focal_loss', 'mask_dice_loss', 'losses']
+__all__ = ['losses']
 
 # %% ../../nbs/2_detector/06_losses.ipynb #66667363
 def focal_loss(
@@ -30,23 +30,30 @@ def focal_loss(
 
 # %% ../../nbs/2_detector/06_losses.ipynb #1fd3fc4b
 class _SummedDice(torch.autograd.Function):
-    "The Dice losses of one image's positives, summed; the gradient is made in the same pass, some pixels at a time."
+    "Dice losses of one image's positives, summed, with their gradient, some pixels at a time."
     @staticmethod
-    def forward(ctx: Any, kernels: Tensor, features: Tensor, masks: Tensor, obj: Tensor, chunk_size: int) -> Tensor:   # (P, D), (D, n), (N, n), (P,)
-        few, dtype, features = max(chunk_size // features.shape[1], 1), features.dtype, features.to(kernels.dtype)
-        by_kernel, by_feature, total = torch.empty_like(kernels), features.new_zeros(features.shape, dtype=torch.float), masks.new_zeros((), dtype=torch.float)
+    def forward(ctx: Any, kernels: Tensor, features: Tensor, masks: Tensor, obj: Tensor,
+                chunk_size: int) -> Tensor:   # (P, D), (D, n), (N, n), (P,)
+        few, dtype, features = (max(chunk_size // features.shape[1], 1), features.dtype,
+                                features.to(kernels.dtype))
+        by_kernel, by_feature, total = (torch.empty_like(kernels),
+                                        features.new_zeros(features.shape, dtype=torch.float),
+                                        masks.new_zeros((), dtype=torch.float))
         for k, o, out in zip(*(v.split(few) for v in (kernels, obj, by_kernel))):
             p, t = (k @ features).float().sigmoid_(), masks[o].float()
-            both, squares = (p * t).sum(1, keepdim=True), (p * p).sum(1, keepdim=True) + t.sum(1, keepdim=True) + .002
+            both, squares = ((p * t).sum(1, keepdim=True),
+                             (p * p).sum(1, keepdim=True) + t.sum(1, keepdim=True) + .002)
             total += (1 - 2 * both / squares).sum()
-            slope = t.mul_(-2 / squares).addcmul_(p, 4 * both / squares ** 2).mul_(p).mul_(1 - p).to(k.dtype)
+            slope = t.mul_(-2 / squares).addcmul_(p, 4 * both / squares ** 2)
+            slope = slope.mul_(p).mul_(1 - p).to(k.dtype)
             out.copy_(slope @ features.T)
             by_feature += k.T @ slope
         ctx.save_for_backward(by_kernel, by_feature.to(dtype))
         return total
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]: return *(grad * saved for saved in ctx.saved_tensors), None, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return *(grad * saved for saved in ctx.saved_tensors), None, None, None
 
 # %% ../../nbs/2_detector/06_losses.ipynb #a219e117
 def mask_dice_loss(
@@ -54,20 +61,25 @@ def mask_dice_loss(
     targets: Targets,
     chunk_size: int = 2**21,   # pixels drawn at once: bounds the memory
 ) -> Tensor:                # scalar
-    "1 - 2ab / (a^2 + b^2), with 0.001 added to each square sum: the mean over all positives of the batch."
-    kernels, features, masks = flatten_levels(outputs.kernels), outputs.mask_features.flatten(2), targets.masks.flatten(1)
+    "Mean of 1 - 2ab / (a^2 + b^2) over all positives, with 0.001 added to each square sum."
+    kernels, features, masks = (flatten_levels(outputs.kernels), outputs.mask_features.flatten(2),
+                                targets.masks.flatten(1))
     order = targets.image.argsort(stable=True)
-    parts = zip(range(len(features)), *(v[order].split(targets.counts) for v in (targets.cell, targets.object)))
-    return sum(_SummedDice.apply(kernels[b, cell], features[b], masks, obj, chunk_size) for b, cell, obj in parts) / max(len(order), 1)
+    parts = zip(range(len(features)),
+                *(v[order].split(targets.counts) for v in (targets.cell, targets.object)))
+    return sum(_SummedDice.apply(kernels[b, cell], features[b], masks, obj, chunk_size)
+               for b, cell, obj in parts) / max(len(order), 1)
 
 # %% ../../nbs/2_detector/06_losses.ipynb #8df08647
 def losses(
     outputs: Outputs,
     targets: Targets,
 ) -> dict[str, Tensor]:                          # "loss_ins" (times 3) and "loss_cate", scalars
-    "Mean Dice over all positives of the batch, and focal loss over all cells; nothing here waits for the device."
+    "Mean Dice over all positives, focal loss over all cells (SOLOv2, section 3); never waits."
     logits, classes = flatten_levels(outputs.category_logits).float(), targets.classes
     positives = ((classes >= 0) & (classes < logits.shape[2])).sum()
     cate = focal_loss(logits, classes) / (positives + 1)
-    if not len(targets.cell): return {"loss_ins": outputs.mask_features.sum() * 0 + flatten_levels(outputs.kernels).sum() * 0, "loss_cate": cate}
+    if not len(targets.cell):
+        return {"loss_ins": outputs.mask_features.sum() * 0
+                + flatten_levels(outputs.kernels).sum() * 0, "loss_cate": cate}
     return {"loss_ins": 3 * mask_dice_loss(outputs, targets), "loss_cate": cate}

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['point_nms', 'matrix_nms', 'mask_nms']
+__all__ = ['matrix_nms', 'mask_nms']
 
 # %% ../../nbs/2_detector/07_nms.ipynb #c41d7a02
 DEVICES = ("cuda", "mps", "cpu")
@@ -45,7 +45,7 @@ def plain_shared_pixels(
 
 @in_fp32
 def shared_pixels(masks: Tensor) -> Tensor:   # as `plain_shared_pixels`
-    "Pixels that every pair of masks has in common, as products of bytes where the processor has them."
+    "Pixels that every pair of masks has in common, as products of bytes where the CPU has them."
     if masks.device.type != "cpu" or not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
         return plain_shared_pixels(masks)
     m = masks.flatten(1).view(torch.int8)

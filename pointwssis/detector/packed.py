@@ -18,33 +18,41 @@ def padded_bytes(
     width: int,
 ) -> Tensor:         # (N, height, width) uint8: the same memory where the size fits
     "Zeros at the bottom and at the right."
-    if not len(masks): return masks.new_zeros(0, height, width, dtype=torch.uint8)   # NumPy's empty arrays have no strides to view
+    # NumPy's empty arrays have no strides to view
+    if not len(masks): return masks.new_zeros(0, height, width, dtype=torch.uint8)
     extra = (0, width - masks.shape[2], 0, height - masks.shape[1])
-    return F.pad(masks.view(torch.uint8), extra) if any(extra) else masks.view(torch.uint8).contiguous()
+    return (F.pad(masks.view(torch.uint8), extra) if any(extra)
+            else masks.view(torch.uint8).contiguous())
 
 # %% ../../nbs/2_detector/04_packed.ipynb #c6d9103b
-def _byte_sums(words: Tensor, dim: int) -> Tensor:   # (N, a, b) int64 -> (N, parts, 8 * the other side) uint8
+def _byte_sums(words: Tensor, dim: int) -> Tensor:   # (N, a, b) -> (N, parts, bytes)
     "Ones along a dimension, 255 at most in a part; the eight counts of a word stay apart."
-    return torch.cat([part.sum(dim).view(torch.uint8)[:, None] for part in words.split(255, dim)], 1)
+    return torch.cat([part.sum(dim).view(torch.uint8)[:, None] for part in words.split(255, dim)],
+                     1)
 
 def line_sums(masks: Tensor) -> tuple[Tensor, Tensor]:   # (N, h, w), both sides multiples of 8
     "Ones of each row (N, parts, 8 * h), in eight pieces, and of each column (N, parts, w)."
     n, height, width = masks.shape
-    words = masks.view(torch.int64)                                                           # (N, h, w / 8)
+    words = masks.view(torch.int64)  # (N, h, w / 8)
     columns = _byte_sums(words.view(n, height // 8, width), 1)
     return _byte_sums(words, 2), columns.view(n, 8 * columns.shape[1], width)
 
 def centres_of(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:   # of `line_sums`
     "Centre of mass (N, 2) and area (N,) of each mask."
     pieces = rows.view(*rows.shape[:2], rows.shape[2] // 8, 8)
-    rows, columns = pieces.sum((1, 3), dtype=torch.int32).double(), columns.sum(1, dtype=torch.int32).double()     # (N, h), (N, w)
-    y, x = (torch.arange(line.shape[1], device=line.device, dtype=line.dtype) for line in (rows, columns))
+    rows = pieces.sum((1, 3), dtype=torch.int32).double()        # (N, h)
+    columns = columns.sum(1, dtype=torch.int32).double()         # (N, w)
+    y, x = (torch.arange(line.shape[1], device=line.device, dtype=line.dtype)
+            for line in (rows, columns))
     area = columns.sum(1)
     return torch.stack((columns @ x, rows @ y), 1) / area.clamp(min=1)[:, None], area
 
-def mass_centres(masks: Tensor) -> tuple[Tensor, Tensor]:   # (N, h, w) -> (N, 2) x, y in pixel indices; (N,) pixels
+def mass_centres(
+    masks: Tensor,   # (N, h, w) bool
+) -> tuple[Tensor, Tensor]:   # (N, 2) x, y in pixel indices; (N,) pixels
     "Centre of mass and area of each mask; an empty mask has area 0 and centre 0."
-    return centres_of(*line_sums(padded_bytes(masks, *(-(-side // 8) * 8 for side in masks.shape[1:]))))
+    return centres_of(*line_sums(padded_bytes(masks,
+                                              *(-(-side // 8) * 8 for side in masks.shape[1:]))))
 
 # %% ../../nbs/2_detector/04_packed.ipynb #de45a41f
 def quarter_size(
@@ -52,9 +60,10 @@ def quarter_size(
     size: tuple[int, int],     # padded height / 4, width / 4
 ) -> Tensor:                   # (N, *size) uint8
     "Masks at stride 4: 1 where at least two of a block's four middle pixels are."
-    m = padded_bytes(masks, 4 * size[0], 4 * size[1]).view(torch.int32)                       # (N, 4 * h, w): four pixels each
-    four = (m[:, 1::4] + m[:, 2::4]).mul_(257)                                                # (N, h, w), in the third byte
-    return four.bitwise_and_(6 << 16).bool().view(torch.uint8)                                # 2, 3 or 4 of them
+    # (N, 4 * h, w): four pixels each
+    m = padded_bytes(masks, 4 * size[0], 4 * size[1]).view(torch.int32)
+    four = (m[:, 1::4] + m[:, 2::4]).mul_(257)  # (N, h, w), in the third byte
+    return four.bitwise_and_(6 << 16).bool().view(torch.uint8)  # 2, 3 or 4 of them
 
 # %% ../../nbs/2_detector/04_packed.ipynb #b19fcc9b
 def plain_centres(masks: Tensor) -> tuple[Tensor, Tensor]:   # as `mass_centres`

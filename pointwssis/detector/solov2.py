@@ -21,21 +21,24 @@ from ..quirks import FIXED, Quirks
 from ..registry import DETECTORS
 
 # %% auto #0
-__all__ = ['PRIOR', 'conv_gn', 'resize', 'with_coordinates', 'InstanceHead', 'to_levels', 'MaskHead', 'init_heads', 'SOLOv2']
+__all__ = ['SOLOv2']
 
 # %% ../../nbs/2_detector/02_solov2.ipynb #47f20f45
 def conv_gn(inputs: int, outputs: int, groups: int = 32, kernel: int = 3) -> list[nn.Module]:
     "Convolution without bias, group norm (as many of the groups as divide the channels), ReLU."
-    return [nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False), nn.GroupNorm(gcd(groups, outputs), outputs), nn.ReLU()]
+    return [nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False),
+            nn.GroupNorm(gcd(groups, outputs), outputs), nn.ReLU()]
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     "Bilinear without corner alignment; nothing where the size already fits."
-    return x if tuple(x.shape[-2:]) == tuple(size) else F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+    return (x if tuple(x.shape[-2:]) == tuple(size)
+            else F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False))
 
 def with_coordinates(x: Tensor) -> Tensor:   # (B, C, H, W) -> (B, C + 2, H, W)
     "Append x and y, each from -1 to 1 across the map."
     b, _, h, w = x.shape
-    xs, ys = torch.linspace(-1, 1, w, device=x.device, dtype=x.dtype), torch.linspace(-1, 1, h, device=x.device, dtype=x.dtype)
+    xs, ys = (torch.linspace(-1, 1, w, device=x.device, dtype=x.dtype),
+              torch.linspace(-1, 1, h, device=x.device, dtype=x.dtype))
     return torch.cat([x, xs.expand(b, 1, h, w), ys[:, None].expand(b, 1, h, w)], 1)
 
 # %% ../../nbs/2_detector/02_solov2.ipynb #00c342a8
@@ -45,12 +48,14 @@ class InstanceHead(nn.Module):
         super().__init__()
         def tower(extra: int) -> nn.Sequential:
             widths = [cfg.fpn_channels + extra] + [cfg.instance_channels] * cfg.instance_convs
-            return nn.Sequential(*(layer for i, o in zip(widths, widths[1:]) for layer in conv_gn(i, o, cfg.norm_groups)))
+            return nn.Sequential(*(layer for i, o in zip(widths, widths[1:])
+                                   for layer in conv_gn(i, o, cfg.norm_groups)))
         self.category_tower, self.kernel_tower = tower(0), tower(2)
         self.category = nn.Conv2d(cfg.instance_channels, cfg.num_classes, 3, padding=1)
         self.kernel = nn.Conv2d(cfg.instance_channels, cfg.num_kernels, 3, padding=1)
 
-    def forward(self, x: Tensor, grid: int) -> tuple[Tensor, Tensor]:  # (B, F, h, w) -> (B, C, S, S), (B, D, S, S)
+    def forward(self, x: Tensor, grid: int) -> tuple[Tensor, Tensor]:
+        "(B, F, h, w) -> (B, C, S, S), (B, D, S, S)."
         x = resize(with_coordinates(x), (grid, grid))
         return self.category(self.category_tower(x[:, :-2])), self.kernel(self.kernel_tower(x))
 
@@ -58,7 +63,8 @@ class InstanceHead(nn.Module):
 def to_levels(pyramid: list[Tensor]) -> list[Tensor]:
     "p2 .. p6 as five levels at strides 8, 8, 16, 32, 32."
     p2, p3, p4, p5, p6 = pyramid
-    half = F.interpolate(p2, scale_factor=.5, mode="bilinear", align_corners=False, recompute_scale_factor=True)
+    half = F.interpolate(p2, scale_factor=.5, mode="bilinear", align_corners=False,
+                         recompute_scale_factor=True)
     return [half, p3, p4, p5, resize(p6, p5.shape[-2:])]
 
 # %% ../../nbs/2_detector/02_solov2.ipynb #caff9e80
@@ -69,7 +75,9 @@ class MaskHead(nn.Module):
         up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
         def branch(level: int) -> nn.Sequential:
             first = cfg.fpn_channels + 2 * (level == 3)
-            layers = [nn.Sequential(*conv_gn(first if i == 0 else cfg.mask_channels, cfg.mask_channels, cfg.norm_groups), *([up] if level else []))
+            layers = [nn.Sequential(*conv_gn(first if i == 0 else cfg.mask_channels,
+                                             cfg.mask_channels, cfg.norm_groups),
+                                             *([up] if level else []))
                       for i in range(max(level, 1))]
             return nn.Sequential(*layers)
         self.branches = nn.ModuleList(branch(i) for i in range(4))
@@ -94,10 +102,11 @@ class SOLOv2(nn.Module):
     """SOLOv2 with point prompts: an FPN backbone, an instance head a level, a mask head.
 
     features(images): (B, 3, H, W) normalised float images, H and W multiples of 32, give for every
-    level class logits (B, C, S, S) and kernels (B, D, S, S), and mask features (B, D, H / 4, W / 4).
-    predict(images, sizes, out_sizes, points, prompt): one `Instances` an image, masks (N, height, width)
-    bool at original size, scores (N,) 0 to 1, classes (N,) 0-based; points in original-image pixels.
-    Raises ConfigError for sides that 32 does not divide, a prompt or a backbone that does not exist.
+    level class logits (B, C, S, S) and kernels (B, D, S, S); mask features (B, D, H / 4, W / 4).
+    predict(images, sizes, out_sizes, points, prompt): one `Instances` an image, masks
+    (N, height, width) bool at original size, scores (N,) 0 to 1, classes (N,) 0-based;
+    points in original pixels.
+    Raises ConfigError for sides that 32 does not divide, an unknown prompt or backbone.
     SOLOv2 (arXiv 2003.10152), section 3; prompts: PointWSSIS (arXiv 2303.15062), section 3.
 
     >>> from pointwssis import SOLOv2, preset
@@ -109,7 +118,8 @@ class SOLOv2(nn.Module):
     def __init__(self, cfg: SOLOv2Config):
         super().__init__()
         self.cfg = cfg
-        self.backbone = FPNBackbone(cfg.backbone, cfg.fpn_channels, cfg.weights, cfg.frozen_norm, cfg.frozen_stages)
+        self.backbone = FPNBackbone(cfg.backbone, cfg.fpn_channels, cfg.weights, cfg.frozen_norm,
+                                    cfg.frozen_stages)
         self.instance_head, self.mask_head = InstanceHead(cfg), MaskHead(cfg)
         init_heads(self.instance_head, self.mask_head)
         nn.init.constant_(self.instance_head.category.bias, -log((1 - PRIOR) / PRIOR))
@@ -119,9 +129,11 @@ class SOLOv2(nn.Module):
     ) -> Outputs:
         "Class logits, kernels and mask features of a batch."
         if images.shape[-1] % 32 or images.shape[-2] % 32:
-            raise ConfigError(f"images of {images.shape[-2]} x {images.shape[-1]} pixels: pad height and width to multiples of 32.")
+            raise ConfigError(f"images of {images.shape[-2]} x {images.shape[-1]} pixels: pad "
+                              f"height and width to multiples of 32.")
         pyramid = self.backbone(images)
-        logits, kernels = zip(*(self.instance_head(x, s) for x, s in zip(to_levels(pyramid), self.cfg.num_grids)))
+        logits, kernels = zip(*(self.instance_head(x, s)
+                                for x, s in zip(to_levels(pyramid), self.cfg.num_grids)))
         return Outputs(list(logits), list(kernels), self.mask_head(pyramid), pyramid)
 
     forward = features
@@ -130,7 +142,7 @@ class SOLOv2(nn.Module):
 
     @staticmethod
     def count_classes(state: dict[str, Tensor]) -> int:
-        "Classes of a SOLOv2 with these weights, by the biases of its class head; 0 without such a head."
+        "Classes of a SOLOv2 with these weights; 0 where there is no such class head."
         return len(state.get("instance_head.category.bias", ()))
 
     @torch.inference_mode()
@@ -148,8 +160,11 @@ class SOLOv2(nn.Module):
         out, padded = self.features(images), tuple(images.shape[-2:])
         points = [None] * len(images) if points is None else [as_prompts(p) for p in points]
         def one(b: int) -> Instances:
-            known = None if points[b] is None else points[b].to_input(sizes[b], out_sizes[b], images.device)
-            if quirks.coarse_points and prompt == "point" and known is not None: known = known.coarse(sizes[b])
+            known = (None if points[b] is None
+                     else points[b].to_input(sizes[b], out_sizes[b], images.device))
+            if quirks.coarse_points and prompt == "point" and known is not None:
+                known = known.coarse(sizes[b])
             cand = candidates(out, b, prompt, known, padded, self.cfg, quirks, level)
-            return to_instances(cand, out.mask_features[b].float(), sizes[b], out_sizes[b], self.cfg, nms)
+            return to_instances(cand, out.mask_features[b].float(), sizes[b], out_sizes[b],
+                                self.cfg, nms)
         return [one(b) for b in range(len(images))]

@@ -17,7 +17,7 @@ from .cells import cell_index, cells_at
 from .packed import centres_of, line_sums, padded_bytes, quarter_size
 
 # %% auto #0
-__all__ = ['Targets', 'positive_cells', 'assign']
+__all__ = ['Targets', 'assign']
 
 # %% ../../nbs/2_detector/05_targets.ipynb #6c40b94c
 @dataclass
@@ -32,7 +32,9 @@ class Targets:
     counts: tuple[int, ...]    # positives of each image, known to the host
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Targets:
-        return replace(self, **{name: change(v) for name, v in vars(self).items() if isinstance(v, Tensor)})
+        return replace(self,
+                       **{name: change(v) for name, v in vars(self).items()
+                          if isinstance(v, Tensor)})
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Targets:
         return self._each(lambda v: v.to(device, non_blocking=non_blocking))
@@ -57,15 +59,17 @@ def positive_cells(
     centres: Tensor,               # (N, 2) x, y, input pixel indices
     boxes: Tensor,                 # (N, 4) x0 y0 x1 y1, input pixels
     padded: tuple[int, int],       # padded height, width
-) -> tuple[Tensor, Tensor, Tensor]:  # level, object, cell on the flat axis: each (P,), ordered by level, object, cell
+) -> tuple[Tensor, Tensor, Tensor]:  # level, object, cell: each (P,), in this order
     "Positive cells of each object, at each level whose scale range holds it (SOLOv2, section 3)."
     dev, size = centres.device, boxes[:, 2:] - boxes[:, :2]
     ranges = torch.tensor(cfg.scale_ranges, device=dev)
     scale = size.prod(1).sqrt()[:, None]
     inside = (scale >= ranges[:, 0]) & (scale < ranges[:, 1])                             # (N, L)
-    middle, low, high = _cell_box(centres, .5 * cfg.centre_sigma * size.to(centres.dtype), padded, cfg)
-    steps = torch.cartesian_prod(*2 * [torch.arange(-1, 2, device=dev)]).flip(1)          # (9, 2) x, y, row by row
-    cells = middle[:, :, None] + steps                                                    # (N, L, 9, 2)
+    middle, low, high = _cell_box(centres, .5 * cfg.centre_sigma * size.to(centres.dtype), padded,
+                                  cfg)
+    # (9, 2) x, y, row by row
+    steps = torch.cartesian_prod(*2 * [torch.arange(-1, 2, device=dev)]).flip(1)
+    cells = middle[:, :, None] + steps  # (N, L, 9, 2)
     valid = ((cells >= low[:, :, None]) & (cells <= high[:, :, None])).all(-1) & inside[..., None]
     level, obj, k = valid.transpose(0, 1).nonzero(as_tuple=True)
     return level, obj, cell_index(cells, cfg)[obj, level, k]
@@ -76,20 +80,22 @@ def _owners(image: Tensor, cell: Tensor, obj: Tensor, shape: tuple[int, int]) ->
     owner = torch.full((shape[0] * shape[1],), -1, dtype=torch.long, device=obj.device)
     return owner.scatter_reduce_(0, image * shape[1] + cell, obj, "amax").view(shape)
 
-def _ignored(cfg: SOLOv2Config, truths: list[Truth], padded: tuple[int, int], owner: Tensor) -> Tensor:
+def _ignored(cfg: SOLOv2Config, truths: list[Truth], padded: tuple[int, int],
+             owner: Tensor) -> Tensor:
     "(B, T) bool: cells about a point without a mask, at every level, that no object claims."
     hit = torch.zeros_like(owner, dtype=torch.bool)
     near = torch.cartesian_prod(*2 * [torch.arange(-1, 2, device=owner.device)])
     for b, t in enumerate(truths):
         if t.ignore is None or not len(t.ignore): continue
-        hit[b, cell_index(cells_at(t.ignore, padded, cfg)[:, :, None] + near, cfg).flatten()] = True   # (K, L, 9)
+        # (K, L, 9)
+        hit[b, cell_index(cells_at(t.ignore, padded, cfg)[:, :, None] + near, cfg).flatten()] = True
     return hit & (owner < 0)
 
 # %% ../../nbs/2_detector/05_targets.ipynb #16cc5028
 CHUNK_PIXELS = 2**23   # of masks that are read together
 
 def _measured(masks: Tensor, size: tuple[int, int]) -> list[tuple[Tensor, Tensor, Tensor]]:
-    "Of a few of an image's masks at a time the sums of rows and of columns, and the masks at stride 4."
+    "Sums of rows and of columns, and masks at stride 4, of a few masks of an image at a time."
     few = max(CHUNK_PIXELS // (16 * size[0] * size[1]), 1)
     chunks = padded_bytes(masks, 4 * size[0], 4 * size[1]).split(few)
     return [(*line_sums(chunk), quarter_size(chunk, size)) for chunk in chunks]
@@ -105,10 +111,12 @@ def assign(
     measured = (found for t in instances for found in _measured(t.masks, feature_size))
     rows, columns, masks = (torch.cat(part) for part in zip(*measured))
     centres, area = centres_of(rows, columns)
-    image = torch.cat([torch.full((len(t.classes),), b, device=dev) for b, t in enumerate(instances)])
-    boxes, classes = torch.cat([t.boxes for t in instances]), torch.cat([t.classes for t in instances])
+    image = torch.cat([torch.full((len(t.classes),), b, device=dev)
+                       for b, t in enumerate(instances)])
+    boxes, classes = (torch.cat([t.boxes for t in instances]),
+                      torch.cat([t.classes for t in instances]))
     level, obj, cell = positive_cells(cfg, centres, boxes, padded)
-    seen = area[obj] > 0                                                                      # empty masks are skipped
+    seen = area[obj] > 0  # empty masks are skipped
     level, obj, cell = level[seen], obj[seen], cell[seen]
     owner = _owners(image[obj], cell, obj, (len(instances), sum(s * s for s in cfg.num_grids)))
     labels = torch.where(owner >= 0, F.pad(classes, (0, 1))[owner], cfg.num_classes)

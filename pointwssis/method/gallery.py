@@ -27,7 +27,7 @@ def data_root(
     "The folder of the data set: the user's, or where the built-in one was drawn."
     return Path(cfg.data.root or Path(split) / "data")
 
-def open_left(
+def open_artifact(
     cfg: Config,
     split: str | Path,   # artifacts of the stage `split`
     folder: str | Path,  # artifacts of any stage

@@ -23,14 +23,15 @@ from ..refiner.refinement import Item
 from ..quirks import FIXED, Quirks
 from ..registry import Refiner
 
+_all_ = ["rough_masks", "unmatched_points"]
+
 # %% auto #0
-__all__ = ['Predict', 'PseudoMask', 'rough_masks', 'refine_masks', 'choose_weights', 'as_results', 'without_duplicates',
-           'best_answers', 'missing_points', 'summary', 'write_pseudo']
+__all__ = ['PseudoMask', 'refine_masks', 'without_duplicates', 'write_pseudo', 'rough_masks', 'unmatched_points']
 
 # %% ../../nbs/1_method/04_pseudo_labels.ipynb #2ede65d5
 @dataclass(frozen=True)
 class PseudoMask:
-    "What the teacher, or the refiner, made of one click."
+    "A mask of the teacher, or of the refiner, for one click."
     point_id: int      # id of the weak annotation; -1 when the prompt gave no point
     image_id: int
     class_index: int   # 0-based
@@ -38,19 +39,22 @@ class PseudoMask:
     score: float       # 0..1, how sure the teacher was
 
 # %% ../../nbs/1_method/04_pseudo_labels.ipynb #01304505
-Predict = Callable[[list[np.ndarray], list[list[Point]]], list]  # (H, W, 3) uint8 images and their points -> Instances of each
+# (H, W, 3) uint8 images and their points -> Instances of each
+Predict = Callable[[list[np.ndarray], list[list[Point]]], list]
 
 def _of_image(image_id: int, points: list[Point], instances: Any) -> list[PseudoMask]:
     "The pseudo masks of one image's instances."
-    fields = zip(encode_many(instances.masks.cpu().numpy()), *(t.tolist() for t in (instances.scores, instances.classes, instances.points)))
-    return [PseudoMask(points[k].annotation_id if k >= 0 else -1, image_id, c, rle, s) for rle, s, c, k in fields if rle_api.area(rle)]
+    fields = zip(encode_many(instances.masks.cpu().numpy()),
+                 *(t.tolist() for t in (instances.scores, instances.classes, instances.points)))
+    return [PseudoMask(points[k].annotation_id if k >= 0 else -1, image_id, c, rle, s)
+            for rle, s, c, k in fields if rle_api.area(rle)]
 
 def rough_masks(
     predict: Predict,      # the teacher under a prompt
     weak: CocoData,        # points only
     batch: int = 8,        # images at once
-    known: Callable[[list[Point]], Any] = list,  # what the prompt wants to know, from an image's points: they themselves
-    journal: Journal | None = None,              # of lists of PseudoMask, by image; images in it are not computed again
+    known: Callable[[list[Point]], Any] = list,  # an image's points -> its prompts
+    journal: Journal | None = None,              # of lists of PseudoMask, by image
 ) -> list[PseudoMask]:     # grouped by image; empty masks are left out
     "One pass of the teacher over the weak images."
     journal = Journal(kind=list[PseudoMask]) if journal is None else journal
@@ -59,7 +63,8 @@ def rough_masks(
         instances = predict([weak.read_image(i) for i in ids], list(map(known, points)))
         return [_of_image(*answer) for answer in zip(ids, points, instances)]
     batches = [weak.ids[start:start + batch] for start in range(0, len(weak.ids), batch)]
-    return [m for ids in batches for masks in recall(journal, ids, lambda: work(ids)) for m in masks]
+    return [m for ids in batches for masks in recall(journal, ids, lambda: work(ids))
+            for m in masks]
 
 # %% ../../nbs/1_method/04_pseudo_labels.ipynb #fec2a28c
 def _chunks(masks: list[PseudoMask], batch: int) -> Iterator[list[list[PseudoMask]]]:
@@ -77,7 +82,8 @@ def _item(weak: CocoData, masks: list[PseudoMask], xy: dict[int, list[float]]) -
     image = torch.tensor(weak.read_image(masks[0].image_id)).permute(2, 0, 1)
     def clicked(m: PseudoMask) -> list[float] | tuple[float, float]:
         return xy[m.point_id] if m.point_id in xy else centroid(decode(m.rle, *image.shape[1:]))
-    return image, [m.rle for m in masks], torch.tensor([clicked(m) for m in masks]), torch.tensor([m.class_index for m in masks])
+    return (image, [m.rle for m in masks], torch.tensor([clicked(m) for m in masks]),
+            torch.tensor([m.class_index for m in masks]))
 
 # %% ../../nbs/1_method/04_pseudo_labels.ipynb #5dae0f6f
 def refine_masks(
@@ -85,15 +91,17 @@ def refine_masks(
     weak: CocoData,
     masks: list[PseudoMask],   # of `rough_masks`
     batch: int = 64,           # masks that the refiner gets at once, at least: whole images
-    journal: Journal | None = None,  # of lists of RLE, by image; images in it are not computed again
+    journal: Journal | None = None,  # of lists of RLE, by image; skips what it holds
 ) -> list[PseudoMask]:         # the same masks, refined, in the same order
-    "The second look at every rough mask. Where no click is known, the rough mask's centre stands for it."
+    "Refined masks (PointWSSIS, section 3.3). A mask without a point shows its centre of mass."
     xy = {a["id"]: a["point"] for annotations in weak.annotations.values() for a in annotations}
     journal = Journal(kind=list[dict]) if journal is None else journal
     def work(chunk: list[list[PseudoMask]]) -> list[list[dict]]:
         return list(refiner.refine([_item(weak, group, xy) for group in chunk]))
-    found = [rles for c in _chunks(masks, batch) for rles in recall(journal, [g[0].image_id for g in c], lambda: work(c))]
-    return [replace(m, rle=rle) for m, rle in zip(masks, (rle for rles in found for rle in rles), strict=True)]
+    found = [rles for c in _chunks(masks, batch)
+             for rles in recall(journal, [g[0].image_id for g in c], lambda: work(c))]
+    return [replace(m, rle=rle)
+            for m, rle in zip(masks, (rle for rles in found for rle in rles), strict=True)]
 
 # %% ../../nbs/1_method/04_pseudo_labels.ipynb #8723caaa
 def choose_weights(
@@ -108,8 +116,9 @@ def as_results(
     masks: list[PseudoMask],
     weak: CocoData,
 ) -> list[dict]:                    # COCO results
-    "Pseudo masks as `evaluate.coco_ap` takes them. All are equally sure, as the published code judges pseudo labels."
-    return [{"image_id": m.image_id, "category_id": weak.categories.id(m.class_index), "segmentation": m.rle, "score": 1.} for m in masks]
+    "Pseudo masks as `evaluation.coco_ap` takes them, with equal scores as in the published code."
+    return [{"image_id": m.image_id, "category_id": weak.categories.id(m.class_index),
+             "segmentation": m.rle, "score": 1.} for m in masks]
 
 # %% ../../nbs/1_method/04_pseudo_labels.ipynb #f787213a
 def without_duplicates(
@@ -118,62 +127,70 @@ def without_duplicates(
 ) -> list[PseudoMask]:
     "Greedy mask NMS among the pseudo masks of each image and class."
     kept: list[PseudoMask] = []
-    for _, group in groupby(sorted(masks, key=lambda m: (m.image_id, m.class_index, -m.score)), key=lambda m: (m.image_id, m.class_index)):
+    for _, group in groupby(sorted(masks, key=lambda m: (m.image_id, m.class_index, -m.score)),
+                            key=lambda m: (m.image_id, m.class_index)):
         survivors: list[PseudoMask] = []
         for m in group:
             others = [s.rle for s in survivors]
-            if not others or rle_api.iou([m.rle], others, [0] * len(others)).max() <= iou: survivors.append(m)
+            if not others or rle_api.iou([m.rle], others, [0] * len(others)).max() <= iou:
+                survivors.append(m)
         kept += survivors
     return kept
 
 # %% ../../nbs/1_method/04_pseudo_labels.ipynb #7f57f451
-def best_answers(
+def best_of_each_point(
     masks: list[PseudoMask],
 ) -> list[PseudoMask]:     # in the order they came
     "Of several masks of one click, the one with the best score."
     best = {m.point_id: m for m in sorted(masks, key=lambda m: m.score)}
     return [m for m in masks if best[m.point_id] is m]
 
-def missing_points(
+def unmatched_points(
     weak: CocoData,
     masks: list[PseudoMask],
 ) -> list[dict]:           # weak annotations
     "Clicks that nothing answers: their mask was empty or suppressed by a better one."
     answered = {m.point_id for m in masks if rle_api.area(m.rle)}
-    return [a for annotations in weak.annotations.values() for a in annotations if a["id"] not in answered]
+    return [a for annotations in weak.annotations.values() for a in annotations
+            if a["id"] not in answered]
 
-def summary(
+def count_unmatched(
     weak: CocoData,
     masks: list[PseudoMask],
-) -> dict[str, Any]:       # points, points_without_mask, and by class name [points, points without mask]
-    "How many clicks got no mask, in all and by class."
+) -> dict[str, Any]:  # points, points_without_mask, and by class name [points, points without mask]
+    "Counts of points and of points without a mask, in all and by class."
     categories = weak.categories
-    def count(annotations: list[dict]) -> Counter: return Counter(categories.names[categories.index(a["category_id"])] for a in annotations)
-    every, missing = count([a for i in weak.ids for a in weak.annotations[i]]), count(missing_points(weak, masks))
+    def count(annotations: list[dict]) -> Counter:
+        return Counter(categories.names[categories.index(a["category_id"])] for a in annotations)
+    every, missing = (count([a for i in weak.ids for a in weak.annotations[i]]),
+                      count(unmatched_points(weak, masks)))
     return {"points": every.total(), "points_without_mask": missing.total(),
             "by_class": {name: [every[name], missing[name]] for name in categories.names}}
 
 # %% ../../nbs/1_method/04_pseudo_labels.ipynb #0e953504
 def _holds_point(mask: PseudoMask, weak: CocoData) -> bool:
-    "Whether the pixel under the point belongs to the mask."
+    "True where the pixel under the point belongs to the mask."
     x, y = next(a["point"] for a in weak.annotations[mask.image_id] if a["id"] == mask.point_id)
     return bool(decode(mask.rle, *mask.rle["size"])[int(y), int(x)])
 
 def _annotation(mask: PseudoMask, weak: CocoData) -> dict[str, Any]:
-    "A COCO record of a pseudo mask, without an id; it says where the point lies outside of its mask."
+    "A COCO record of a pseudo mask, without an id; it says if the point lies outside of the mask."
     link = {"point_id": mask.point_id} if mask.point_id >= 0 else {}
     if link and not _holds_point(mask, weak): link["point_outside"] = True
-    return {"image_id": mask.image_id, "category_id": weak.categories.id(mask.class_index), "iscrowd": 0,
+    return {"image_id": mask.image_id, "category_id": weak.categories.id(mask.class_index),
+            "iscrowd": 0,
             **mask_fields(mask.rle), **link, "score": round(mask.score, 6)}
 
 def _check_halves(strong: CocoData, weak: CocoData) -> None:
     "The two halves of a split have the same classes and folder, and no image in common."
     a, b = strong.path, weak.path
-    if strong.categories != weak.categories: raise DataError(f"{b}: its categories differ from those of {a}. Make both by one split.")
+    if strong.categories != weak.categories:
+        raise DataError(f"{b}: its categories differ from those of {a}. Make both by one split.")
     roots = f"its images lie in {weak.image_root}, those of {a} in {strong.image_root}"
     if strong.image_root != weak.image_root: raise DataError(f"{b}: {roots}. Give both one root.")
     twice = set(strong.images) & set(weak.images)
-    if twice: raise DataError(f"{b}: image {min(twice)} is also in {a}. Remove it from one of them.")
+    if twice:
+        raise DataError(f"{b}: image {min(twice)} is also in {a}. Remove it from one of them.")
 
 # %% ../../nbs/1_method/04_pseudo_labels.ipynb #5445706a
 def write_pseudo(
@@ -181,14 +198,18 @@ def write_pseudo(
     strong: CocoData,          # with masks
     weak: CocoData,            # points only
     masks: list[PseudoMask],   # of the weak images; empty ones are left out
-    pointed: bool = True,      # whether clicks were given; where they were not, none can be unanswered
-    reasons: dict[int, str] | None = None,   # why points have no mask, by annotation id: `recipes.reasons`
+    pointed: bool = True,  # whether clicks were given; where they were not, none can be unanswered
+    reasons: dict[int, str] | None = None,   # of missing masks, by annotation id
 ) -> dict[str, list[dict]]:    # the "annotations" written, and the "dropped_points"
     "Strong masks and pseudo masks in one COCO file for the student."
     _check_halves(strong, weak)
-    annotations = [a for i in strong.ids for a in strong.annotations[i]] + [_annotation(m, weak) for m in masks if rle_api.area(m.rle)]
+    annotations = [a for i in strong.ids
+                   for a in strong.annotations[i]] + [_annotation(m, weak) for m in masks
+                                                      if rle_api.area(m.rle)]
     annotations = [{**a, "id": n} for n, a in enumerate(annotations, 1)]
     why = reasons or {}
-    dropped = [a | ({"reason": why[a["id"]]} if a["id"] in why else {}) for a in missing_points(weak, masks)] if pointed else []
-    save(path, [*strong.images.values(), *weak.images.values()], annotations, strong.categories, dropped_points=dropped)
+    dropped = [a | ({"reason": why[a["id"]]} if a["id"] in why else {})
+               for a in unmatched_points(weak, masks)] if pointed else []
+    save(path, [*strong.images.values(), *weak.images.values()], annotations, strong.categories,
+         dropped_points=dropped)
     return {"annotations": annotations, "dropped_points": dropped}

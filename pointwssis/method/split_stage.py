@@ -17,7 +17,7 @@ from .gallery import data_root, open_truth, open_val
 from ..registry import DATASETS
 
 # %% auto #0
-__all__ = ['check_images', 'check_val', 'split']
+__all__ = ['split']
 
 # %% ../../nbs/1_method/06_split_stage.ipynb #c24060f2
 def check_images(data: CocoData) -> None:
@@ -32,15 +32,21 @@ def check_val(val: CocoData) -> None:
     check_images(val)
     coco.check_masks(val)
     if all(a["iscrowd"] for i in val.ids for a in val.annotations[i]):
-        raise DataError(f"{val.path}: its {len(val.ids)} images show no object, so nothing can be evaluated. "
+        raise DataError(f"{val.path}: its {len(val.ids)} images show no object, so nothing can be "
+                        f"evaluated. "
                         "Add annotations, or give another file as data.val_json.")
 
 # %% ../../nbs/1_method/06_split_stage.ipynb #1bfaf829
 def _halves(cfg: Config, truth: CocoData, out: Path) -> tuple[Path, Path]:
     "The strong and the weak file: drawn, or taken over from a published split."
-    if not cfg.data.split_dir: return splits.write_split(truth, cfg.split, cfg.seed, cfg.point_strategy, out, cfg.data.split_stem)
-    if cfg.point_strategy == "centroid": return splits.take_split(data_root(cfg, out)/cfg.data.split_dir, cfg.split, truth, out, cfg.data.split_stem)
-    raise ConfigError(f"point_strategy '{cfg.point_strategy}' cannot be had from data.split_dir: a published split brings its points. Leave out one of the two.")
+    if not cfg.data.split_dir:
+        return splits.write_split(truth, cfg.split, cfg.seed, cfg.point_strategy, out,
+                                  cfg.data.split_stem)
+    if cfg.point_strategy == "centroid":
+        return splits.take_split(data_root(cfg, out)/cfg.data.split_dir, cfg.split, truth, out,
+                                 cfg.data.split_stem)
+    raise ConfigError(f"point_strategy '{cfg.point_strategy}' cannot be had from data.split_dir: a "
+                      f"published split brings its points. Leave out one of the two.")
 
 # %% ../../nbs/1_method/06_split_stage.ipynb #5d1a0c09
 def split(cfg: Config, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
@@ -57,4 +63,5 @@ def split(cfg: Config, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     s, w = coco.load(strong, truth.image_root), coco.load(weak, truth.image_root, need="points")
     splits.check_split(s, w)
     check_images(w)
-    return {"strong_images": len(s.ids), "weak_images": len(w.ids), "strong_masks": s.num_annotations, "points": w.num_annotations}
+    return {"strong_images": len(s.ids), "weak_images": len(w.ids),
+            "strong_masks": s.num_annotations, "points": w.num_annotations}

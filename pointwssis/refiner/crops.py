@@ -16,8 +16,7 @@ from ..quirks import FIXED, Quirks
 from ..data.transforms import per_channel
 
 # %% auto #0
-__all__ = ['crop_window', 'gaussian_map', 'sample_frames', 'crop_inputs', 'normalise_crops', 'published_inputs', 'paste',
-           'perturb']
+__all__ = []
 
 # %% ../../nbs/3_refiner/01_crops.ipynb #c1cd3a52
 def _window_side(low: float, high: float, at: float, scale: float, length: int) -> tuple[int, int]:
@@ -28,8 +27,9 @@ def _window_side(low: float, high: float, at: float, scale: float, length: int) 
     if at >= high: high = max(high + half, at + 1)
     return max(math.floor(low), 0), min(math.ceil(high), length)
 
-def _published_side(low: float, high: float, at: float, scale: float, length: int) -> tuple[int, int]:
-    "One axis of `crop_window` as the published inference takes it: indices, whole numbers by cutting."
+def _published_side(low: float, high: float, at: float, scale: float,
+                    length: int) -> tuple[int, int]:
+    "One axis of the published `crop_window`: indices, whole numbers by cutting."
     middle, half = (low + high - 1) / 2, (high - 1 - low) * scale / 2
     first, last = int(max(middle - half, 0)), int(min(middle + half, length - 1))
     if at < first: first = int(max(at - half, 0))
@@ -39,11 +39,11 @@ def _published_side(low: float, high: float, at: float, scale: float, length: in
 def crop_window(
     box: tuple[float, float, float, float],  # x0, y0, x1, y1, half open, image pixels; not empty
     point: tuple[float, float],              # x, y in the image, pixels
-    scale: float,                            # window side over box side; METHOD: 2, in training 1..2
+    scale: float,  # window side over box side; METHOD: 2, in training 1..2
     height: int,                             # of the image
     width: int,
-    quirks: Quirks = FIXED,                  # `crops_by_index`: the published inference crop, for a point in pixel indices
-) -> tuple[int, int, int, int]:              # x0, y0, x1, y1, half open, inside the image, holds box and point
+    quirks: Quirks = FIXED,                  # `crops_by_index`: for a point in pixel indices
+) -> tuple[int, int, int, int]:  # x0, y0, x1, y1, half open, inside the image, holds box and point
     "The part of the image that shows one object: its rough box, some context, and the click."
     (x0, y0, x1, y1), (x, y) = box, point
     side = _published_side if quirks.crops_by_index else _window_side
@@ -52,10 +52,11 @@ def crop_window(
 
 # %% ../../nbs/3_refiner/01_crops.ipynb #9e0b67c5
 def _bumps(centres: Tensor, length: int, sigma: float) -> Tensor:
-    "(N, length): a Gaussian along one axis for each centre, zero beyond 3 sigma + 1 and when the centre is outside."
+    "(N, length): a Gaussian a centre, zero beyond 3 sigma + 1 and when the centre is outside."
     offset = torch.arange(length, device=centres.device) - centres[:, None]
     inside = (centres >= -.5) & (centres < length - .5)
-    return torch.exp(-offset**2 / (2 * sigma**2)) * ((offset.abs() <= 3 * sigma + 1) & inside[:, None])
+    return torch.exp(-offset**2
+                     / (2 * sigma**2)) * ((offset.abs() <= 3 * sigma + 1) & inside[:, None])
 
 def gaussian_map(
     xy: Tensor,     # (N, 2) x, y counted in pixel centres: the middle of the first pixel is (0, 0)
@@ -75,16 +76,18 @@ def _axis(start: Tensor, end: Tensor, size: int, length: int) -> Tensor:  # (N,)
 
 def sample_frames(
     images: Tensor,    # (N, K, H, W) float, or (1, K, H, W) shared by all frames
-    frames: Tensor,    # (N, 4) x0 y0 x1 y1 in pixels, corners of the picture to take; x0 > x1 mirrors it
+    frames: Tensor,    # (N, 4) x0 y0 x1 y1 in pixels; x0 > x1 mirrors
     size: int,         # side of the result, pixels
 ) -> Tensor:           # (N, K, size, size), zero outside the image
     "Square pictures of rectangular frames."
     (N, _), (_, K, H, W) = frames.shape, images.shape
     x0, y0, x1, y1 = frames.unbind(1)
     xs, ys = _axis(x0, x1, size, W)[:, None], _axis(y0, y1, size, H)[:, :, None]
-    grid = torch.stack([xs.expand(N, size, size), ys.expand(N, size, size)], -1)               # (N, size, size, 2)
+    # (N, size, size, 2)
+    grid = torch.stack([xs.expand(N, size, size), ys.expand(N, size, size)], -1)
     if len(images) == N: return F.grid_sample(images, grid, align_corners=False)
-    tall = F.grid_sample(images, grid.view(1, N * size, size, 2), align_corners=False)         # (1, K, N * size, size)
+    # (1, K, N * size, size)
+    tall = F.grid_sample(images, grid.view(1, N * size, size, 2), align_corners=False)
     return tall.view(K, N, size, size).transpose(0, 1)
 
 # %% ../../nbs/3_refiner/01_crops.ipynb #dbca530a
@@ -94,7 +97,7 @@ def crop_inputs(
     xy: Tensor,        # (N, 2) points in image pixels
     frames: Tensor,    # (N, 4) as `sample_frames`
     size: int,
-) -> tuple[Tensor, Tensor, Tensor]:  # uint8 (N, 3, size, size), uint8 (N, M, size, size), (N, 2) in crop pixels
+) -> tuple[Tensor, Tensor, Tensor]:  # uint8 (N, 3, s, s), uint8 (N, M, s, s), (N, 2) crop pixels
     "Pixels, masks and click of each object; training and inference both come through here."
     pixels = sample_frames(image[None].float(), frames, size).round().to(torch.uint8)
     inside = (sample_frames(masks.float(), frames, size) >= .5).to(torch.uint8)
@@ -106,11 +109,14 @@ def normalise_crops(pixels: Tensor) -> Tensor:       # (N, 3, h, w) uint8 -> flo
     return (pixels - mean) / std
 
 # %% ../../nbs/3_refiner/01_crops.ipynb #a84c1f67
-def _published_inputs(image: Tensor, masks: Tensor, frame: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def _published_inputs(image: Tensor, masks: Tensor, frame: Tensor,
+                      size: int) -> tuple[Tensor, Tensor]:
     "Float (3, size, size) and uint8 (M, size, size) of one frame of whole pixels."
     x0, y0, x1, y1 = frame.int().tolist()
-    pixels = F.interpolate(image[None, :, y0:y1, x0:x1].float(), (size, size), mode="bilinear", align_corners=False)
-    return pixels[0], F.interpolate(masks[None, :, y0:y1, x0:x1].to(torch.uint8), (size, size), mode="nearest")[0]
+    pixels = F.interpolate(image[None, :, y0:y1, x0:x1].float(), (size, size), mode="bilinear",
+                           align_corners=False)
+    return pixels[0], F.interpolate(masks[None, :, y0:y1, x0:x1].to(torch.uint8), (size, size),
+                                    mode="nearest")[0]
 
 def published_inputs(
     image: Tensor,     # (3, H, W) uint8 RGB
@@ -118,11 +124,12 @@ def published_inputs(
     xy: Tensor,        # (N, 2) points in pixel indices
     frames: Tensor,    # (N, 4) whole numbers, half open, inside the image
     size: int,
-) -> tuple[Tensor, Tensor, Tensor]:  # float (N, 3, size, size), uint8 (N, M, size, size), (N, 2) whole crop pixels
+) -> tuple[Tensor, Tensor, Tensor]:  # float (N, 3, s, s), uint8 (N, M, s, s), (N, 2) pixels
     "`crop_inputs` as the published inference makes them."
     pixels, inside = zip(*(_published_inputs(image, m, f, size) for m, f in zip(masks, frames)))
     at, (low, high) = xy.double().cpu(), frames.double().cpu().split(2, 1)
-    return torch.stack(pixels), torch.stack(inside), ((at - low) / (high - low) * size).floor().to(frames)
+    return (torch.stack(pixels), torch.stack(inside),
+            ((at - low) / (high - low) * size).floor().to(frames))
 
 
 # %% ../../nbs/3_refiner/01_crops.ipynb #ac6e453b
@@ -132,11 +139,13 @@ def _span(sides: list[list[float]], axis: int, length: int) -> slice:
     first, last = math.floor(min(ends)) - 1, math.ceil(max(ends)) + 1
     return slice(min(max(first, 0), length), max(min(last, length), 0))
 
-def _paste(probability: Tensor, frames: Tensor, height: int, width: int) -> Tensor:   # (N, 1, size, size) -> (N, H, W) bool
+def _paste(
+    probability: Tensor, frames: Tensor, height: int, width: int,
+) -> Tensor:   # (N, 1, size, size) -> (N, H, W) bool
     "Read each crop at the pixels of its frame."
     masks = torch.zeros(len(frames), height, width, dtype=torch.bool, device=frames.device)
     if not len(frames): return masks
-    def axis(pixels: slice, lo: Tensor, hi: Tensor) -> Tensor:           # (N, n) in the frame, -1..1
+    def axis(pixels: slice, lo: Tensor, hi: Tensor) -> Tensor:  # (N, n) in the frame, -1..1
         at = torch.arange(pixels.start, pixels.stop, device=frames.device) + .5
         return (at - lo[:, None]) / (hi - lo)[:, None] * 2 - 1
     (x0, y0, x1, y1), sides = frames.unbind(1), frames.tolist()
@@ -147,10 +156,14 @@ def _paste(probability: Tensor, frames: Tensor, height: int, width: int) -> Tens
     masks[:, rows, columns] = (found > .5) & (x.abs() < 1) & (y.abs() < 1)
     return masks
 
-def _published_paste(probability: Tensor, frame: Tensor, height: int, width: int) -> Tensor:   # (2, size, size) -> (H, W) bool
+def _published_paste(
+    probability: Tensor, frame: Tensor, height: int, width: int,
+) -> Tensor:   # (2, size, size) -> (H, W) bool
     "The likelier class of each pixel of a frame of whole pixels."
-    (x0, y0, x1, y1), out = frame.int().tolist(), probability.new_zeros(height, width, dtype=torch.bool)
-    out[y0:y1, x0:x1] = F.interpolate(probability[None], (y1 - y0, x1 - x0), mode="bilinear", align_corners=False)[0].argmax(0)
+    (x0, y0, x1,
+     y1), out = frame.int().tolist(), probability.new_zeros(height, width, dtype=torch.bool)
+    out[y0:y1, x0:x1] = F.interpolate(probability[None], (y1 - y0, x1 - x0), mode="bilinear",
+                                      align_corners=False)[0].argmax(0)
     return out
 
 # %% ../../nbs/3_refiner/01_crops.ipynb #da4a9ee8
@@ -164,9 +177,11 @@ def paste(
 ) -> Tensor:           # (N, H, W) bool, False outside the frames
     "Masks of the whole image from the logits of crops."
     if quirks.crops_by_index:
-        return torch.stack([_published_paste(p, f, height, width) for p, f in zip(logits.float().softmax(1), frames)])
+        return torch.stack([_published_paste(p, f, height, width)
+                            for p, f in zip(logits.float().softmax(1), frames)])
     probability, few = logits.float().softmax(1)[:, 1:], max(chunk_size // (height * width), 1)
-    return torch.cat([_paste(p, f, height, width) for p, f in zip(probability.split(few), frames.split(few))])
+    return torch.cat([_paste(p, f, height, width)
+                      for p, f in zip(probability.split(few), frames.split(few))])
 
 # %% ../../nbs/3_refiner/01_crops.ipynb #1b3666f3
 def perturb(
@@ -176,9 +191,12 @@ def perturb(
     "A worse rough mask: shifted, stretched, grown or shrunk, with bays, bumps and lost parts."
     s, draw = rough.shape[-1], lambda lo, hi: float(random.uniform(lo, hi))
     centre, half = [.5 + draw(-.08, .08) for _ in "xy"], [draw(.43, .58) for _ in "xy"]
-    frame = torch.tensor([[c - h for c, h in zip(centre, half)] + [c + h for c, h in zip(centre, half)]]) * s
+    frame = torch.tensor([[c - h
+                           for c, h in zip(centre, half)] + [c + h
+                                                             for c, h in zip(centre, half)]]) * s
     blur = 2 * int(draw(0, s / 12)) + 1
-    soft = F.avg_pool2d(sample_frames(rough[None].float(), frame, s), blur, 1, blur // 2, count_include_pad=False)
+    soft = F.avg_pool2d(sample_frames(rough[None].float(), frame, s), blur, 1, blur // 2,
+                        count_include_pad=False)
     knots = torch.from_numpy(random.normal(size=(1, 1, *random.integers(3, 9, 2)))).float()
     noise = F.interpolate(knots, size=(s, s), mode="bicubic", align_corners=True)
     worse = (soft + draw(0, .35) * noise + draw(-.25, .25) > .5).to(rough.dtype)[0]

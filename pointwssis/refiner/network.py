@@ -15,11 +15,11 @@ from ..quirks import FIXED, Quirks
 from ..training.device import folded
 
 # %% auto #0
-__all__ = ['PromptStem', 'Encoder', 'conv_bn', 'enlarge', 'ASPP', 'DecoderStep', 'MaskRefineNet']
+__all__ = ['MaskRefineNet']
 
 # %% ../../nbs/3_refiner/02_network.ipynb #6aefff68
 class PromptStem(nn.Module):
-    "The first convolution over image, C + 1 point channels and rough mask, computed without the channels that are zero."
+    "The first convolution over image, point channels and rough mask, without the zero channels."
     def __init__(self,
         conv: nn.Conv2d,          # the backbone's own first convolution
         num_classes: int,         # C
@@ -28,7 +28,8 @@ class PromptStem(nn.Module):
     ):
         super().__init__()
         self.kernel, self.stride = conv.kernel_size[0], conv.stride[0]
-        self.weight = nn.Parameter(torch.empty(conv.out_channels, 3 + num_classes + 1 + 1, self.kernel, self.kernel))
+        self.weight = nn.Parameter(torch.empty(conv.out_channels, 3 + num_classes + 1 + 1,
+                                               self.kernel, self.kernel))
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
         self.weight.data[:, 3:-1] *= click_gain
         if copy_rgb: self.weight.data[:, :3] = conv.weight.data
@@ -36,13 +37,13 @@ class PromptStem(nn.Module):
     def forward(self, image: Tensor, point_map: Tensor, channel: Tensor, rough: Tensor) -> Tensor:
         shape = dict(stride=self.stride, padding=self.kernel // 2)
         shared = torch.cat([self.weight[:, :3], self.weight[:, -1:]], 1)
-        y = F.conv2d(torch.cat([image, rough], 1), shared, **shape)                            # (N, D, h', w')
-        own = self.weight[:, 3 + channel].transpose(0, 1).flatten(0, 1)[:, None]               # (N * D, 1, k, k)
+        y = F.conv2d(torch.cat([image, rough], 1), shared, **shape)  # (N, D, h', w')
+        own = self.weight[:, 3 + channel].transpose(0, 1).flatten(0, 1)[:, None]  # (N * D, 1, k, k)
         return y + F.conv2d(point_map.transpose(0, 1), own, groups=len(image), **shape).view_as(y)
 
 # %% ../../nbs/3_refiner/02_network.ipynb #686f9189
 class Encoder(nn.Module):
-    "A backbone without its first convolution: the stem's map in, one map per stride out, fine to coarse."
+    "A backbone without its first convolution: the stem's map in, one map per stride out."
     def __init__(self,
         name: str,           # as `backbone.build_body`
         weights: str = "",   # "", "imagenet" or a file
@@ -77,7 +78,8 @@ class Encoder(nn.Module):
 # %% ../../nbs/3_refiner/02_network.ipynb #11130b97
 def conv_bn(c_in: int, c_out: int, kernel: int = 1, dilation: int = 1) -> nn.Sequential:
     "Convolution that keeps the size, batch norm, ReLU."
-    conv = nn.Conv2d(c_in, c_out, kernel, padding=dilation * (kernel // 2), dilation=dilation, bias=False)
+    conv = nn.Conv2d(c_in, c_out, kernel, padding=dilation * (kernel // 2), dilation=dilation,
+                     bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(c_out), nn.ReLU(inplace=True))
 
 def enlarge(x: Tensor, like: Tensor) -> Tensor:
@@ -89,7 +91,8 @@ class ASPP(nn.Module):
     def __init__(self, c_in: int, c_out: int):
         super().__init__()
         pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), conv_bn(c_in, c_out))
-        self.convs = nn.ModuleList([pooled, conv_bn(c_in, c_out), *(conv_bn(c_in, c_out, 3, rate) for rate in (3, 6, 9))])
+        self.convs = nn.ModuleList([pooled, conv_bn(c_in, c_out),
+                                    *(conv_bn(c_in, c_out, 3, rate) for rate in (3, 6, 9))])
         self.project = conv_bn(5 * c_out, c_out)
 
     def forward(self, x: Tensor) -> Tensor:              # (N, c_in, h, w) -> (N, c_out, h, w)
@@ -109,8 +112,9 @@ class DecoderStep(nn.Module):
 class MaskRefineNet(nn.Module):
     """MaskRefineNet: a U-Net that corrects the teacher's mask of one object under its point.
 
-    Inputs of N crops: image (N, 3, h, w) RGB with ImageNet's mean and deviation, point_map (N, 1, h, w),
-    a Gaussian of peak 1 at the point, channel (N,) long, the point's class, rough (N, 1, h, w) of 0 and 1.
+    Inputs of N crops: image (N, 3, h, w) RGB with ImageNet's mean and deviation, point_map
+    (N, 1, h, w), a Gaussian of peak 1 at the point, channel (N,) long, the point's class,
+    rough (N, 1, h, w) of 0 and 1.
     Output (N, 2, h, w): logits of background and object.
     Raises ConfigError for a backbone that does not exist. PointWSSIS (arXiv 2303.15062), section 3.
 
@@ -123,12 +127,13 @@ class MaskRefineNet(nn.Module):
     def __init__(self,
         num_classes: int,
         cfg: RefinerConfig = RefinerConfig(),
-        quirks: Quirks = FIXED,    # `random_stem`: a pretrained backbone's filters for RGB are not kept
+        quirks: Quirks = FIXED,    # `random_stem`: RGB filters start at random
     ):
         super().__init__()
         self.cfg, self.num_classes, self.quirks = cfg, num_classes, quirks
         self.encoder = Encoder(cfg.backbone, cfg.weights, len(cfg.decoder_channels) + 1)
-        self.stem = PromptStem(self.encoder.first.pop(), num_classes, cfg.weights != "" and not quirks.random_stem, cfg.click_gain)
+        self.stem = PromptStem(self.encoder.first.pop(), num_classes,
+                               cfg.weights != "" and not quirks.random_stem, cfg.click_gain)
         *skips, last = self.encoder.channels
         widths = [cfg.aspp_channels, *cfg.decoder_channels[:len(skips)]]
         self.aspp = ASPP(last, widths[0])
@@ -142,7 +147,8 @@ class MaskRefineNet(nn.Module):
         rough: Tensor,         # (N, 1, h, w) 0 or 1
     ) -> Tensor:               # (N, 2, h, w) logits of background and object
         cfg = self.cfg
-        stem = self.stem(image * cfg.use_image, point_map * cfg.use_point, channel, rough * cfg.use_mask)
+        stem = self.stem(image * cfg.use_image, point_map * cfg.use_point, channel,
+                         rough * cfg.use_mask)
         return enlarge(self.decode(stem), image)
 
     def decode(self, x: Tensor) -> Tensor:     # the stem's map (N, D, h', w') -> (N, 2, h', w')
@@ -155,4 +161,5 @@ class MaskRefineNet(nn.Module):
     def for_inference(self) -> MaskRefineNet:
         "A copy that gives the same masks in less time, and must not be trained (`device.folded`)."
         empty = self.head.weight.new_zeros(1, 1, 64, 64)
-        return folded(self, empty.expand(1, 3, 64, 64), empty, torch.zeros(1, dtype=torch.long, device=empty.device), empty)
+        return folded(self, empty.expand(1, 3, 64, 64), empty,
+                      torch.zeros(1, dtype=torch.long, device=empty.device), empty)

@@ -21,11 +21,13 @@ from .network import MaskRefineNet
 from ..training.device import in_precision
 
 # %% auto #0
-__all__ = ['refined_parts', 'refine_many', 'refine_rles', 'refine']
+__all__ = ['refine']
 
 # %% ../../nbs/3_refiner/03_refinement.ipynb #29194a02
-def _clicks(xy: Tensor, height: int, width: int, quirks: Quirks) -> Tensor:   # (N, 2) image pixels -> (N, 2)
-    "The clicks in image pixels, or as quirks count them: in indices, cut to 1/10000 of the image's sides."
+def _clicks(
+    xy: Tensor, height: int, width: int, quirks: Quirks,
+) -> Tensor:   # (N, 2) image pixels -> (N, 2)
+    "Clicks in image pixels, or by quirks in indices, cut to 1/10000 of the image's sides."
     if quirks.crops_by_index: xy = (xy.cpu().double() - .5).clamp(min=0)
     return coarse(xy, height, width) if quirks.coarse_points else xy
 
@@ -47,7 +49,7 @@ def class_channel(
     quirks: Quirks,
     training: bool,
 ) -> Tensor:           # (N,) index of the point channel
-    "The point channel of a class. The published code trains with the class and infers with its neighbour."
+    "The point channel of a class; `next_channel`: its neighbour, at inference alone."
     return classes + 1 if quirks.next_channel and not training else classes
 
 def point_maps(
@@ -56,14 +58,15 @@ def point_maps(
     sigma: float,      # crop pixels
     quirks: Quirks,
 ) -> Tensor:           # (N, 1, size, size)
-    "The click as the network sees it; the published code moves it to a whole pixel."
-    return gaussian_map(xy.floor() if quirks.whole_pixel_points else xy - .5, size, size, sigma)[:, None]
+    "Point maps of the clicks; `whole_pixel_points`: each on a whole pixel."
+    return gaussian_map(xy.floor() if quirks.whole_pixel_points else xy - .5, size, size,
+                        sigma)[:, None]
 
 # %% ../../nbs/3_refiner/03_refinement.ipynb #c365e0fa
 CACHE = 2**19         # pixels of crops that a processor works on at once
 CHUNK_PIXELS = 2**24       # pixels of full-size masks that exist at once
 Item = tuple[Tensor, Tensor | list[dict], Tensor, Tensor]
-# (3, H, W) uint8 image; (N, H, W) bool rough masks, or N COCO run lengths; (N, 2) clicks in pixels; (N,) classes
+# (3, H, W) uint8 image; (N, H, W) bool rough masks, or N run lengths; (N, 2) clicks; (N,) classes
 
 def _batch_size(net: MaskRefineNet, device: str, batch: int) -> int:
     "Crops that go through the network at once."
@@ -75,7 +78,8 @@ def _logits(net: MaskRefineNet, crops: list[Tensor], quirks: Quirks, precision: 
     pixels, rough, xy, classes = crops
     maps = point_maps(xy, pixels.shape[-1], net.cfg.sigma, quirks)
     with in_precision(precision, pixels.device):
-        return net(normalise_crops(pixels), maps, class_channel(classes, quirks, training=False), rough.float()).float()
+        return net(normalise_crops(pixels), maps, class_channel(classes, quirks, training=False),
+                   rough.float()).float()
 
 def _chunks(count: int, height: int, width: int) -> list[range]:
     "Consecutive rows of `count` masks, as many at once as `CHUNK_PIXELS` allows."
@@ -114,7 +118,8 @@ def _batches(
     places: Places = []
     held: list[Tensor] = []
     for more, part in parts:
-        places, held = places + more, [torch.cat(pair) for pair in zip(held, part)] if held else part
+        places, held = (places + more, [torch.cat(pair) for pair in zip(held, part)] if held
+                        else part)
         while len(places) >= size:
             yield places[:size], [t[:size] for t in held]
             places, held = places[size:], [t[size:] for t in held]
@@ -128,7 +133,7 @@ def refined_parts(
     batch: int = 64,         # crops at once; on a processor at most what fits into its cache
     precision: str = "fp32",  # or "bf16"
 ) -> Iterator[tuple[int, list[int], Tensor]]:   # item, rows n of its masks, (n, H, W) bool
-    "Yield the refined masks of several images in portions; those of empty rough masks are left out."
+    "Yield refined masks of several images, some at a time; without those of empty rough masks."
     device, was = net.head.weight.device, net.training
     net.eval().to(memory_format=torch.channels_last)
     size = _batch_size(net, device.type, batch)

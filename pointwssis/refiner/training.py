@@ -23,7 +23,8 @@ from ..data.show import thinned
 from ..detector.batches import loader
 from ..quirks import FIXED, Quirks
 from .crops import crop_inputs, normalise_crops, perturb
-from .refinement import Item, _clicks, class_channel, point_maps, refine_rles, windows
+from .refinement import Item, _clicks, class_channel, point_maps
+from .refinement import refine_rles, windows
 from .network import MaskRefineNet
 from ..registry import REFINERS
 from ..training.device import choose_precision
@@ -55,12 +56,15 @@ def pairs_of(
     masks: Tensor,                # (N, H, W) bool, predictions of an earlier teacher
     classes: Tensor,              # (N,) 0-based
     points: list[Point],          # clicks on the image's objects, each linked to its annotation
-    links: Tensor | None = None,  # (N,) which click each prediction answers, -1 none; None: the nearest of its class
+    links: Tensor | None = None,  # (N,) click of each prediction, -1 none; None: the nearest
 ) -> list[Pair]:
-    "Predictions matched to objects; one without an object of its class, or without a pixel, is left out."
-    truth, stack = {a["id"]: a["segmentation"] for a in data.annotations[image_id]}, masks.cpu().numpy()
-    ks = [_nearest(m, c, points) for m, c in zip(stack, classes.tolist())] if links is None else links.tolist()
-    return [Pair(image_id, encode(m), truth[points[k].annotation_id], points[k]) for m, k in zip(stack, ks) if k >= 0 and m.any()]
+    "Predictions with their objects; one without an object of its class, or empty, is left out."
+    truth, stack = ({a["id"]: a["segmentation"] for a in data.annotations[image_id]},
+                    masks.cpu().numpy())
+    ks = [_nearest(m, c, points)
+          for m, c in zip(stack, classes.tolist())] if links is None else links.tolist()
+    return [Pair(image_id, encode(m), truth[points[k].annotation_id], points[k])
+            for m, k in zip(stack, ks) if k >= 0 and m.any()]
 
 # %% ../../nbs/3_refiner/04_training.ipynb #b5c36534
 ZOOM = (.5, 1.5)       # of the training crop, about the window's centre
@@ -89,7 +93,8 @@ class PairDataset(Dataset):
         seed: int = 0,
         cache: bool = False,         # keep decoded images in memory
     ):
-        advice = "no rough mask answers an object, so the refiner has nothing to learn. Train the teacher longer."
+        advice = ("no rough mask matches an object, so the refiner has nothing to learn. "
+                  "Train the teacher longer.")
         if not pairs: raise DataError(f"{data.path}: {advice}")
         self.data, self.pairs, self.cfg, self.quirks = data, pairs, cfg, quirks
         self.augment, self.seed, self.images = augment, seed, {} if cache else None
@@ -98,26 +103,32 @@ class PairDataset(Dataset):
 
     def _image(self, image_id: int) -> Tensor:           # (3, H, W) uint8
         if self.images is None: return torch.tensor(self.data.read_image(image_id)).permute(2, 0, 1)
-        if image_id not in self.images: self.images[image_id] = torch.tensor(self.data.read_image(image_id)).permute(2, 0, 1)
+        if image_id not in self.images:
+            self.images[image_id] = torch.tensor(self.data.read_image(image_id)).permute(2, 0, 1)
         return self.images[image_id]
 
     def _window(self, rough: Tensor, xy: Tensor, scale: float) -> list[float]:
         "The window of inference; the published training leaves its last row and column out."
         clicks = _clicks(xy, *rough.shape[-2:], self.quirks)
         x0, y0, x1, y1 = windows(rough, clicks, scale, self.quirks)[0].tolist()
-        return [x0, y0, max(x1 - 1, x0 + 1), max(y1 - 1, y0 + 1)] if self.quirks.square_crops else [x0, y0, x1, y1]
+        return [x0, y0, max(x1 - 1, x0 + 1),
+                max(y1 - 1, y0 + 1)] if self.quirks.square_crops else [x0, y0, x1, y1]
 
     def __getitem__(self, key: tuple[int, int, int]) -> dict[str, Tensor]:
         pair, random = self.pairs[key[0]], rng(self.seed, "refiner", *key)
         image, xy = self._image(pair.image_id), torch.tensor([[pair.point.x, pair.point.y]])
-        masks = torch.from_numpy(np.stack([decode(m, *image.shape[1:]) for m in (pair.rough, pair.truth)]))
-        frame = training_frame(self._window(masks[:1], xy, random.uniform(1, self.cfg.crop_scale)), self.quirks, random)
-        (pixels,), (both,), (point,) = crop_inputs(image, masks[None], xy, frame, self.cfg.crop_size)
+        masks = torch.from_numpy(np.stack([decode(m, *image.shape[1:])
+                                           for m in (pair.rough, pair.truth)]))
+        frame = training_frame(self._window(masks[:1], xy, random.uniform(1, self.cfg.crop_scale)),
+                               self.quirks, random)
+        (pixels,), (both,), (point,) = crop_inputs(image, masks[None], xy, frame,
+                                                   self.cfg.crop_size)
         rough = perturb(both[:1], random) if random.random() < self.augment else both[:1]
         if self.quirks.point_at_true_centre: point = _centre(both[1])
-        return {"image": pixels, "rough": rough, "target": both[1], "point": point, "class": torch.tensor(pair.point.class_index)}
+        return {"image": pixels, "rough": rough, "target": both[1], "point": point,
+                "class": torch.tensor(pair.point.class_index)}
 
-def _centre(mask: Tensor) -> Tensor:                     # (h, w) -> (2,) x y, outside when the mask is empty
+def _centre(mask: Tensor) -> Tensor:  # (h, w) -> (2,) x y, outside when the mask is empty
     "Centre of mass in pixels."
     place = mask.nonzero().float()
     return place.mean(0).flip(0) + .5 if len(place) else torch.tensor([-9., -9.])
@@ -140,14 +151,17 @@ def refiner_loss(
     batch: dict[str, Tensor],    # collated items of a `PairDataset`, on the network's device
 ) -> dict[str, Tensor]:
     "The losses of one batch, for `trainer.train`, under the network's quirks."
-    pixels, rough, target, xy, classes = (batch[k] for k in ("image", "rough", "target", "point", "class"))
+    pixels, rough, target, xy, classes = (batch[k]
+                                          for k in ("image", "rough", "target", "point", "class"))
     maps, rough = point_maps(xy, pixels.shape[-1], net.cfg.sigma, net.quirks), rough.float()
     if net.quirks.class_0_empty:
         real = (classes > 0).view(-1, 1, 1, 1)
         maps, rough, target = maps * real, rough * real, target * real[:, 0]
-    logits = net(normalise_crops(pixels), maps, class_channel(classes, net.quirks, training=True), rough)
+    logits = net(normalise_crops(pixels), maps, class_channel(classes, net.quirks, training=True),
+                 rough)
     dice = {"loss_dice": crop_dice_loss(logits, target, net.quirks)}
-    return dice if net.quirks.dice_alone else dice | {"loss_pixel": F.cross_entropy(logits.float(), target.long()) / 2}
+    return (dice if net.quirks.dice_alone else dice
+            | {"loss_pixel": F.cross_entropy(logits.float(), target.long()) / 2})
 
 # %% ../../nbs/3_refiner/04_training.ipynb #226751e4
 @REFINERS.register("unet")
@@ -164,16 +178,20 @@ class MaskRefiner:
         self.precision = choose_precision(precision, device, training=False)
 
     @staticmethod
-    def train(cfg: Config, strong: CocoData, pairs: Callable[[], list[Pair]], out: Path) -> dict[str, Any]:
+    def train(cfg: Config, strong: CocoData, pairs: Callable[[], list[Pair]],
+              out: Path) -> dict[str, Any]:
         "Train on the pairs; the seed and the configuration decide the result."
         device, schedule, made = pick_device(cfg.device), cfg.refiner_train, pairs()
         torch.manual_seed(cfg.seed)
         net = MaskRefineNet(len(strong.categories), cfg.refiner, cfg.quirks)
-        dataset = PairDataset(strong, made, cfg.refiner, cfg.quirks, cfg.refiner.perturb, cfg.seed, cfg.data.cache_images)
+        dataset = PairDataset(strong, made, cfg.refiner, cfg.quirks, cfg.refiner.perturb, cfg.seed,
+                              cfg.data.cache_images)
         batches = loader(dataset, schedule, device)
-        history = train(net, refiner_loss, batches, schedule, out, cfg.seed, device, length=len(dataset))
+        history = train(net, refiner_loss, batches, schedule, out, cfg.seed, device,
+                        length=len(dataset))
         write_json(out/"history.json", history)
-        return {"pairs": len(made), "steps": schedule.steps, "final_loss": history[-1]["loss"], "history": thinned(history)}
+        return {"pairs": len(made), "steps": schedule.steps, "final_loss": history[-1]["loss"],
+                "history": thinned(history)}
 
     @classmethod
     def load(cls, cfg: Config, num_classes: int, weights: Path) -> MaskRefiner:

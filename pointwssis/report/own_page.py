@@ -19,7 +19,7 @@ from ..config import Config, run_name
 from ..core import atomic_path, read_json
 from ..data.coco import CocoData, decode, save
 from ..data.show import curves, show_grid
-from ..method.gallery import known, open_left, open_val
+from ..method.gallery import known, open_artifact, open_val
 from .bootstrap import drawn_score, paired_difference
 from .matches import read_matches
 
@@ -174,10 +174,10 @@ def write_own_page(
 ) -> Path:   # result/index.html; pseudo_labels.json and next.csv lie beside it
     "Everything that a user wants to know after a training on own images."
     split, out = run / "split/artifacts", run / "result"
-    weak, refined, val = (open_left(cfg, split, split, "_w.json"),
-                          open_left(cfg, split, run / "pseudo/artifacts", "_sw_refined.json"),
+    weak, refined, val = (open_artifact(cfg, split, split, "_w.json"),
+                          open_artifact(cfg, split, run / "pseudo/artifacts", "_sw_refined.json"),
                           open_val(cfg, split))
-    strong, metrics, doubts = (open_left(cfg, split, split, "_s.json"),
+    strong, metrics, doubts = (open_artifact(cfg, split, split, "_s.json"),
                                read_json(run / "evaluate/metrics.json"),
                                doubtful_images(weak, refined))
     write_labels(refined, weak, out / "pseudo_labels.json")

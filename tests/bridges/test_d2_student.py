@@ -18,7 +18,7 @@ from pointwssis.data.coco import load
 from pointwssis.data.evaluation import coco_ap
 from pointwssis.data.shapes import write
 from pointwssis.detector.predict import load_model, predict_all, predictor
-from pointwssis.method.stages import fit_solov2
+from pointwssis.method.stages import fit_detector
 from pointwssis.registry import DETECTORS
 from pointwssis.runs.cli import main
 from pointwssis.runs.presets import preset
@@ -91,7 +91,7 @@ def fitted(place, net, out, steps=4):
     cfg = preset("demo")
     schedule = replace(cfg.student_train, steps=steps, batch_size=2, save_every=2, warmup_steps=1, precision="auto")
     out.mkdir()
-    return fit_solov2(replace(cfg, student=net), load(place / "shapes/annotations/instances_train.json"), net, schedule, out)
+    return fit_detector(replace(cfg, student=net), load(place / "shapes/annotations/instances_train.json"), net, schedule, out)
 
 
 def test_a_broken_training_goes_on_to_the_same_weights(place, net, tmp_path, monkeypatch, capsys):

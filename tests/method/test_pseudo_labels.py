@@ -10,7 +10,7 @@ from pointwssis.data import coco, shapes
 from pointwssis.data.coco import encode
 from pointwssis.detector.inference import Instances
 from pointwssis.method.point_strategies import weak_annotation
-from pointwssis.method.pseudo_labels import PseudoMask, missing_points, refine_masks, rough_masks, summary, without_duplicates, write_pseudo
+from pointwssis.method.pseudo_labels import PseudoMask, unmatched_points, refine_masks, rough_masks, count_unmatched, without_duplicates, write_pseudo
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_empty_and_unlinked_masks(halves):
     one = Instances(torch.cat([nothing, all_of_it]), torch.tensor([.9, .8]), torch.tensor([0, 1]), torch.tensor([0, -1]))
     masks = rough_masks(lambda images, points: [one for _ in images], weak.select(weak.ids[:1]))
     assert [(m.point_id, m.class_index) for m in masks] == [(-1, 1)]
-    assert len(missing_points(weak, masks)) == weak.num_annotations
+    assert len(unmatched_points(weak, masks)) == weak.num_annotations
 
 
 class Refiner:
@@ -125,7 +125,7 @@ def test_an_emptied_mask_is_a_dropped_point(halves, tmp_path):
 def test_summary_counts_by_class(halves):
     _, weak, hidden = halves
     first = weak.annotations[weak.ids[0]][0]
-    report = summary(weak, rough_masks(teacher(hidden, {first["id"]}), weak))
+    report = count_unmatched(weak, rough_masks(teacher(hidden, {first["id"]}), weak))
     name = weak.categories.names[weak.categories.index(first["category_id"])]
     assert (report["points"], report["points_without_mask"]) == (weak.num_annotations, 1)
     assert report["by_class"][name][1] == 1 and sum(n for n, _ in report["by_class"].values()) == weak.num_annotations

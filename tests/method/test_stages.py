@@ -15,7 +15,7 @@ from pointwssis.data import coco, shapes
 from pointwssis.data.points import points_of
 from pointwssis.data.transforms import CocoDataset, tight_boxes
 from pointwssis.method import stages
-from pointwssis.method.gallery import open_left, open_truth
+from pointwssis.method.gallery import open_artifact, open_truth
 from pointwssis.registry import DATASETS, POINTS
 from pointwssis.runs.runner import NOTEBOOKS
 from pointwssis.runs.stage_graph import STAGES, config_of
@@ -83,7 +83,7 @@ def test_other_weak_labels_become_pseudo_labels(whole, places, prompt):
     cfg = config_of("shapes", "25p", 0, whole.cfg.data.root, {**TINY, **sure, "prompt": prompt})
     out = places / f"prompt_{prompt}"
     found = stages.pseudo(cfg, whole.inputs, out)
-    made = open_left(cfg, whole.inputs["split"], out, "_sw.json")
+    made = open_artifact(cfg, whole.inputs["split"], out, "_sw.json")
     answers = [a for i in whole.half("w").ids for a in made.annotations[i]]
     assert answers and all(0 <= a["score"] <= 1 for a in answers)
     names = [a["point_id"] for a in answers if "point_id" in a]
@@ -134,7 +134,7 @@ def test_the_truth_is_opened_in_few_places():
     assert {(path.stem, f) for path in package.rglob("*.py") for f in callers("open_truth", path)} == {
         ("split_stage", "split"), ("stages", "supervised"), ("stages", "evaluate"),
         ("stages", "refiner_weights"), ("stages", "quality"),     # the second is a part of the first; only under `weights_by_truth`
-        ("stages", "told"), ("match_records", "evaluation_record")}                                       # only for the oracle that knows sizes
+        ("stages", "prompts_for"), ("match_records", "evaluation_record")}                                       # only for the oracle that knows sizes
     notebooks = {path.stem: nbformat.read(path, 4).cells for path in NOTEBOOKS.glob("*.ipynb")}
     cells = {name: "\n".join(c.source for c in found if c.cell_type == "code") for name, found in notebooks.items()}
     assert {name for name, code in cells.items() if "open_truth" in code or "train_json" in code} == {"evaluate"}
@@ -207,7 +207,7 @@ def test_the_refiner_learns_with_the_points_that_an_annotator_would_click(places
     chain = Chain(places / f"clicks_{strategy}", "shapes", "25p", root, point_strategy=strategy).run("split")
     weak, truth = chain.half("w"), open_truth(chain.cfg, "")
     for i in weak.ids:
-        points, prompts = stages.known_objects(chain.cfg, truth, i)
+        points, prompts = stages.points_and_boxes(chain.cfg, truth, i)
         assert points == points_of(weak, i)
         assert np.allclose(prompts.xy, [(p.x, p.y) for p in points]) and prompts.classes.tolist() == [p.class_index for p in points]
         assert torch.equal(prompts.boxes, tight_boxes(torch.from_numpy(np.stack([truth.mask(a) for a in truth.annotations[i]]))).double())
@@ -216,7 +216,7 @@ def test_the_refiner_learns_with_the_points_that_an_annotator_would_click(places
 def test_an_image_without_objects_has_no_points(whole, places):
     record = {"id": 1, "file_name": "x.png", "width": 8, "height": 8}
     empty = coco.CocoData(places / "x.json", places, {1: record}, {1: []}, whole.half("s").categories, {})
-    points, prompts = stages.known_objects(whole.cfg, empty, 1)
+    points, prompts = stages.points_and_boxes(whole.cfg, empty, 1)
     assert points == [] and prompts.xy.shape == (0, 2) and prompts.boxes.shape == (0, 4)
 
 
@@ -235,7 +235,7 @@ def test_the_built_in_data_set_is_drawn_by_the_split(places, monkeypatch):
     monkeypatch.setitem(DATASETS._found, "shapes", few)
     cfg, out = config_of("shapes", "25p"), places / "built_in"
     assert stages.split(cfg, {}, out)["weak_images"] == 3
-    strong = open_left(cfg, out, out, "_s.json")
+    strong = open_artifact(cfg, out, out, "_s.json")
     assert (out / "data/annotations/instances_val.json").is_file() and strong.read_image(strong.ids[0]).shape == (128, 128, 3)
 
 
@@ -314,7 +314,7 @@ def test_a_stage_goes_on_image_by_image_and_ends_with_the_same_bytes(whole, plac
     with pytest.MonkeyPatch.context() as patch:
         again = asked(patch, 0)
         if stage != "refiner": getattr(stages, stage)(whole.cfg, whole.inputs, out)
-        else: assert len(stages.lessons(whole.cfg, whole.half("s"), [whole.inputs["teacher"] / f"step_{n}.safetensors" for n in (2, 4)], torch.device("cpu"), out=out))
+        else: assert len(stages.training_pairs(whole.cfg, whole.half("s"), [whole.inputs["teacher"] / f"step_{n}.safetensors" for n in (2, 4)], torch.device("cpu"), out=out))
     unbroken = {"refiner": 2, "pseudo": 2, "evaluate": 4}[stage]
     assert len(before) == until and len(after) == unbroken - until and again == []
     assert found == whole.metrics[stage]

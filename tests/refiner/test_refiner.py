@@ -32,7 +32,7 @@ def net():
     return MaskRefineNet(4, SMALL).eval()
 
 
-def lessons(data, masks=lambda m: m):
+def training_pairs(data, masks=lambda m: m):
     pairs = []
     for i in data.ids:
         truth = [data.mask(a) for a in data.annotations[i]]
@@ -187,7 +187,7 @@ def test_each_switch_blanks_its_input(net):
 # --- refinement
 
 def test_batches_and_order_do_not_matter(data, net):
-    items = [item(data, p) for p in lessons(data)]
+    items = [item(data, p) for p in training_pairs(data)]
     together = refine_many(net, items, batch=64)
     assert all(torch.equal(a, refine(net, *i)) for a, i in zip(together, items))
     assert all(torch.equal(a, b) for a, b in zip(together, refine_many(net, items, batch=1)))
@@ -195,7 +195,7 @@ def test_batches_and_order_do_not_matter(data, net):
 
 
 def test_empty_masks_stay(data, net):
-    image, rough, xy, classes = item(data, lessons(data)[0])
+    image, rough, xy, classes = item(data, training_pairs(data)[0])
     both = torch.cat([torch.zeros_like(rough), rough])
     found = refine(net, image, both, xy.expand(2, 2), classes.expand(2))
     assert not found[0].any() and torch.equal(found[1:], refine(net, image, rough, xy, classes))
@@ -204,7 +204,7 @@ def test_empty_masks_stay(data, net):
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_network_that_erases_keeps_the_rough_mask(data, net, sign):
-    image, rough, xy, classes = item(data, lessons(data)[0])
+    image, rough, xy, classes = item(data, training_pairs(data)[0])
     before = {k: v.clone() for k, v in net.state_dict().items()}
     with torch.no_grad():
         net.head.weight.zero_()
@@ -221,7 +221,7 @@ def test_published_inference_reads_the_neighbouring_channel_and_an_inclusive_win
     seen = []
     def forward(pixels, maps, channel, rough): return seen.append((pixels, channel)) or torch.zeros(len(maps), 2, 32, 32)
     monkeypatch.setattr(net, "forward", forward)
-    for quirks in (FIXED, PUBLISHED): refine(net, *item(data, lessons(data)[0]), quirks)
+    for quirks in (FIXED, PUBLISHED): refine(net, *item(data, training_pairs(data)[0]), quirks)
     (fixed, a), (published, b) = seen
     assert b.tolist() == (a + 1).tolist() and not torch.equal(fixed, published)
     assert class_channel(a, PUBLISHED, training=True).tolist() == a.tolist()
@@ -252,7 +252,7 @@ def test_the_clicks_filters_start_as_strong_as_asked():
 
 
 def test_items_depend_on_the_key_alone(data):
-    first, second = (PairDataset(data, lessons(data), SMALL, augment=.5, seed=3, cache=c) for c in (True, False))
+    first, second = (PairDataset(data, training_pairs(data), SMALL, augment=.5, seed=3, cache=c) for c in (True, False))
     for key in ((0, 5, 1), (2, 5, 1), (0, 6, 1)):
         assert all(torch.equal(first[key][k], v) for k, v in second[key].items())
     assert not torch.equal(first[0, 5, 1]["image"], first[0, 6, 1]["image"])
@@ -261,7 +261,7 @@ def test_items_depend_on_the_key_alone(data):
 
 
 def test_masks_and_click_stay_in_register(data):
-    dataset = PairDataset(data, lessons(data), SMALL)
+    dataset = PairDataset(data, training_pairs(data), SMALL)
     for key in ((i, i, 0) for i in range(len(dataset))):
         got = dataset[key]
         assert torch.equal(got["rough"][0], got["target"])          # the rough mask is the true one here
@@ -283,14 +283,14 @@ def test_fixed_training_shows_the_window_of_inference(data):
 
 
 def test_published_click_is_the_true_centre_in_the_crop(data):
-    far = [replace(p, point=replace(p.point, x=1., y=1.)) for p in lessons(data)]
+    far = [replace(p, point=replace(p.point, x=1., y=1.)) for p in training_pairs(data)]
     got = PairDataset(data, far, SMALL, PUBLISHED)[0, 0, 0]
     assert torch.allclose(got["point"], got["target"].nonzero().float().mean(0).flip(0) + .5)
 
 
 def test_published_training_teaches_class_0_nothing(data):
     torch.manual_seed(0)
-    dataset = PairDataset(data, lessons(data), SMALL)
+    dataset = PairDataset(data, training_pairs(data), SMALL)
     batch = torch.utils.data.default_collate([dataset[0, 0, j] for j in range(4)]) | {"class": torch.zeros(4, dtype=torch.long)}
     for quirks, blind in ((PUBLISHED, True), (FIXED, False)):
         net = MaskRefineNet(4, SMALL, quirks)
@@ -310,7 +310,7 @@ def test_dice_is_over_the_batch():
 
 def test_the_loss_is_dice_and_half_a_cross_entropy(data, monkeypatch):
     torch.manual_seed(0)
-    dataset = PairDataset(data, lessons(data), SMALL)
+    dataset = PairDataset(data, training_pairs(data), SMALL)
     batch = torch.utils.data.default_collate([dataset[j, 0, j] for j in range(3)])
     net, logits, seen = MaskRefineNet(4, SMALL), torch.randn(3, 2, 32, 32), []
     monkeypatch.setattr(net, "forward", lambda *inputs: seen.append(inputs) or logits)
@@ -341,7 +341,7 @@ def test_published_training_crops_are_half_open():
 def test_it_learns(data):
     torch.manual_seed(0)
     ones = lambda m: m | np.roll(m, 6, 1)                         # every rough mask drags a shadow to the right
-    net, dataset = MaskRefineNet(4, SMALL), PairDataset(data, lessons(data, ones), SMALL, cache=True)
+    net, dataset = MaskRefineNet(4, SMALL), PairDataset(data, training_pairs(data, ones), SMALL, cache=True)
     optimizer, losses = torch.optim.AdamW(net.parameters(), 2e-3), []
     for step in range(25):
         batch = torch.utils.data.default_collate([dataset[(step * 8 + j) % len(dataset), step, j] for j in range(8)])
