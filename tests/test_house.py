@@ -105,7 +105,7 @@ def test_a_user_may_rely_on_few_names():
     "Names in `__all__` of all modules; a notebook keeps an internal name out with `exporti`."
     nodes = [node for path in (ROOT / "pointwssis").rglob("*.py") if not path.stem.startswith("_") for node in ast.parse(path.read_text(encoding="utf-8")).body]
     lists = [node.value.elts for node in nodes if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"]
-    assert sum(map(len, lists)) <= 480
+    assert sum(map(len, lists)) <= 215
 
 
 def modules() -> dict[str, ast.Module]:
@@ -115,7 +115,7 @@ def modules() -> dict[str, ast.Module]:
     return {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in sorted(files.items())}
 
 
-ASKING = {"method": 16, "report": 55, "refiner": 1, "detector": 8, "bridges": 1, "data": 4, "runs": 1}    # rooms that still have such docstrings
+ASKING = {"bridges": 1, "data": 4}    # rooms that still have such docstrings
 
 
 def test_docstrings_name_the_thing_returned_or_begin_with_a_verb():
@@ -127,7 +127,7 @@ def test_docstrings_name_the_thing_returned_or_begin_with_a_verb():
     assert {room: count for room, count in found.items() if count > ASKING.get(room, 0)} == {}
 
 
-SHARED = {"dice_loss", "flat", "gains", "normalise", "sample", "Sample", "shrink", "summary", "points", "inference"}    # to become fewer
+SHARED = {"flat"}    # to become fewer
 
 
 def test_no_two_functions_classes_or_modules_share_a_name():
