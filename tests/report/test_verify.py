@@ -213,9 +213,9 @@ def test_a_recipe_that_gives_something_else_is_found(report, how):
 
 def test_changed_metrics_are_found_by_table_and_record(report):
     edit(report / "runs/toys/10p/s1/evaluate/metrics.json", lambda m: m.update(teacher_ap_percent=m["teacher_ap_percent"] + 1e-3))
-    wrong(report, r"results_toys.json: row 1, reproduced: value .* more are wrong")
+    wrong(report, r"results_toys.json: row 1, reproduced: value .* more faults")
     write_report(report / "runs", report / "figures")
-    wrong(report, "runs/toys/10p/s1/evaluate/matches.json: teacher_ap is .*, metrics.json says")
+    wrong(report, "runs/toys/10p/s1/evaluate/matches.json: teacher_ap is .*, in metrics.json")
 
 
 def test_a_changed_record_is_found(report):
@@ -264,8 +264,8 @@ def test_new_splits_variants_and_data_sets_are_missed(report):
     evaluated(report / "runs", "bricks/5p/s0", 5, (.3, .4, .5))
     said = lacking(report)
     assert said["results_toys.json"] == "lacks toys/20p/s0. Run `pointwssis report`."
-    assert said["table_weak_labels_toys.json"].startswith("is missing, it would tell of toys/10p-prompt_none/s1, toys/10p/s1")
-    assert said["results_bricks.json"] == "is missing, it would tell of bricks/5p/s0. Run `pointwssis report`."
+    assert said["table_weak_labels_toys.json"].startswith("is missing, it would show toys/10p-prompt_none/s1, toys/10p/s1")
+    assert said["results_bricks.json"] == "is missing, it would show bricks/5p/s0. Run `pointwssis report`."
     assert "table_levels_toys.json" not in said and "results_coco.json" not in said
 
 
@@ -306,7 +306,7 @@ def test_words_of_a_caption_count(report):
 
 def test_a_figure_that_was_lost_is_found(report):
     (report / "figures/curves_toys.json").unlink()
-    refused(report, "curves_toys.json: is missing, though the evidence draws it", "Run `pointwssis report`.")
+    refused(report, "curves_toys.json: is missing, though the evidence gives it", "Run `pointwssis report`.")
 
 
 @pytest.mark.parametrize("name", ["report.html", "report.md"])
@@ -339,7 +339,7 @@ def test_evidence_that_a_figure_lost_is_found(report):
     (lambda f: f["values"][0].update(ap=40.0), r"values\[0\].ap 40.0 is written"),
     (lambda f: f.update(seconds_per_point=6.0), r"seconds_per_point 6.0 is written, the evidence gives 7.0|more are wrong"),
     (lambda f: f.update(hours=.29), "caption.* is written, the evidence gives"),
-    (lambda f: f.update(hours="many"), "is of no hours, seconds_per_mask, seconds_per_point"),
+    (lambda f: f.update(hours="many"), "has no hours, seconds_per_mask, seconds_per_point"),
     (lambda f: f.update(hours=-1), "has no evidence: -1 hours cannot be spent"),
     (lambda f: f.update(dataset="toy"), "has no evidence: .*no evaluated run of 'toy'")])
 def test_a_mended_plan_is_found(report, change, says):
@@ -356,7 +356,7 @@ AGAIN = "Run `pointwssis run report --force --dataset toys --split 10p --seed 0`
 
 @pytest.mark.parametrize("name, change, says, cure", [
     ("story", lambda f: f.update(seed=5), "seed 5 has no evidence: toys/10p/s5/report/params.json is missing", AGAIN.replace("seed 0", "seed 5")),
-    ("story", lambda f: f["images"].append(99), r"images\[1\] 99 is no image that toys/10p/s0/evaluate judged", AGAIN),
+    ("story", lambda f: f["images"].append(99), r"images\[1\] 99 is no image that toys/10p/s0/evaluate evaluated", AGAIN),
     ("student", lambda f: f["images"].append(99), r"images\[2\] 99 is no image that", AGAIN),
     ("rough", lambda f: f.update(shows="story"), "shows story is written, so its name should be toys_10p_story", "Delete it."),
     ("rough", lambda f: f.pop("images"), "images None has no evidence", "Run the stage report again, or delete it.")])
@@ -370,7 +370,7 @@ def test_photographs_of_another_run_are_found(report):
     edit(manifest, lambda m: m["parameters"].update(seed=3))
     refused(report, "seed 0 is written, toys/10p/s0/report/params.json gives 3", AGAIN)
     edit(manifest, lambda m: m.update(parameters={"dataset": "toys", "split": "10p", "seed": 0}, inputs={"split/a_s.json": "99"}))
-    refused(report, "seed 0: was drawn from another split/a_s.json than toys/10p/s0/evaluate judged. 2 more are wrong", AGAIN)
+    refused(report, "seed 0: was drawn from another split/a_s.json than that of toys/10p/s0/evaluate. 2 more faults", AGAIN)
 
 
 @pytest.mark.parametrize("points, found", [(20, True), (90, False)])
@@ -398,7 +398,7 @@ def test_the_data_set_with_a_second_weak_set_is_verified_too(tmp_path):
 
 def test_the_command_ends_with_one_line(report, capsys):
     places = ["--runs", str(report / "runs"), "--figures", str(report / "figures")]
-    assert main(["report", "--verify", *places]) == 0 and "are what the evidence gives" in capsys.readouterr().out
+    assert main(["report", "--verify", *places]) == 0 and "agree with the evidence" in capsys.readouterr().out
     edit(report / "figures/results_toys.json", lambda t: t["rows"][0][3]["numbers"].update(value=99.0))
     assert main(["report", "--verify", *places]) == 2
     said = capsys.readouterr()
