@@ -17,6 +17,27 @@ if not BY_XDIST:
                    "XDG_CACHE_HOME": own, "IPYTHONDIR": f"{own}/ipython"}
 
 
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory) -> Path:
+    "The built-in data set with 12 images for training and 4 for validation; nobody changes it."
+    from pointwssis.data import shapes
+    return shapes.write(tmp_path_factory.mktemp("drawn") / "data", train=12, val=4)
+
+
+@pytest.fixture
+def stages(tmp_path, monkeypatch) -> Path:
+    "Fake notebooks for every stage; the working directory is a folder of its own."
+    from fake_stages import PARAMETERS, notebook, writes
+    from pointwssis.runs import runner
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runner, "_machine", lambda *_: {"device": "CPU", "precision": ""})     # loads no torch
+    monkeypatch.setattr(runner, "default_jobs", lambda *_: 1)
+    for name in {stage.notebook or stage.name for stage in runner.STAGES.values()}:
+        labels = '\nlabels = "sw"' if name == "student" else ""
+        notebook(tmp_path / "stages" / f"{name}.ipynb", writes(name), parameters=PARAMETERS + labels)
+    return tmp_path / "stages"
+
+
 def pytest_addoption(parser):
     parser.addoption("--unchanged", action="store_true", help="fail when the tests leave git status different")
 

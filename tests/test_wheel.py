@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from pointwssis.data import shapes
 
 ROOT = Path(__file__).parent.parent
 SOURCES = ("settings.ini", "setup.py", "pyproject.toml", "README.md", "LICENSE", "NOTICE", "pointwssis", "nbs/stages")
@@ -35,8 +34,8 @@ def test_the_package_carries_what_is_no_module(site):
         assert {path.name for path in (site / "pointwssis").glob(pattern)} == {path.name for path in (ROOT / "pointwssis").glob(pattern)} != set()
 
 
-def test_a_stage_runs_from_the_installed_package(site, tmp_path):
-    shapes.write(tmp_path / "data", train=4, val=1)
+def test_a_stage_runs_from_the_installed_package(site, tmp_path, drawn):
+    shutil.copytree(drawn, tmp_path / "data")
     command = [site / "bin/pointwssis", "run", "split", "--data-root", "data", "--split", "50p"]
     before = sorted(site.rglob("*"))
     done = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True,

@@ -1,6 +1,7 @@
 """Classes are compared by name: a validation file may number them otherwise or have fewer, and a perfect network scores 100; one that it was not
 trained on is refused before anything is trained, with both lists."""
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +29,7 @@ TRAINED = CategoryTable((1, 2, 3, 4, 5), shapes.CLASSES)
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path: return shapes.write(tmp_path_factory.mktemp("shapes"), train=8, val=4)
+def root(tmp_path_factory, drawn) -> Path: return shutil.copytree(drawn, tmp_path_factory.mktemp("classes") / "data")
 
 
 def changed(root: Path, path: Path, change: str) -> Path:

@@ -27,7 +27,7 @@ def places(tmp_path_factory) -> Path: return tmp_path_factory.mktemp("stages")
 
 
 @pytest.fixture(scope="module")
-def root(places) -> Path: return shapes.write(places / "data", train=12, val=4)
+def root(drawn) -> Path: return drawn
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from papermill.exceptions import PapermillExecutionError
 
-from pointwssis.data import coco, shapes
+from pointwssis.data import coco
 from pointwssis.runs import runner
 from pointwssis.runs.cli import main
 from chain import TINY, Chain
@@ -31,10 +31,6 @@ def in_this_process(source: str, output: Path, params: dict, **options) -> None:
             raise PapermillExecutionError(number, number, cell.source, type(e).__name__, str(e), []) from None
         if "parameters" in cell.metadata.get("tags", []): scope.update(params)
     nbformat.write(nb, output)
-
-
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory) -> Path: return shapes.write(tmp_path_factory.mktemp("drawn") / "data", train=6, val=2)
 
 
 @pytest.fixture
@@ -92,7 +88,7 @@ ANNOTATIONS = {
                           "not a list of polygons [x, y, x, y, ...]. Mend"),
     "no images": (lambda c: c.update(images=[], annotations=[]), "has no image to divide into strong and weak. Check"),
     "strong images without objects": (lambda c: c.update(annotations=[]),
-                                      "the 3 strong images of split 50p show no object. Choose a larger split"),
+                                      "the 6 strong images of split 50p show no object. Choose a larger split"),
     "not COCO": (lambda c: c.pop("annotations"), "'annotations' is not a list of records. Is this a COCO-format file?"),
 }
 
@@ -137,7 +133,7 @@ def spoil(folder: str, how: str) -> str:
 def test_broken_pictures_stop_the_split(here, capsys, how):
     says = spoil("data/train", how)
     line = fails(capsys, "run", "split", *options())
-    assert says in line and "data/train/00000" in line and ": image " in line
+    assert says in line and "data/train/0000" in line and ": image " in line
 
 
 @pytest.mark.parametrize("how", SAYS)
@@ -148,15 +144,14 @@ def test_broken_pictures_stop_a_training(here, capsys, how, workers):
     runs("split", **few)
     says = spoil("data/train", how)
     line = fails(capsys, "run", "teacher", *options(**few))
-    assert says in line and "data/train/00000" in line and ": image " in line and "worker" not in line
+    assert says in line and "data/train/0000" in line and ": image " in line and "worker" not in line
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
+def trained(tmp_path_factory, drawn) -> Path:
     "Weights of a teacher, a refiner and a student."
     place = tmp_path_factory.mktemp("trained")
-    root = shapes.write(place / "data", train=6, val=1)
-    return Chain(place, "shapes", "50p", root, **{"student.mask_channels": 16}).run("split", "teacher", "refiner", "supervised").folder
+    return Chain(place, "shapes", "50p", drawn, **{"student.mask_channels": 16}).run("split", "teacher", "refiner", "supervised").folder
 
 
 @pytest.mark.parametrize("how", SAYS)
@@ -170,7 +165,7 @@ def test_broken_weak_pictures_stop_the_pseudo_labels(here, capsys, trained, how,
         monkeypatch.setattr(f"pointwssis.method.stages.{stage}", lambda cfg, inputs, out: finished(trained / stage, out))
         runs(stage)
     line = fails(capsys, "run", "pseudo", *options())
-    assert says in line and "data/train/00000" in line and "_w.json" in line
+    assert says in line and "data/train/0000" in line and "_w.json" in line
 
 
 def finished(source: Path, out: Path) -> dict:

@@ -1,5 +1,6 @@
 """The command line as a user meets it: bad input is one line on stderr and exit code 2, with nothing half-written."""
 import json
+import shutil
 import re
 import subprocess
 import sys
@@ -105,22 +106,22 @@ def drop_the_images(content: dict) -> None: content.update(images=[], annotation
 
 @pytest.mark.parametrize("edit, says", [(drop_a_segmentation, "data/annotations/instances_train.json: annotation 1 has no segmentation"),
                                         (drop_the_images, "no image to divide into strong and weak")])
-def test_bad_annotations_pass_through_the_stage_as_one_line(here, capsys, edit, says):
-    shapes.write(here / "data", train=3, val=1)
+def test_bad_annotations_pass_through_the_stage_as_one_line(here, drawn, capsys, edit, says):
+    shutil.copytree(drawn, here / "data")
     change(here / "data/annotations/instances_train.json", edit)
     assert says in fails(capsys, "run", "split", "--data-root", "data")
     assert not Path("outputs/runs/data/10p/s0/split").exists()
 
 
-def test_broken_json_names_the_place(here, capsys):
-    shapes.write(here / "data", train=3, val=1)
+def test_broken_json_names_the_place(here, drawn, capsys):
+    shutil.copytree(drawn, here / "data")
     path = here / "data/annotations/instances_train.json"
     path.write_text(path.read_text()[:100])
     assert "instances_train.json: broken JSON at line 1" in fails(capsys, "run", "split", "--data-root", "data")
 
 
-def test_split_writes_two_files_and_copies_them(here, capsys):
-    shapes.write(here / "data", train=6, val=1)
+def test_split_writes_two_files_and_copies_them(here, drawn, capsys):
+    shutil.copytree(drawn, here / "data")
     assert main(["split", "--data-root", "data", "--split", "50p", "--out", "mine"]) == 0
     strong, weak = sorted(Path("mine").iterdir())
     assert capsys.readouterr().out.splitlines()[-2:] == [str(strong), str(weak)]

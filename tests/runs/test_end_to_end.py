@@ -8,7 +8,6 @@ import nbformat
 import pytest
 
 from pointwssis.core import write_json
-from pointwssis.data import shapes
 from pointwssis.runs.cli import main
 from pointwssis.runs.stage_graph import STAGES, is_done
 from pointwssis.runs.summary import summary
@@ -20,10 +19,10 @@ PICTURES = ("points", "rough", "refined", "student")
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory):
+def done(tmp_path_factory, drawn):
     "A finished run: its folder, what was said, and the command."
     patch, place = pytest.MonkeyPatch(), tmp_path_factory.mktemp("run")
-    shapes.write(place / "data", train=8, val=2)
+    shutil.copytree(drawn, place / "data")
     options = [part for key, value in TINY.items() for part in ("--set", f"{key}={json.dumps(value)}")]
     command = ["reproduce", "--dataset", "shapes", "--split", "25p", "--seed", "1", "--data-root", "data", *options]
     with patch.context() as p:

@@ -1,6 +1,7 @@
 "Stages side by side, and kernels that serve several stages: order, overlap, failures, and results as of a new process."
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,14 +13,15 @@ import psutil
 import pytest
 
 from pointwssis.core import ConfigError, StageError, file_hash
-from pointwssis.data import shapes
 from pointwssis.process import MARK
 from pointwssis.runs import kernels, runner
 from pointwssis.runs.jobs import beside, longest_ways, side_by_side
 from pointwssis.runs.runner import reproduce, run_stage
 from pointwssis.runs.stage_graph import STAGES, is_done
 from chain import TINY
-from test_runner import ROOT, gone, notebook, stages, writes     # noqa: F401  (the fixture with fake notebooks)
+from fake_stages import gone, notebook, writes
+
+ROOT = Path(__file__).parents[2]
 
 GRAPH = {name: stage.needs for name, stage in STAGES.items()}
 FEW = ("split", "teacher", "supervised")
@@ -80,7 +82,7 @@ def test_the_two_longest_ways_of_the_pipeline_run_side_by_side():
         assert spans[a][1] <= spans[b][0] or spans[b][1] <= spans[a][0]
 
 
-def test_stages_that_do_not_need_each_other_run_at_the_same_time(stages, capfd):     # noqa: F811
+def test_stages_that_do_not_need_each_other_run_at_the_same_time(stages, capfd):
     for name, other in (("teacher", "supervised"), ("supervised", "teacher")):
         bar = f"import sys\nsys.stderr.write('\\r  50%\\r 100%\\n')\nprint('in {name}')\n"
         notebook(stages / f"{name}.ipynb", MEET.replace("NAME", name).replace("OTHER", other) + bar, writes(name))
@@ -93,7 +95,7 @@ def test_stages_that_do_not_need_each_other_run_at_the_same_time(stages, capfd):
     assert not marked()
 
 
-def test_a_run_from_another_directory_before_does_no_harm(stages, tmp_path, monkeypatch):     # noqa: F811
+def test_a_run_from_another_directory_before_does_no_harm(stages, tmp_path, monkeypatch):
     "Papermill notes the current directory once for all threads; the stage that began first and ends first must not set it back."
     real, teacher = runner._execute, Path("teacher.here").resolve()
     def in_order(notebook, *rest):
@@ -109,7 +111,7 @@ def test_a_run_from_another_directory_before_does_no_harm(stages, tmp_path, monk
     finally: local.cwd(None)
 
 
-def test_the_first_failure_stops_the_others(stages):     # noqa: F811
+def test_the_first_failure_stops_the_others(stages):
     notebook(stages / "teacher.ipynb", MEET.replace("NAME", "teacher").replace("OTHER", "supervised"), "raise ValueError('broken')")
     slow = "import subprocess, time\nfrom pathlib import Path\nPath(out, 'state.pt').touch()\nsubprocess.Popen(['sleep', '600'], start_new_session=True)\n"
     notebook(stages / "supervised.ipynb", slow + "Path('supervised.here').touch()\ntime.sleep(600)")
@@ -122,7 +124,7 @@ def test_the_first_failure_stops_the_others(stages):     # noqa: F811
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_run_of_two_jobs_leaves_no_process(stages, how):     # noqa: F811
+def test_a_stopped_run_of_two_jobs_leaves_no_process(stages, how):
     for name in FEW[1:]: notebook(stages / f"{name}.ipynb", f"import os, time\nfrom pathlib import Path\nPath('{name}.pid').write_text(str(os.getpid()))\ntime.sleep(600)")
     code = ("import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nfrom pathlib import Path\nfrom pointwssis.runs import runner\n"
             "runner._machine = lambda *_: {}\n"
@@ -137,7 +139,7 @@ def test_a_stopped_run_of_two_jobs_leaves_no_process(stages, how):     # noqa: F
     assert runner.wait(timeout=90) != 0 and all(map(gone, processes))
 
 
-def test_a_stage_finds_its_kernel_as_a_new_one(stages, monkeypatch):     # noqa: F811
+def test_a_stage_finds_its_kernel_as_a_new_one(stages, monkeypatch):
     monkeypatch.setattr(runner, "_machine", MACHINE)
     for name in FEW[1:]: notebook(stages / f"{name}.ipynb", writes(name), STATE.replace("FILE", f"{name}.txt") + LEAVE)
     _, first, second = (o.metrics for o in reproduce({}, notebooks=stages, stages=FEW, jobs=1))
@@ -152,7 +154,7 @@ def test_a_stage_finds_its_kernel_as_a_new_one(stages, monkeypatch):     # noqa:
 
 
 @pytest.mark.parametrize("why", ["left a process", "too large", "failed"])
-def test_a_kernel_in_doubt_is_replaced(stages, monkeypatch, why):     # noqa: F811
+def test_a_kernel_in_doubt_is_replaced(stages, monkeypatch, why):
     number = "import os\nfrom pathlib import Path\nPath('numbers').open('a').write(f'{os.getpid()}\\n')\n"
     leaves = "import subprocess\nsubprocess.Popen(['sleep', '600'], start_new_session=True)\n" if why == "left a process" else ""
     notebook(stages / "split.ipynb", number + leaves, writes("split"))
@@ -184,10 +186,10 @@ def test_a_port_that_is_taken_meanwhile_costs_one_attempt(monkeypatch):
     finally: kernel.end()
 
 
-def test_results_are_those_of_a_new_kernel_and_of_one_job(tmp_path, monkeypatch):
+def test_results_are_those_of_a_new_kernel_and_of_one_job(tmp_path, monkeypatch, drawn):
     "Same seed, same bits: two jobs in kernels that serve several stages against each stage alone in a new one, with as many threads."
     monkeypatch.chdir(tmp_path)
-    shapes.write("data", train=8, val=2)
+    shutil.copytree(drawn, "data")
     params = {"split": "25p", "data_root": "data", "overrides": {k: list(v) if isinstance(v, tuple) else v for k, v in TINY.items()}}
     names = ("split", "teacher", "refiner", "supervised")
     made = reproduce(params, "warm", stages=names, jobs=2)
@@ -200,7 +202,7 @@ def test_results_are_those_of_a_new_kernel_and_of_one_job(tmp_path, monkeypatch)
     assert devices["teacher"] == devices["supervised"] and "thread" in devices["teacher"]
 
 
-def test_a_number_of_jobs_that_is_not_possible(stages):     # noqa: F811
+def test_a_number_of_jobs_that_is_not_possible(stages):
     with pytest.raises(ConfigError, match="-1 jobs are not possible"): reproduce({}, notebooks=stages, jobs=-1)
 
 

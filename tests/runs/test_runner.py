@@ -15,56 +15,18 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
-import torch
 from PIL import Image
 
-import pointwssis
 from pointwssis.core import ConfigError, DataError, StageError, file_hash, write_json
 from pointwssis.runs import runner, stage_graph
 from pointwssis.runs.commands import tell
 from pointwssis.runs.places import differences
-from pointwssis.runs.runner import reproduce, run_stage
+from pointwssis.runs.runner import reproduce
 from pointwssis.runs.stage_graph import STAGES, config_of, fingerprint, is_done
 from pointwssis.training import device
+from fake_stages import MAKES, gone, notebook, run, writes
 
 ROOT = Path(__file__).parents[2]
-PARAMETERS = 'dataset = "shapes"\nsplit = "10p"\nseed = 0\ndata_root = ""\noverrides = {}\ninputs = {}\nout = ""'
-WRITE = """import json
-from pathlib import Path
-made = Path(out)
-made.joinpath("FILE").write_text(json.dumps([STATE, sorted(inputs)]))
-made.parent.joinpath("metrics.json").write_text(json.dumps({"inputs": sorted(inputs)}))
-"""
-MAKES = {"split": "instances_s.json", "pseudo": "instances_sw.json", "student": "last.safetensors", "teacher": "last.safetensors"}
-
-
-def notebook(path: Path, *bodies: str, parameters: str = PARAMETERS, tags=("parameters",)) -> Path:
-    nb = nbformat.v4.new_notebook()
-    nb.cells = [nbformat.v4.new_code_cell(parameters, metadata={"tags": list(tags)}), *map(nbformat.v4.new_code_cell, bodies)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(nb, path)
-    return path
-
-
-def writes(name: str, state: str = "overrides") -> str:
-    return WRITE.replace("FILE", MAKES.get(name, f"{name}.safetensors")).replace("STATE", state)
-
-
-@pytest.fixture
-def stages(tmp_path, monkeypatch) -> Path:
-    "Fake notebooks for every stage; the working directory is a folder of its own."
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(runner, "_machine", lambda *_: {"device": "CPU", "precision": ""})     # nobody needs torch for these
-    monkeypatch.setattr(runner, "default_jobs", lambda *_: 1)
-    for name in {stage.notebook or stage.name for stage in STAGES.values()}:
-        labels = '\nlabels = "sw"' if name == "student" else ""
-        notebook(tmp_path / "stages" / f"{name}.ipynb", writes(name), parameters=PARAMETERS + labels)
-    return tmp_path / "stages"
-
-
-def run(stages: Path, name: str, params: dict | None = None, **options):
-    return run_stage(name, params or {}, notebooks=stages, **options)
-
 
 def manifest(folder: Path) -> dict:
     return json.loads((folder / "params.json").read_text())
@@ -377,13 +339,6 @@ def start(stages: Path, body: str) -> tuple[subprocess.Popen, psutil.Process]:
         if Path("child").is_file() and Path("child").read_text(): return runner, psutil.Process(int(Path("child").read_text()))
         time.sleep(0.1)
     raise AssertionError("the stage did not start")
-
-
-def gone(process: psutil.Process) -> bool:
-    for _ in range(100):
-        if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE: return True
-        time.sleep(0.1)
-    return False
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])

@@ -13,7 +13,7 @@ from pointwssis.runs.cli import main
 from pointwssis.runs.runner import reproduce, run_stage
 from pointwssis.runs.stage_graph import STAGES, config_of
 from pointwssis.runs.sweeps import LABELS, VARIANT, experiments, reproduce_all
-from test_runner import run, stages, writes     # noqa: F401  (the fixture with fake notebooks)
+from fake_stages import run
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_variant_changes_what_it_says_and_no_stage_before(name):
@@ -49,7 +49,7 @@ def test_the_list_has_main_runs_and_each_variant_once():
     assert few["shapes/10p-level_3/s0"] == LABELS and few["shapes/10p-unanswered_background/s0"] == VARIANT
 
 
-def test_variants_share_what_they_do_not_change(stages):     # noqa: F811
+def test_variants_share_what_they_do_not_change(stages):
     for experiment in experiments(tables="unanswered"):
         how = {o.stage: o.how for o in reproduce(experiment.params, notebooks=stages, stages=experiment.stages)}
     assert {name for name, what in how.items() if what == "ran"} == {"student_refined", "evaluate"}
@@ -57,7 +57,7 @@ def test_variants_share_what_they_do_not_change(stages):     # noqa: F811
     assert Path("outputs/runs/shapes/10p-unanswered_background/s0/evaluate/metrics.json").is_file()
 
 
-def test_an_evaluation_judges_what_is_there_and_again_when_there_is_more(stages):     # noqa: F811
+def test_an_evaluation_judges_what_is_there_and_again_when_there_is_more(stages):
     first = reproduce({}, notebooks=stages, stages=LABELS)[-1]
     assert first.metrics["inputs"] == ["pseudo", "split", "teacher"]
     assert run_stage("evaluate", {}, notebooks=stages).how == "kept"
@@ -68,7 +68,7 @@ def test_an_evaluation_judges_what_is_there_and_again_when_there_is_more(stages)
     assert run_stage("evaluate", changed, notebooks=stages, force=True).metrics["inputs"] == ["pseudo", "split", "teacher"]
 
 
-def test_one_failure_does_not_end_the_others(stages, monkeypatch):     # noqa: F811
+def test_one_failure_does_not_end_the_others(stages, monkeypatch):
     seen = []
 
     def fails(params, *args, **options):

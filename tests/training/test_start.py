@@ -11,7 +11,6 @@ from torch import nn
 
 from pointwssis.config import RefinerConfig, SOLOv2Config, check_start
 from pointwssis.core import CheckpointError, ConfigError
-from pointwssis.data import shapes
 from pointwssis.detector.backbone import FPNBackbone, build_body
 from pointwssis.detector.solov2 import SOLOv2
 from pointwssis.method import stages
@@ -152,16 +151,16 @@ def test_each_kind_of_frozen_layer_counts(change, words):
     with pytest.raises(ConfigError, match=f"teacher: {words} but no weights"): start("shapes", **change)
 
 
-def test_it_is_refused_before_the_first_stage(tmp_path):
-    root = shapes.write(tmp_path / "data", train=4, val=1)
+def test_it_is_refused_before_the_first_stage(tmp_path, drawn):
+    root = drawn
     params = {"dataset": "coco", "data_root": str(root)}
     with pytest.raises(ConfigError, match="teacher: frozen_stages=2, frozen_norm=true but no weights"):
         run_stage("split", params, tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_stage_that_is_called_by_itself_refuses_it_too(tmp_path):
-    root = shapes.write(tmp_path / "data", train=4, val=1)
+def test_a_stage_that_is_called_by_itself_refuses_it_too(tmp_path, drawn):
+    root = drawn
     cfg = config_of("shapes", "50p", 0, str(root), {"student.frozen_norm": True})
     with pytest.raises(ConfigError, match="student: frozen_norm=true but no weights"):
         stages.supervised(cfg, {"split": tmp_path}, tmp_path / "out")
