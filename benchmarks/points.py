@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from faster_coco_eval import mask as rle_api
 
-from pointwssis.config import SOLOv2Config, TEACHER_GRIDS, TEACHER_RANGES
+from pointwssis.options import SOLOv2Config, TEACHER_GRIDS, TEACHER_RANGES
 from pointwssis.data.coco import encode_many
 from pointwssis.data.points import Prompts, as_prompts
 from pointwssis.detector.cells import Outputs

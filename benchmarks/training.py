@@ -65,7 +65,7 @@ class Task:
 def as_trained(task: Task, **changes: Any) -> tuple[float, float]:
     "Seconds an image and mean loss of the last steps, by `engine.train` with batches that wait in memory."
     cfg = replace(task.cfg, **changes)
-    ready = task.ready(cfg.accumulate)
+    ready = task.ready(cfg.grad_accum_steps)
     with TemporaryDirectory() as folder:
         rows = train(task.fresh(), solov2_loss, lambda sampler: itertools.cycle(ready), cfg, Path(folder), 0, task.device,
                      length=cfg.batch_size, log_every=WARM)[1:]
@@ -164,4 +164,4 @@ def rows(device: torch.device, quick: bool = False) -> list[Row]:
     if not gpu: return [*found, compare(f"{name}: plain memory order", task, as_trained, in_other_order, runs, against="channels last")]
     twin = replace(task, network=deepcopy(task.network))
     return [*found, compare(f"{name}: compiled", task, lambda task: compiled(twin), as_trained, runs, True, against="not compiled"),
-            compare(f"{name}: in 4 parts", task, lambda task: as_trained(task, accumulate=4), as_trained, runs, True, against="in one")]
+            compare(f"{name}: in 4 parts", task, lambda task: as_trained(task, grad_accum_steps=4), as_trained, runs, True, against="in one")]

@@ -11,7 +11,7 @@ from importlib import import_module as _import_module
 __version__ = "0.1.0"
 
 _HOMES = {   # name: module
-    "preset": "runs.presets", "Config": "config", "SOLOv2Config": "config",
+    "preset": "runs.presets", "Config": "config", "SOLOv2Config": "options",
     "SOLOv2": "detector.solov2", "MaskRefineNet": "refiner.network", "Point": "data.points",
     "load_model": "detector.predict", "predict_image": "detector.predict",
     "load_official": "training.checkpoints", "to_official": "training.checkpoints",

@@ -4,133 +4,23 @@
 
 # %% ../nbs/9_core/02_config.ipynb #f92a7c0d
 from __future__ import annotations
-import re, sys
+import re
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta
 
 from .core import ConfigError, check_device, nearest
+from .options import LATER, NEUTRAL, TEACHER_GRIDS, TEACHER_RANGES
+from .options import DataConfig, RefinerConfig, SOLOv2Config, TrainConfig
+from .options import Share, stored, stored_name
 from .quirks import BEHAVIOURS, Quirks
 from .registry import DATASETS, DETECTORS, POINTS, PROMPTS, RECIPES, REFINERS, Registry
 
 # %% auto #0
-__all__ = ['SOLOv2Config', 'RefinerConfig', 'TrainConfig', 'DataConfig', 'Config', 'override', 'to_dict']
-
-# %% ../nbs/9_core/02_config.ipynb #98bb9055
-TEACHER_RANGES = ((1, 72), (72, 144), (144, 288), (288, 584), (584, 2048))
-TEACHER_GRIDS = (80, 64, 32, 24, 12)
-STUDENT_RANGES = ((1, 96), (48, 192), (96, 384), (192, 768), (384, 2048))
-STUDENT_GRIDS = (40, 36, 24, 16, 12)
-CAFFE_MEAN, CAFFE_STD = (103.53, 116.28, 123.675), (1.0, 1.0, 1.0)
-IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-
-# %% ../nbs/9_core/02_config.ipynb #27534493
-LATER = {"later": True}   # of a field that joined when results were there; `to_dict` leaves its default out
-NEUTRAL = {"neutral": True}   # of a field that cannot change a result; no fingerprint counts it
-
-# %% ../nbs/9_core/02_config.ipynb #3d31650a
-@dataclass(frozen=True)
-class SOLOv2Config:
-    """One SOLOv2 network and its decoding, frozen. Defaults: the published ResNet-101 student.
-
-    scale_ranges: sqrt(width * height) of the boxes of each level, half open, input pixels.
-    num_grids: S of each level; a level predicts S x S cells. Thresholds are probabilities 0 to 1.
-    `SOLOv2` raises ConfigError for a backbone that does not exist.
-    SOLOv2 (arXiv 2003.10152), section 3; PointWSSIS (arXiv 2303.15062), section 4.
-
-    >>> from pointwssis import SOLOv2Config
-    >>> SOLOv2Config(num_classes=7).num_grids
-    (40, 36, 24, 16, 12)
-    """
-    backbone: str = "msra_resnet101"       # "msra_resnet50", "msra_resnet101", "torchvision:NAME" or "timm:NAME"
-    weights: str = ""                      # "" random, "imagenet" the library's own, "package" an installed one's, or a file
-    num_classes: int = 80
-    scale_ranges: tuple[tuple[int, int], ...] = STUDENT_RANGES  # sqrt(w * h) of the box, half open, input pixels
-    num_grids: tuple[int, ...] = STUDENT_GRIDS                  # cells a side, per level
-    fpn_channels: int = 256
-    instance_channels: int = 512
-    instance_convs: int = 4
-    mask_channels: int = 128
-    num_kernels: int = 256                 # length of a kernel = number of mask features
-    norm_groups: int = 32                  # of the group norm in the heads; fewer for narrow heads
-    frozen_stages: int = 2                 # 0 trains all, 1 freezes the stem, 2 the stem and the first stage
-    frozen_norm: bool = True               # batch norm of the backbone keeps its running statistics
-    channel_order: str = "bgr"             # what the backbone was trained on
-    pixel_mean: tuple[float, ...] = CAFFE_MEAN  # in channel_order, 0..255
-    pixel_std: tuple[float, ...] = CAFFE_STD
-    centre_sigma: float = 0.2              # positive cells: +- this share of half the box about the centre
-    score_threshold: float = 0.1
-    mask_threshold: float = 0.5
-    update_threshold: float = 0.05         # after Matrix NMS
-    max_before_nms: int = 500
-    max_per_image: int = 100
-    nms_sigma: float = 2.0
-    nms_iou: float = 0.5                   # mask NMS
-    detector: str = field(default="solov2", metadata=LATER)   # a name in registry.DETECTORS
-
-# %% ../nbs/9_core/02_config.ipynb #3674e82e
-@dataclass(frozen=True)
-class RefinerConfig:
-    "MaskRefineNet (METHOD, section 4): a U-Net that sees image, point and rough mask of one crop."
-    backbone: str = "torchvision:resnet101"
-    weights: str = "imagenet"
-    aspp_channels: int = 512
-    decoder_channels: tuple[int, ...] = (256, 128, 64, 64)
-    crop_size: int = 256                   # side of the square crop, pixels
-    crop_scale: float = 2.0                # crop side over the rough box's side
-    sigma: float = 6.0                     # of the point's Gaussian, crop pixels
-    perturb: float = 0.0                   # share of training crops whose rough mask is made worse on purpose
-    click_gain: float = field(default=1.0, metadata=LATER)   # the click's filters start this many times stronger
-    use_image: bool = True                 # the three inputs, for the ablation
-    use_mask: bool = True
-    use_point: bool = True
-    kind: str = field(default="unet", metadata=LATER)   # a name in registry.REFINERS
-
-# %% ../nbs/9_core/02_config.ipynb #bc6474d6
-@dataclass(frozen=True)
-class TrainConfig:
-    "One optimisation run. Defaults: the published student schedule (METHOD, section 6)."
-    steps: int = 270_000
-    batch_size: int = 16                   # images over all processes
-    optimizer: str = "sgd"                 # "sgd" or "adamw"
-    lr: float = 0.01
-    backbone_lr_factor: float = field(default=1.0, metadata=LATER)   # the ImageNet network's learning rate is lr times this
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    schedule: str = "step"                 # "step", "cosine" or "constant"
-    decay_at: tuple[int, ...] = (210_000, 250_000)
-    decay_factor: float = 0.1
-    final_factor: float = 0.0              # cosine ends at lr times this
-    warmup_steps: int = 1000
-    warmup_factor: float = 0.01
-    clip_norm: float = 0.0                 # 0: off
-    accumulate: int = 1
-    precision: str = "auto"                # "auto" (bf16 where the hardware has it), "fp32", "bf16"
-    ema: float = 0.0                       # decay of the weight average; 0: off
-    checkpoint_steps: tuple[int, ...] = () # extra weights kept at these steps
-    save_every: int = field(default=5000, metadata=NEUTRAL)
-    workers: int = field(default=4, metadata=NEUTRAL)
-    short_sides: tuple[int, ...] = (640, 672, 704, 736, 768, 800)  # one is drawn per image
-    long_side: int = 1333
-    scale_jitter: tuple[float, float] = (1.0, 1.0)  # random zoom before a crop to the drawn size
-    colour_jitter: float = 0.0             # brightness, contrast and saturation, +- this share
-    flip: float = 0.5
-
-# %% ../nbs/9_core/02_config.ipynb #2499980d
-@dataclass(frozen=True)
-class DataConfig:
-    "Location of a COCO-format data set, and the image size at inference."
-    root: str = field(default="", metadata=NEUTRAL)
-    train_json: str = "annotations/instances_train.json"
-    val_json: str = "annotations/instances_val.json"
-    train_images: str = "train"
-    val_images: str = "val"
-    weak_json: str = ""                    # a separate weak set (BDD100K's detection labels); "" splits train_json
-    split_dir: str = field(default="", metadata=NEUTRAL)   # folder with a split's *_{split}_s.json and *_{split}_w.json; "" draws the split
-    split_stem: str = field(default="instances_train2017", metadata=NEUTRAL)  # split files are {split_stem}_{split}_s.json
-    short_side: int = 800                  # at inference
-    long_side: int = 1333
-    cache_images: bool = field(default=False, metadata=NEUTRAL)  # keep decoded images in memory
+__all__ = ['Config', 'override', 'to_dict']
 
 # %% ../nbs/9_core/02_config.ipynb #56c240c4
 @dataclass(frozen=True)
@@ -138,9 +28,10 @@ class Config:
     """All options of one run, frozen: data set, share of masks, seed, networks and schedules.
 
     Parts: data (DataConfig), teacher and student (SOLOv2Config), refiner (RefinerConfig),
-    teacher_train, student_train and refiner_train (TrainConfig). Sizes are pixels, lengths of schedules
-    optimiser steps, shares 0 to 1. `preset` makes one, `config.override` changes one option by its
-    dotted key and raises ConfigError for an unknown key, type or value; `config.to_dict` gives JSON values.
+    teacher_train, student_train and refiner_train (TrainConfig). Sizes are pixels, lengths of
+    schedules optimiser steps, shares 0 to 1. `preset` makes one; `config.override` changes an option
+    by its dotted key and raises ConfigError for an unknown key, type or value; `config.to_dict`
+    gives JSON values.
     Defaults are the published settings: PointWSSIS (arXiv 2303.15062), section 4.
 
     >>> from pointwssis import Config
@@ -151,28 +42,40 @@ class Config:
     dataset: str
     split: str = "10p"
     seed: int = 0
-    behaviour: str = "fixed"               # "published" keeps the published code's faults (METHOD, sections 3 to 5)
+    behaviour: str = "fixed"   # "published" keeps the published code's faults: quirks.Quirks
     point_strategy: str = "centroid"
-    prompt: str = "point"                  # what turns weak labels into masks: none, category, point, point_with_size
-    student_start: str = "backbone"        # a student's first weights: its backbone's, or those of the "teacher"
-    level: int = -1                        # -1: adaptive pyramid-level selection; 0..4: always this level
-    recipe: str = field(default="paper", metadata=LATER)   # masks of different points: suppressed as in the paper, or a competition
-    pseudo_score: float = 0.3              # prompts without points: what scores at least this becomes a pseudo label
-    unanswered: str = "ignore"             # students: clicks without a mask are ignored, or "background"
-    variant: str = field(default="", metadata=NEUTRAL)  # name of an ablation, which gets a folder of its own; "" the method itself
-    name: str = field(default="", metadata=NEUTRAL)     # of the run's folder; "" the preset's, or that of the user's data folder
+    # what turns weak labels into masks: none, category, point, point_with_size
+    prompt: str = "point"
+    # a student's first weights: its backbone's, or those of the "teacher"
+    student_start: Literal["backbone", "teacher"] = "backbone"
+    # -1: adaptive pyramid-level selection; 0..4: always this level
+    level: Literal[-1, 0, 1, 2, 3, 4] = -1
+    # masks of different points: suppressed as in the paper, or a competition
+    recipe: str = field(default="paper", metadata=LATER)
+    # prompts without points: what scores at least this becomes a pseudo label
+    pseudo_score: Share = 0.3
+    # students: points without a mask are ignored, or background
+    unmatched_points: Literal["ignore", "background"] = stored("ignore", "unanswered")
+    # name of an ablation, which gets a folder of its own; "" the method itself
+    variant: Annotated[str, Meta(pattern=r"^\w*$")] = field(default="", metadata=NEUTRAL)
+    # of the run's folder; "" the preset's, or that of the user's data folder
+    name: Annotated[str, Meta(pattern=r"^(\w[\w-]{0,99})?$")] = field(default="", metadata=NEUTRAL)
     device: str = field(default="auto", metadata=NEUTRAL)
     data: DataConfig = field(default_factory=DataConfig)
-    teacher: SOLOv2Config = field(default_factory=lambda: SOLOv2Config(scale_ranges=TEACHER_RANGES, num_grids=TEACHER_GRIDS))
+    teacher: SOLOv2Config = field(default_factory=lambda: SOLOv2Config(scale_ranges=TEACHER_RANGES,
+                                                                       num_grids=TEACHER_GRIDS))
     student: SOLOv2Config = field(default_factory=SOLOv2Config)
     refiner: RefinerConfig = field(default_factory=RefinerConfig)
-    teacher_train: TrainConfig = field(default_factory=lambda: TrainConfig(lr=0.05, warmup_steps=3000))
+    teacher_train: TrainConfig = field(default_factory=lambda: TrainConfig(lr=0.05,
+                                                                           warmup_steps=3000))
     student_train: TrainConfig = field(default_factory=TrainConfig)
     refiner_train: TrainConfig = field(default_factory=lambda: REFINER_TRAIN)
 
     def __post_init__(self):
         if self.behaviour in BEHAVIOURS: return
-        raise ConfigError(f"unknown behaviour '{self.behaviour}'.{nearest(self.behaviour, BEHAVIOURS)} Known: {', '.join(BEHAVIOURS)}.")
+        raise ConfigError("unknown behaviour "
+                          f"'{self.behaviour}'.{nearest(self.behaviour, BEHAVIOURS)} Known: "
+                          f"{', '.join(BEHAVIOURS)}.")
 
     @property
     def quirks(self) -> Quirks:
@@ -180,46 +83,37 @@ class Config:
         return BEHAVIOURS[self.behaviour]
 
 # %% ../nbs/9_core/02_config.ipynb #4383d68b
-REFINER_TRAIN = TrainConfig(steps=200_000, optimizer="adamw", lr=1e-4, weight_decay=0.0, schedule="cosine", final_factor=0.01,
+REFINER_TRAIN = TrainConfig(steps=200_000, optimizer="adamw", lr=1e-4, weight_decay=0.0,
+                            schedule="cosine", final_factor=0.01,
                             warmup_steps=2000, decay_at=())
 
 # %% ../nbs/9_core/02_config.ipynb #d10d72fa
-def _fits(value: Any, hint: Any) -> bool:
-    "True if `value`, from Python or JSON, has the declared type."
-    if get_origin(hint) is tuple:
-        inner = get_args(hint)
-        if not isinstance(value, (list, tuple)): return False
-        if inner[-1] is Ellipsis: return all(_fits(v, inner[0]) for v in value)
-        return len(value) == len(inner) and all(map(_fits, value, inner))
-    if hint is float:   # finite, and no whole number too large for one
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return number and abs(value) <= sys.float_info.max
-    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
-
-def _words(hint: Any) -> str: return getattr(hint, "__name__", str(hint)) if get_origin(hint) is None else str(hint)
-
-def _freeze(value: Any) -> Any: return tuple(map(_freeze, value)) if isinstance(value, (list, tuple)) else value
-
-# %% ../nbs/9_core/02_config.ipynb #1e553959
-CHOICES: dict[str, tuple | Registry] = {
-    "point_strategy": POINTS, "prompt": PROMPTS, "recipe": RECIPES, "detector": DETECTORS, "kind": REFINERS,
-    "unanswered": ("ignore", "background"), "student_start": ("backbone", "teacher"), "level": (-1, 0, 1, 2, 3, 4),
-    "optimizer": ("sgd", "adamw"), "schedule": ("step", "cosine", "constant"), "channel_order": ("rgb", "bgr"),
-    "precision": ("auto", "fp32", "bf16"),
-}
+_TYPES = {name: hint for part in (SOLOv2Config, RefinerConfig, TrainConfig, DataConfig, Config)
+          for name, hint in get_type_hints(part, include_extras=True).items()}
+CHOICES: dict[str, tuple | Registry] = {   # words of an option, listed in its type or in a registry
+    name: get_args(hint) for name, hint in _TYPES.items() if get_origin(hint) is Literal
+} | {"point_strategy": POINTS, "prompt": PROMPTS, "recipe": RECIPES, "detector": DETECTORS,
+     "kind": REFINERS}
+FOLDER = {"variant": "Use letters, digits and _ only.",
+          # options that name one
+          "name": "Use letters, digits, _ and - only, at most 100 of them."}
 RENAMED = {"amp": ("precision", "auto, fp32 or bf16")}   # options of earlier versions: name, values
-AT_LEAST_ONE = ("steps", "batch_size", "accumulate", "save_every", "short_side", "long_side", "crop_size", "instance_convs", "max_per_image")
 
-def _check_value(key: str, value: Any) -> None:
-    "ConfigError for a value of the right type that nothing can be done with."
+def _checked(key: str, value: Any, hint: Any) -> Any:
+    "The value as its type; ConfigError with the words, type or range that the option wants."
     name = key.rpartition(".")[2]
-    known = CHOICES.get(name, (value,))
-    if value not in known: raise ConfigError(f"unknown {key} '{value}'.{nearest(value, known)} Known: {', '.join(map(str, known))}.")
-    if name == "variant" and not re.fullmatch(r"\w*", value): raise ConfigError(f"variant '{value}' names a folder. Use letters, digits and _ only.")
-    if name == "name" and not re.fullmatch(r"(\w[\w-]{0,99})?", value):
-        raise ConfigError(f"name '{value}' names a folder. Use letters, digits, _ and - only, at most 100 of them.")
-    if name == "device": check_device(value)
-    if name in AT_LEAST_ONE and value < 1: raise ConfigError(f"option '{key}' is {value}. It must be at least 1.")
+    known = CHOICES.get(name, ())
+    if known and not (type(value) in (int, str) and value in known):
+        raise ConfigError(f"unknown {key} '{value}'.{nearest(value, known)} "
+                          f"Known: {', '.join(map(str, known))}.")
+    if name == "device" and isinstance(value, str): check_device(value)
+    try: return msgspec.convert(value, hint)
+    except (msgspec.ValidationError, OverflowError) as e:
+        if name in FOLDER and isinstance(value, str):
+            raise ConfigError(f"{name} '{value}' names a folder. {FOLDER[name]}") from None
+        wanted = re.split(r", got| - at", str(e).removeprefix("Expected "))[0].replace("`", "")
+        raise ConfigError(f"option '{key}' wants {wanted}, "
+                          f"got {value!r:.80} ({type(value).__name__}).") from None
 
 # %% ../nbs/9_core/02_config.ipynb #73dcf6e1
 def override(
@@ -234,31 +128,40 @@ def override(
     if head in RENAMED:
         name, values = RENAMED[head]
         raise ConfigError(f"option '{above}{key}' has been replaced by '{above}{name}': {values}.")
-    if head not in names: raise ConfigError(f"unknown option '{above}{key}'.{nearest(head, names)} {type(cfg).__name__} has: {', '.join(names)}.")
-    part = getattr(cfg, head)
-    if rest and not is_dataclass(part): raise ConfigError(f"option '{above}{head}' has no part '{rest}'. Set '{head}' itself.")
+    # manifests have stored names
+    head = {stored_name(f): f.name for f in fields(cfg)}.get(head, head)
+    if head not in names:
+        raise ConfigError(f"unknown option '{above}{key}'.{nearest(head, names)} "
+                          f"{type(cfg).__name__} has: {', '.join(names)}.")
+    part, hint = getattr(cfg, head), get_type_hints(type(cfg), include_extras=True)[head]
+    if rest and not is_dataclass(part):
+        raise ConfigError(f"option '{above}{head}' has no part '{rest}'. Set '{head}' itself.")
     if rest: return replace(cfg, **{head: override(part, rest, value, f"{above}{head}.")})
-    hint = get_type_hints(type(cfg))[head]
-    if is_dataclass(part): raise ConfigError(f"option '{above}{head}' is a group. Set one of its parts, such as '{head}.{fields(part)[0].name}'.")
-    if not _fits(value, hint): raise ConfigError(f"option '{above}{key}' wants {_words(hint)}, got {value!r:.80} ({type(value).__name__}).")
-    _check_value(above + key, value)
-    return replace(cfg, **{head: _freeze(float(value) if hint is float else value)})
+    if is_dataclass(part):
+        raise ConfigError(f"option '{above}{head}' is a group. "
+                          f"Set one of its parts, such as '{head}.{fields(part)[0].name}'.")
+    return replace(cfg, **{head: _checked(above + head, value, hint)})
 
 # %% ../nbs/9_core/02_config.ipynb #bd7faf4a
 def to_dict(
-    cfg: Any,           # a Config or a part of one
+    cfg: Any,             # a Config or a part of one
+    whole: bool = False,  # with later options that have their default
 ) -> dict[str, Any]:
-    "A configuration as plain JSON values, without later options that have their default."
-    values = {f.name: getattr(cfg, f.name) for f in fields(cfg) if not (f.metadata.get("later") and getattr(cfg, f.name) == f.default)}
-    return {name: to_dict(value) if is_dataclass(value) else value for name, value in values.items()}
+    "A configuration as plain JSON values under the names that manifests have."
+    kept = [f for f in fields(cfg) if whole or not f.metadata.get("later")
+            or getattr(cfg, f.name) != f.default]
+    values = {stored_name(f): getattr(cfg, f.name) for f in kept}
+    return {name: to_dict(value, whole) if is_dataclass(value) else value
+            for name, value in values.items()}
 
 # %% ../nbs/9_core/02_config.ipynb #d710d51e
-def flat(
+def dotted(
     values: dict[str, Any],   # nested, as from `to_dict`
     above: str = "",          # what stands before each key
 ) -> dict[str, Any]:
     "The values by dotted keys, as overrides are written."
-    parts = [flat(v, f"{above}{k}.") if isinstance(v, dict) else {above + k: v} for k, v in values.items()]
+    parts = [dotted(v, f"{above}{k}.") if isinstance(v, dict) else {above + k: v}
+             for k, v in values.items()]
     return {key: value for part in parts for key, value in part.items()}
 
 def neutral_keys(
@@ -267,8 +170,9 @@ def neutral_keys(
 ) -> set[str]:
     "Dotted keys of the options that cannot change a result."
     hints = get_type_hints(part)
-    inner = (neutral_keys(hints[f.name], f"{above}{f.name}.") for f in fields(part) if is_dataclass(hints[f.name]))
-    return {above + f.name for f in fields(part) if f.metadata.get("neutral")}.union(*inner)
+    inner = (neutral_keys(hints[f.name], f"{above}{f.name}.") for f in fields(part)
+             if is_dataclass(hints[f.name]))
+    return {above + stored_name(f) for f in fields(part) if f.metadata.get("neutral")}.union(*inner)
 
 # %% ../nbs/9_core/02_config.ipynb #ea7fc305
 def run_name(
@@ -276,7 +180,8 @@ def run_name(
 ) -> str:          # of a folder
     "The name of a run."
     if cfg.name in DATASETS and cfg.name != cfg.dataset:
-        raise ConfigError(f"name '{cfg.name}' is that of a preset, with its own published numbers. Pass another as --name.")
+        raise ConfigError(f"name '{cfg.name}' is that of a preset, with its own published numbers. "
+                          "Pass another as --name.")
     if cfg.name or cfg.dataset != "custom" or not cfg.data.root: return cfg.name or cfg.dataset
     folder = re.sub(r"[^\w-]+", "_", Path(cfg.data.root).resolve().name).strip("_-")[:90]
     return f"custom_{folder}" if folder in DATASETS else folder or "custom"
@@ -310,9 +215,11 @@ class Network(NamedTuple):
 
 NETWORKS = {"teacher": Network("teacher", "teacher", "teacher"),   # by stage
             "student": Network("student", "student_sw", "student"),
-            "student_refined": Network("student", "student_sw_refined", "student with refined masks"),
+            "student_refined": Network("student", "student_sw_refined",
+                                       "student with refined masks"),
             "supervised": Network("student", "supervised", "supervised")}
-TRAINED = {"refiner": "refiner_train"} | {stage: f"{net.part}_train" for stage, net in NETWORKS.items()}   # stage: its schedule
+TRAINED = {"refiner": "refiner_train"} | {stage: f"{net.part}_train"
+                                          for stage, net in NETWORKS.items()}  # stage: its schedule
 ASKED = {"pseudo": "teacher_train", "evaluate": "student_train"}       # stages that only predict
 
 def precision_of(

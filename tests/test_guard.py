@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.counting import Counts                                                                   # noqa: E402
 
-STEP = TrainConfig(steps=3, batch_size=2, optimizer="adamw", warmup_steps=0, decay_at=(), clip_norm=1., ema=.9, save_every=10**9)
+STEP = TrainConfig(steps=3, batch_size=2, optimizer="adamw", warmup_steps=0, decay_at=(), clip_norm=1., ema_decay=.9, save_every=10**9)
 REFINER = RefinerConfig("torchvision:resnet18", weights="", crop_size=32, aspp_channels=16, decoder_channels=(16, 16, 16))
 MIB = 2**20
 
@@ -43,10 +43,10 @@ def one_step(model, loss_fn, found: dict, cfg: TrainConfig, folder) -> Counts:
     "The second step of a training, from its batch to the moment when the loop asks for the next one."
     counts = Counts()
     def batches(sampler):
-        for _ in range(cfg.accumulate): yield found
+        for _ in range(cfg.grad_accum_steps): yield found
         with counts:
-            for _ in range(cfg.accumulate): yield found
-        for _ in range(cfg.accumulate): yield found
+            for _ in range(cfg.grad_accum_steps): yield found
+        for _ in range(cfg.grad_accum_steps): yield found
     train(model, loss_fn, batches, cfg, folder, 0, "cpu", length=4, log_every=10**9)
     return counts
 
@@ -79,7 +79,7 @@ def test_memory_is_counted_while_it_is_alive():
     assert (counts.peak, counts.alive) == (2 * MIB, 0)        # the sum is made before the old one goes
 
 
-@pytest.mark.parametrize("change", [{}, {"accumulate": 2, "batch_size": 4, "optimizer": "sgd", "ema": 0., "clip_norm": 0., "precision": "fp32"}])
+@pytest.mark.parametrize("change", [{}, {"grad_accum_steps": 2, "batch_size": 4, "optimizer": "sgd", "ema_decay": 0., "clip_norm": 0., "precision": "fp32"}])
 def test_a_training_step_asks_nothing(tmp_path, change):
     counts = one_step(tiny_model(), solov2_loss, batch(3), replace(STEP, **change), tmp_path)
     assert counts.waits == [] and counts.calls > 300

@@ -127,15 +127,12 @@ def test_docstrings_name_the_thing_returned_or_begin_with_a_verb():
     assert {room: count for room, count in found.items() if count > ASKING.get(room, 0)} == {}
 
 
-SHARED = {"flat"}    # to become fewer
-
-
 def test_no_two_functions_classes_or_modules_share_a_name():
     "Neither among themselves; a method may have any name."
     names = [node.name for tree in modules().values() for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
     names = [name for name in names if not name.startswith("_")]
     stems = [name.rpartition(".")[2] for name in modules()]
-    assert {name for found in (names, stems) for name in found if found.count(name) > 1} <= SHARED
+    assert {name for found in (names, stems) for name in found if found.count(name) > 1} == set()
 
 
 WIDE = ("1_method", "2_detector", "3_refiner", "6_runs", "7_report", "8_bridges", "9_core", "nbs", "stages")    # folders that still have longer lines

@@ -110,7 +110,7 @@ def _mapper(train: bool, short: list[int], long: int, extra: list[Any] = []) -> 
 
 def _loaders(train: str, val: str, schedule: TrainConfig, size: DataConfig) -> Any:
     "Training and test loader and the evaluator."
-    mirror = L(T.RandomFlip)(prob=schedule.flip)
+    mirror = L(T.RandomFlip)(prob=schedule.flip_prob)
     found = OmegaConf.create()
     found.train = L(build_detection_train_loader)(
         dataset=L(records)(names=train, data_root="datasets/coco", dataset="coco"),

@@ -111,7 +111,7 @@ def augment(
     height, width = min(frame[0], zoomed[0]), min(frame[1], zoomed[1])
     y0, x0 = r.integers(zoomed[0] - height + 1), r.integers(zoomed[1] - width + 1)
     if (height, width) != zoomed: s = crop_sample(s, int(x0), int(y0), width, height)
-    if r.random() < cfg.flip: s = flip_sample(s)
+    if r.random() < cfg.flip_prob: s = flip_sample(s)
     return (replace(s, image=jitter_colour(s.image, cfg.colour_jitter, r))
             if cfg.colour_jitter else s)
 

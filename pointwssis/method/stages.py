@@ -66,7 +66,7 @@ def fit_detector(
     torch.manual_seed(cfg.seed)
     model = DETECTORS[net.detector](replace(net, num_classes=len(data.categories)))
     if start: load_into(model, load_weights(start), start)
-    unmatched = "background" if cfg.quirks.unmatched_as_background else cfg.unanswered
+    unmatched = "background" if cfg.quirks.unmatched_as_background else cfg.unmatched_points
     dataset = CocoDataset(data, schedule, cfg.seed, cfg.data.cache_images, unmatched)
     batches = loader(dataset, schedule, device, partial(detector_batch, model.cfg))
     history = train(model, lambda network, batch: network.loss(batch), batches, schedule, out,

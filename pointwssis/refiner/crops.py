@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import IMAGENET_MEAN, IMAGENET_STD
+from ..options import IMAGENET_MEAN, IMAGENET_STD
 from ..quirks import FIXED, Quirks
 from ..data.transforms import per_channel
 

@@ -184,7 +184,7 @@ class MaskRefiner:
         device, schedule, made = pick_device(cfg.device), cfg.refiner_train, pairs()
         torch.manual_seed(cfg.seed)
         net = MaskRefineNet(len(strong.categories), cfg.refiner, cfg.quirks)
-        dataset = PairDataset(strong, made, cfg.refiner, cfg.quirks, cfg.refiner.perturb, cfg.seed,
+        dataset = PairDataset(strong, made, cfg.refiner, cfg.quirks, cfg.refiner.perturb_prob, cfg.seed,
                               cfg.data.cache_images)
         batches = loader(dataset, schedule, device)
         history = train(net, refiner_loss, batches, schedule, out, cfg.seed, device,

@@ -6,12 +6,11 @@
 from __future__ import annotations
 import json, os, shutil
 from collections.abc import Sequence
-from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from ..config import Config
+from ..config import Config, to_dict
 from ..core import ConfigError, StageError, atomic_path, read_json
 from .stage_graph import STAGES, Stage, config_of, decisive, expected, finished
 from .stage_graph import given_hashes, is_done, of_run, ready_needs
@@ -23,7 +22,7 @@ __all__ = []
 def _config_in(manifest: dict[str, Any]) -> dict[str, Any]:
     "The configuration of a result; {} for an old manifest whose options exist no longer."
     if "config" in manifest: return manifest["config"]
-    try: return asdict(config_of(**of_run(manifest.get("parameters", {}))))
+    try: return to_dict(config_of(**of_run(manifest.get("parameters", {}))), whole=True)
     except ConfigError: return {}
 
 def _text(value: Any) -> str:
@@ -47,7 +46,7 @@ def differences(
 ) -> list[str]:                 # such as "student_train.steps 800 -> 100"
     "Settings and files of the user in which a finished result differs from what is wanted."
     now, then = (decisive(stage, json.loads(json.dumps(config)))
-                 for config in (asdict(cfg), _config_in(manifest)))
+                 for config in (to_dict(cfg, whole=True), _config_in(manifest)))
     then |= {key: manifest.get("parameters", {}).get(key, value) for key, value in extra.items()}
     settings = [f"{key} {_text(then[key])} -> {_text(value)}"
                 for key, value in (now | extra).items() if then.get(key, value) != value]

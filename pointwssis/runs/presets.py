@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import Config, IMAGENET_MEAN, IMAGENET_STD, override
+from ..config import Config, override
 from ..core import ConfigError
 from ..data import shapes
 from ..quirks import FIXED
+from ..options import IMAGENET_MEAN, IMAGENET_STD
 from ..registry import DATASETS
 
 # %% auto #0
@@ -32,45 +33,58 @@ COCO_SCHEDULES = {  # split: (teacher steps, decay at, checkpoints)
     "10p": (45_000, (35_000, 40_000), (30_000, 40_000)),
     "20p": (120_000, (90_000, 110_000), (70_000, 100_000)),
     "30p": (160_000, (120_000, 150_000), (100_000, 130_000)),
-    "40p": (215_000, (165_000, 200_000), (140_000, 185_000)),  # ours: interpolated, the paper's is not published
+    # ours: interpolated, the paper's is not published
+    "40p": (215_000, (165_000, 200_000), (140_000, 185_000)),
     "50p": (270_000, (210_000, 250_000), (180_000, 240_000)),
 }
 
 def _published_teacher(split: str) -> dict[str, Any]:
     "The teacher's schedule of a split; of the next larger published one for a share in between."
     share = float(split.rstrip("p%"))
-    steps, decay, kept = next((v for k, v in COCO_SCHEDULES.items() if float(k.rstrip("p")) >= share), COCO_SCHEDULES["50p"])
-    return {"teacher_train.steps": steps, "teacher_train.decay_at": decay, "teacher_train.checkpoint_steps": kept}
+    steps, decay, kept = next((v for k, v in COCO_SCHEDULES.items()
+                               if float(k.rstrip("p")) >= share), COCO_SCHEDULES["50p"])
+    return {"teacher_train.steps": steps, "teacher_train.decay_at": decay,
+            "teacher_train.checkpoint_steps": kept}
 
 # %% ../../nbs/6_runs/01_presets.ipynb #2c19f6b7
 COCO = {  # arXiv 2303.15062; expected: the published column of the tables
-    "data.train_json": "annotations/instances_train2017.json", "data.val_json": "annotations/instances_val2017.json",
+    "data.train_json": "annotations/instances_train2017.json",
+    "data.val_json": "annotations/instances_val2017.json",
     "data.train_images": "train2017", "data.val_images": "val2017",
 }
 BDD100K = COCO | {  # same networks and schedules; weak images are those of the detection set
-    "data.train_json": "annotations/bdd100k_ins_labels_train.json", "data.val_json": "annotations/bdd100k_ins_labels_val.json",
-    "data.weak_json": "annotations/bdd100k_det_labels_train.json", "data.train_images": "train", "data.val_images": "val",
+    "data.train_json": "annotations/bdd100k_ins_labels_train.json",
+    "data.val_json": "annotations/bdd100k_ins_labels_val.json",
+    "data.weak_json": "annotations/bdd100k_det_labels_train.json", "data.train_images": "train",
+    "data.val_images": "val",
     "data.split_stem": "bdd100k_ins_labels_train",
 }
 
 # %% ../../nbs/6_runs/01_presets.ipynb #6cfd1732
 def _both(part: str, **changes: Any) -> dict[str, Any]:
-    "The same differences for teacher and student; part is \"\" for the network, \"_train\" for the schedule."
-    return {f"{who}{part}.{key}": value for who in ("teacher", "student") for key, value in changes.items()}
+    "Equal differences for teacher and student; part is \"\" (network) or \"_train\" (schedule)."
+    return {f"{who}{part}.{key}": value for who in ("teacher", "student")
+            for key, value in changes.items()}
 
-_FAST = {"optimizer": "adamw", "schedule": "cosine", "decay_at": (), "final_factor": .01, "warmup_steps": 40, "clip_norm": 10.0, "workers": 0}
-_NARROW = {"fpn_channels": 64, "instance_channels": 64, "instance_convs": 2, "mask_channels": 32, "num_kernels": 32}
+_FAST = {"optimizer": "adamw", "schedule": "cosine", "decay_at": (), "final_factor": .01,
+         "warmup_steps": 40, "clip_norm": 10.0, "workers": 0}
+_NARROW = {"fpn_channels": 64, "instance_channels": 64, "instance_convs": 2, "mask_channels": 32,
+           "num_kernels": 32}
 _RGB = {"channel_order": "rgb", "pixel_mean": IMAGENET_MEAN, "pixel_std": IMAGENET_STD}
 
 # %% ../../nbs/6_runs/01_presets.ipynb #67241ff1
 SHAPES = {  # the embedded data set, from random weights
-    **_both("", backbone="timm:test_resnet", frozen_stages=0, frozen_norm=False, num_grids=(16, 16, 12, 8, 6), **_NARROW, **_RGB),
+    **_both("", backbone="timm:test_resnet", frozen_stages=0, frozen_norm=False,
+            num_grids=(16, 16, 12, 8, 6), **_NARROW, **_RGB),
     "teacher.scale_ranges": ((1, 24), (24, 34), (34, 46), (46, 60), (60, 2048)),
     "student.scale_ranges": ((1, 26), (20, 36), (30, 50), (42, 66), (56, 2048)),
-    **_both("_train", **_FAST, lr=3e-3, weight_decay=.02, short_sides=(128,), long_side=128, scale_jitter=(.77, 1.3), colour_jitter=.2),
-    "teacher_train.steps": 400, "teacher_train.checkpoint_steps": (200, 300), "student_train.steps": 800,
-    "refiner.backbone": "torchvision:resnet18", "refiner.weights": "", "refiner.crop_size": 64, "refiner.aspp_channels": 64,
-    "refiner.decoder_channels": (64, 48, 32), "refiner.perturb": .8, "refiner.sigma": 3.0,
+    **_both("_train", **_FAST, lr=3e-3, weight_decay=.02, short_sides=(128,), long_side=128,
+            scale_jitter=(.77, 1.3), colour_jitter=.2),
+    "teacher_train.steps": 400, "teacher_train.checkpoint_steps": (200, 300),
+    "student_train.steps": 800,
+    "refiner.backbone": "torchvision:resnet18", "refiner.weights": "", "refiner.crop_size": 64,
+    "refiner.aspp_channels": 64,
+    "refiner.decoder_channels": (64, 48, 32), "refiner.perturb_prob": .8, "refiner.sigma": 3.0,
     **{f"refiner_train.{k}": v for k, v in (_FAST | {"steps": 300, "lr": 1e-3}).items()},
     "data.short_side": 128, "data.long_side": 128, "data.cache_images": True,
 }
@@ -81,25 +95,33 @@ DEMO = SHAPES | {"teacher_train.steps": 240, "teacher_train.checkpoint_steps": (
 
 # %% ../../nbs/6_runs/01_presets.ipynb #212300a6
 ANIMALS7 = {  # seven animals in 700 photographs, MobileNetV2 from ImageNet weights given as a file
-    **_both("", backbone="torchvision:mobilenet_v2", frozen_stages=5, num_grids=(28, 24, 16, 12, 8), **_NARROW, channel_order="rgb",
+    **_both("", backbone="torchvision:mobilenet_v2", frozen_stages=5, num_grids=(28, 24, 16, 12, 8),
+            **_NARROW, channel_order="rgb",
             pixel_mean=(127.5, 127.5, 127.5), pixel_std=(127.5, 127.5, 127.5)),
     "teacher.scale_ranges": ((1, 32), (32, 64), (64, 108), (108, 160), (160, 2048)),
     "student.scale_ranges": ((1, 40), (24, 80), (50, 130), (90, 190), (140, 2048)),
-    **_both("_train", **_FAST, lr=1e-3, weight_decay=.02, batch_size=8, short_sides=(224, 256), long_side=320, scale_jitter=(.8, 1.4), colour_jitter=.2),
-    "teacher_train.steps": 350, "teacher_train.checkpoint_steps": (175, 260), "student_train.steps": 500,
-    "refiner.backbone": "torchvision:mobilenet_v2", "refiner.weights": "", "refiner.crop_size": 96, "refiner.aspp_channels": 64,
-    "refiner.decoder_channels": (96, 64, 48, 32), "refiner.perturb": .5, "refiner.sigma": 4.0,
+    **_both("_train", **_FAST, lr=1e-3, weight_decay=.02, batch_size=8, short_sides=(224, 256),
+            long_side=320, scale_jitter=(.8, 1.4), colour_jitter=.2),
+    "teacher_train.steps": 350, "teacher_train.checkpoint_steps": (175, 260),
+    "student_train.steps": 500,
+    "refiner.backbone": "torchvision:mobilenet_v2", "refiner.weights": "", "refiner.crop_size": 96,
+    "refiner.aspp_channels": 64,
+    "refiner.decoder_channels": (96, 64, 48, 32), "refiner.perturb_prob": .5, "refiner.sigma": 4.0,
     **{f"refiner_train.{k}": v for k, v in (_FAST | {"steps": 300, "lr": 1e-3}).items()},
-    "data.short_side": 256, "data.long_side": 320, "data.cache_images": True, "student_start": "teacher",
+    "data.short_side": 256, "data.long_side": 320, "data.cache_images": True,
+    "student_start": "teacher",
 }
 
 # %% ../../nbs/6_runs/01_presets.ipynb #71614869
 CUSTOM = {
     "recipe": "competition",
     **_both("", backbone="torchvision:resnet50", weights="imagenet", **_RGB),
-    **_both("_train", optimizer="adamw", lr=1e-4, weight_decay=.05, clip_norm=1.0, schedule="cosine", decay_at=(), warmup_steps=500),
-    "teacher_train.steps": 5_000, "teacher_train.checkpoint_steps": (2_500, 3_750), "student_train.steps": 20_000,
-    "refiner.backbone": "torchvision:resnet50", "refiner_train.steps": 10_000, "refiner_train.warmup_steps": 500,
+    **_both("_train", optimizer="adamw", lr=1e-4, weight_decay=.05, clip_norm=1.0,
+            schedule="cosine", decay_at=(), warmup_steps=500),
+    "teacher_train.steps": 5_000, "teacher_train.checkpoint_steps": (2_500, 3_750),
+    "student_train.steps": 20_000,
+    "refiner.backbone": "torchvision:resnet50", "refiner_train.steps": 10_000,
+    "refiner_train.warmup_steps": 500,
 }
 
 # %% ../../nbs/6_runs/01_presets.ipynb #71614871
@@ -107,8 +129,9 @@ CUSTOM = {
 class Preset:
     "A data set by name, with the options that suit it."
     options: dict[str, Any]                       # dotted keys: differences from the defaults
-    draw: Callable[[Path], Any] | None = None     # writes the data set into a folder; None: the user has it
-    published_schedule: bool = False              # steps of the teacher by split, as the paper has them
+    # writes the data set into a folder; None: the user has it
+    draw: Callable[[Path], Any] | None = None
+    published_schedule: bool = False   # steps of the teacher by split, as the paper has them
 
 DATASETS.register("shapes")(Preset(SHAPES, draw=shapes.write))
 DATASETS.register("demo")(Preset(DEMO, draw=shapes.write))
@@ -125,19 +148,23 @@ def _in_proportion(cfg: Config, overrides: dict[str, Any]) -> dict[str, Any]:
     for part in ("teacher_train", "student_train", "refiner_train"):
         old, steps = getattr(cfg, part), overrides.get(f"{part}.steps")
         for key in ("decay_at", "checkpoint_steps"):
-            if type(steps) is int: found[f"{part}.{key}"] = tuple(max(1, at * steps // old.steps) for at in getattr(old, key))
+            if type(steps) is int:
+                found[f"{part}.{key}"] = tuple(max(1, at * steps // old.steps)
+                                               for at in getattr(old, key))
     return found
 
 def _check_checkpoints(cfg: Config) -> Config:
     "The configuration, if its teacher keeps weights that the refiner can learn from."
     kept, last = list(cfg.teacher_train.checkpoint_steps), cfg.teacher_train.steps
     if kept and 1 <= min(kept) <= max(kept) <= last: return cfg
-    raise ConfigError(f"teacher_train.checkpoint_steps {kept}: the refiner needs one or more of the teacher's steps 1 to {last}. Set it.")
+    raise ConfigError(f"teacher_train.checkpoint_steps {kept}: the refiner needs one or more of "
+                      f"the teacher's steps 1 to {last}. Set it.")
 
 def _check_recipe(cfg: Config) -> Config:
     "The configuration, if its recipe has points whose masks can compete."
     if cfg.recipe == "paper" or (cfg.prompt, cfg.quirks) == ("point", FIXED): return cfg
-    raise ConfigError(f"recipe '{cfg.recipe}' needs prompt point and behaviour fixed, these are {cfg.prompt} and {cfg.behaviour}. Set recipe to paper.")
+    raise ConfigError(f"recipe '{cfg.recipe}' needs prompt point and behaviour fixed, these are "
+                      f"{cfg.prompt} and {cfg.behaviour}. Set recipe to paper.")
 
 # %% ../../nbs/6_runs/01_presets.ipynb #7040fe4d
 def preset(
@@ -145,13 +172,13 @@ def preset(
     split: str = "10p",       # share of images that keep their masks
     **overrides: Any,         # dotted keys: {"student_train.steps": 100}
 ) -> Config:                  # frozen, complete
-    """The configuration of a data set and a share of masks, with overrides checked for name and type.
+    """The configuration of a data set and a share of masks, with checked overrides.
 
-    dataset: shapes (built in), demo, animals7, coco, bdd100k, custom, or a name that a plug-in registers.
+    dataset: shapes (built in), demo, animals7, coco, bdd100k, custom, or a name from a plug-in.
     split: percentage of the images that keep their masks, such as "10p" or "12.5p".
     overrides: options by dotted keys; steps are optimiser steps, sizes pixels, shares 0 to 1.
     Decays and checkpoints keep their share of an overridden number of steps.
-    Raises ConfigError for an unknown name or option, with the nearest one, and for a wrong type or value.
+    Raises ConfigError for an unknown name or option, with the nearest one, and for a wrong value.
     Schedules of coco and bdd100k are those of PointWSSIS (arXiv 2303.15062), section 4.
 
     >>> from pointwssis import preset

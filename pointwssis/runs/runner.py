@@ -6,12 +6,12 @@
 from __future__ import annotations
 import ast, logging, os, shutil, sys, time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pointwssis
-from ..config import Config, check_start, precision_of
+from ..config import Config, check_start, precision_of, to_dict
 from ..core import CheckpointError, ConfigError, DataError, PointWSSISError, StageError
 from ..core import atomic_path, device_name, nearest, pick_device, put_in_place, read_json
 from ..core import remove_litter, versions, write_json
@@ -229,7 +229,7 @@ def _found(partial: Path, target: Path, wanted: str, source: str, same_code: boo
 
 def _begin(stage: Stage, params: dict[str, Any], cfg: Config, facts: dict[str, Any], *where: Any) -> dict[str, Any]:
     "All of the manifest that is known when a stage starts."
-    return {"stage": stage.name, "parameters": params, "config": asdict(cfg), **facts, "version": pointwssis.__version__,
+    return {"stage": stage.name, "parameters": params, "config": to_dict(cfg, whole=True), **facts, "version": pointwssis.__version__,
             "git_commit": git_commit(), **_machine(stage.name, params, cfg, *where), "versions": versions()}
 
 # %% ../../nbs/6_runs/06_runner.ipynb #fe9ec5a5

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from ..config import IMAGENET_MEAN, IMAGENET_STD, Config
+from ..config import Config
 from ..core import ConfigError, DataError, nearest
 from ..data.coco import CocoData, load
 from ..data.masks import box_of
 from ..method.splits import choose
+from ..options import IMAGENET_MEAN, IMAGENET_STD
 
 # %% auto #0
 __all__ = []

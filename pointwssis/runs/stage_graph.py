@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..config import NETWORKS, Config, flat, neutral_keys, run_name, to_dict
+from ..config import NETWORKS, Config, dotted, neutral_keys, run_name, to_dict
 from ..core import ConfigError, StageError, file_hash, nearest, read_json
 from ..data.pictures import pictures_hash
 from ..method.splits import percentage
@@ -162,7 +162,7 @@ def decisive(
 ) -> dict[str, Any]:          # dotted key: value
     "The settings that can change a stage's result."
     neutral = neutral_keys()
-    return {key: value for key, value in flat(config).items() if key not in neutral and key.partition(".")[0] not in stage.ignores}
+    return {key: value for key, value in dotted(config).items() if key not in neutral and key.partition(".")[0] not in stage.ignores}
 
 def fingerprint(
     stage: Stage,

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os, re, sys, time, zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
@@ -18,7 +18,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from ..config import TrainConfig
+from ..config import TrainConfig, to_dict
 from ..core import CheckpointError, PointWSSISError, StageError, put_in_place
 from .device import choose_precision, in_precision, place, to_device
 from .distributed import agree, average_gradients, processes
@@ -96,8 +96,9 @@ def _start(model: nn.Module, cfg: TrainConfig, seed: int, length: int, out: Path
     "A run at its beginning, or where the newest state in `out` left it."
     free = ("workers", "save_every", "checkpoint_steps")
     settings = ({"seed": seed, "length": length}
-                | {k: v for k, v in asdict(cfg).items() if k not in free})
-    average = {k: v.detach().clone() for k, v in model.state_dict().items()} if cfg.ema else None
+                | {k: v for k, v in to_dict(cfg, whole=True).items() if k not in free})
+    average = ({k: v.detach().clone() for k, v in model.state_dict().items()}
+               if cfg.ema_decay else None)
     run = Run(model, make_optimizer(model, cfg), settings, average)
     if resume and (found := newest_state(out)): run.restore(*found)
     return run
@@ -139,16 +140,16 @@ def _advance(run: Run, loss_fn: Callable, batches: Iterator, cfg: TrainConfig,
         group["lr"] = learning_rate(cfg, run.step) * group.get("lr_factor", 1)
     params = [p for group in run.optimizer.param_groups for p in group["params"]]
     device = params[0].device
-    for _ in range(cfg.accumulate):
+    for _ in range(cfg.grad_accum_steps):
         batch = to_device(_next(batches), device)
         with in_precision(cfg.precision, device): losses = loss_fn(run.model, batch)
-        (meter.add(losses, run.step + 1) / cfg.accumulate).backward()
+        (meter.add(losses, run.step + 1) / cfg.grad_accum_steps).backward()
     average_gradients(params)
     if cfg.clip_norm: clip_grad_norm_(params, cfg.clip_norm)
     run.optimizer.step()
     run.optimizer.zero_grad()
     run.step += 1
-    if run.average: update_average(run.average, run.model, cfg.ema, run.step)
+    if run.average: update_average(run.average, run.model, cfg.ema_decay, run.step)
 
 # %% ../../nbs/5_training/08_trainer.ipynb #1c597b76
 BAR = ("{percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} steps [{elapsed}, "
@@ -215,7 +216,7 @@ def train(
         cfg = replace(cfg, precision=choose_precision(cfg.precision, device))
         run = _start(place(model, device, cfg.steps), cfg, seed, length, out, resume)
         sampler = StepSampler(length, cfg.batch_size, cfg.steps, seed, run.step, rank, world,
-                              cfg.accumulate)
+                              cfg.grad_accum_steps)
         agree(model.state_dict().values())
         with _watching_workers():
             if run.step < cfg.steps:

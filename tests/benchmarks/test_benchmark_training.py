@@ -34,7 +34,7 @@ def test_both_ways_learn_the_same(task):
 
 def test_parts_are_parts_of_the_same_batch(task):
     assert [len(b["images"]) for b in task.ready(2)] == [2] * 4 and [len(b["images"]) for b in task.ready(1)] == [4] * 2
-    assert as_trained(task, accumulate=2)[1] == pytest.approx(as_trained(task)[1], rel=.1)
+    assert as_trained(task, grad_accum_steps=2)[1] == pytest.approx(as_trained(task)[1], rel=.1)
 
 
 def test_a_faster_way_that_learns_something_else_is_no_row(task):

@@ -171,7 +171,7 @@ def batch_of(root, name="test_train_40p_sw_refined", count=3):
 def test_losses_of_a_batch_are_ours(root):
     "Read, resized, with a point that is ignored: by our data set and by the mapper."
     data = load(root / "annotations/instances_train2017_40p_sw_refined.json", root / "train")
-    still = TrainConfig(short_sides=(96,), long_side=200, flip=0, scale_jitter=(1., 1.), colour_jitter=0.)
+    still = TrainConfig(short_sides=(96,), long_side=200, flip_prob=0, scale_jitter=(1., 1.), colour_jitter=0.)
     net = replace(CFG, num_classes=5)
     items = [CocoDataset(data, still)[k, 0, 0] for k in range(4)]
     assert any(len(s.ignore) for _, s in items)

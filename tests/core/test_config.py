@@ -47,7 +47,7 @@ def test_a_teacher_must_leave_lessons(kept):
     ("prompt", "pint", "unknown prompt 'pint'. Did you mean 'point'?"),
     ("level", 5, "unknown level '5'"),
     ("student_train.schedule", "cos", "unknown student_train.schedule 'cos'. Did you mean 'cosine'?"),
-    ("data.short_side", 0, "option 'data.short_side' is 0. It must be at least 1."),
+    ("data.short_side", 0, "option 'data.short_side' wants int >= 1, got 0 (int)."),
     ("teacher_train.steps", True, "wants int, got True (bool)"),
     ("student_train.scale_jitter", [1], "got [1] (list)"),
 ])

@@ -17,7 +17,7 @@ from pointwssis.detector.targets import assign
 from pointwssis.training.trainer import StepSampler
 from tiny import CFG as NETWORK
 
-TRAIN = TrainConfig(short_sides=(40, 48), long_side=72, scale_jitter=(.6, 1.6), flip=.5)
+TRAIN = TrainConfig(short_sides=(40, 48), long_side=72, scale_jitter=(.6, 1.6), flip_prob=.5)
 
 
 def painted(boxes, height=60, width=80) -> Sample:

@@ -54,7 +54,7 @@ def test_a_point_without_mask_is_background_when_published_and_ignored_when_fixe
     first = data.ids[0]
     lost = {"id": 1, "image_id": first, "category_id": data.categories.ids[0], "point": [40., 20.], "iscrowd": 0}
     blind = replace(data, annotations=data.annotations | {first: []}, info={"dropped_points": [lost]})
-    schedule = TrainConfig(short_sides=(72,), long_side=72, flip=0.)
+    schedule = TrainConfig(short_sides=(72,), long_side=72, flip_prob=0.)
     labels = {}
     for unmatched in ("background", "ignore"):
         batch = collate([CocoDataset(blind, schedule, cache=cache, unmatched=unmatched)[0, 0, 0]])

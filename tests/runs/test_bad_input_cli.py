@@ -200,8 +200,8 @@ SET = {
     "teacher.channel_order=brg": "unknown teacher.channel_order 'brg'. Did you mean 'rgb'?",
     "device=gpu": "unknown device 'gpu'. Use auto, cpu, cuda",
     "level=5": "unknown level '5'. Known: -1, 0",
-    "student_train.steps=0": "option 'student_train.steps' is 0. It must be at least 1.",
-    "student_train.batch_size=0": "option 'student_train.batch_size' is 0. It must be at least 1.",
+    "student_train.steps=0": "option 'student_train.steps' wants int >= 1, got 0 (int).",
+    "student_train.batch_size=0": "option 'student_train.batch_size' wants int >= 1, got 0 (int).",
     "teacher_train.checkpoint_steps=[200, 500]":
         "teacher_train.checkpoint_steps [200, 500]: the refiner needs one or more of the teacher's steps 1 to 400. Set it.",
     "teacher_train.checkpoint_steps=[]": "teacher_train.checkpoint_steps []: the refiner needs",

@@ -33,7 +33,7 @@ def test_the_claimed_gpu_stops_what_a_real_one_would(mix):
 
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=BF16)])
 def test_training_on_it_gives_the_losses_of_the_cpu(tmp_path, precision):
-    cfg = TrainConfig(steps=3, batch_size=2, optimizer="adamw", warmup_steps=0, decay_at=(), clip_norm=1., ema=.9, save_every=2, precision=precision)
+    cfg = TrainConfig(steps=3, batch_size=2, optimizer="adamw", warmup_steps=0, decay_at=(), clip_norm=1., ema_decay=.9, save_every=2, precision=precision)
     found = training_batch(CFG, [(i, sample(3, i)) for i in range(2)])
     def losses(device: str, stop: int = 99) -> list[float]:
         def batches(sampler):

@@ -17,7 +17,7 @@ from pointwssis.training.trainer import Meter, STATES, StepSampler, learning_rat
 from pointwssis.training.trainer import save_weights, train, update_average
 from pointwssis.training.weights import save_state
 
-CFG = TrainConfig(steps=12, batch_size=4, lr=.1, warmup_steps=3, decay_at=(8,), precision="fp32", ema=.9, save_every=4, checkpoint_steps=(6,))
+CFG = TrainConfig(steps=12, batch_size=4, lr=.1, warmup_steps=3, decay_at=(8,), precision="fp32", ema_decay=.9, save_every=4, checkpoint_steps=(6,))
 LENGTH = 10
 
 
@@ -62,7 +62,7 @@ def same(a, b): return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for 
 def without_speed(rows): return [{k: v for k, v in r.items() if k != "images_per_s"} for r in rows]
 
 
-@pytest.mark.parametrize("cfg", [CFG, replace(CFG, optimizer="adamw", ema=0., accumulate=2, clip_norm=.5, schedule="cosine", precision="auto")])
+@pytest.mark.parametrize("cfg", [CFG, replace(CFG, optimizer="adamw", ema_decay=0., grad_accum_steps=2, clip_norm=.5, schedule="cosine", precision="auto")])
 def test_resumed_equals_unbroken(tmp_path, cfg):
     whole, rows = run(tmp_path / "whole", cfg=cfg)
     with pytest.raises(InterruptedError): run(tmp_path / "cut", cfg=cfg, loader_fn=lambda s: loader(s, cut=9))
@@ -165,7 +165,7 @@ class Pretrained(nn.Module):
 def moved(model, factor, **changes):
     "How far body and head go in one step of plain SGD."
     before = [p.detach().clone() for p in model.parameters()]
-    cfg = replace(CFG, steps=1, warmup_steps=0, momentum=0., weight_decay=0., ema=0., checkpoint_steps=(), backbone_lr_factor=factor, **changes)
+    cfg = replace(CFG, steps=1, warmup_steps=0, momentum=0., weight_decay=0., ema_decay=0., checkpoint_steps=(), backbone_lr_factor=factor, **changes)
     return lambda out: [p.detach() - b for p, b in zip(run(out, model, cfg)[0].parameters(), before)]
 
 
@@ -200,7 +200,7 @@ def test_a_rate_of_its_own_survives_a_cut_and_is_not_changed_on_the_way(tmp_path
 
 
 def test_without_it_the_bits_are_those_of_one_group_and_older_states_go_on(tmp_path):
-    cfg = replace(CFG, ema=0.)
+    cfg = replace(CFG, ema_decay=0.)
     model, plain = run(tmp_path, Pretrained(), cfg)[0], Pretrained()
     optimizer = torch.optim.SGD([p for p in plain.parameters() if p.requires_grad], cfg.lr, cfg.momentum, weight_decay=cfg.weight_decay, fused=True)
     for step, batch in enumerate(loader(StepSampler(LENGTH, cfg.batch_size, cfg.steps, 0))):
@@ -246,7 +246,7 @@ def test_sampler_shares_start_and_length():
     assert [(s, t) for b in whole for _, s, t in b] == [(s, t) for s in range(5) for t in range(12)]
     tail = StepSampler(10, 12, steps=5, seed=3, start=2)
     assert list(tail) == whole[2:] and len(tail) == 3
-    shares = [list(StepSampler(10, 12, steps=5, seed=3, rank=r, world=2, accumulate=3)) for r in range(2)]
+    shares = [list(StepSampler(10, 12, steps=5, seed=3, rank=r, world=2, grad_accum_steps=3)) for r in range(2)]
     assert len(shares[0]) == 15 and all(len(b) == 2 for b in shares[0])
     for step in range(5): assert sorted(i for s in shares for b in s[3 * step:3 * step + 3] for i in b) == sorted(whole[step])
     with pytest.raises(ConfigError, match="multiple of 8"): StepSampler(10, 12, 5, 0, world=8)
@@ -283,7 +283,7 @@ def test_average_follows_the_formula():
 
 
 def test_average_is_what_is_saved(tmp_path):
-    averaged, plain = run(tmp_path / "a")[0], run(tmp_path / "b", cfg=replace(CFG, ema=0.))[0]
+    averaged, plain = run(tmp_path / "a")[0], run(tmp_path / "b", cfg=replace(CFG, ema_decay=0.))[0]
     raw = torch.load(tmp_path / "a/state.pt", weights_only=True)["model"]
     assert same(raw, plain.state_dict()) and not same(averaged.state_dict(), raw)
 
@@ -295,13 +295,13 @@ def plain_net():
 
 def test_accumulation_equals_the_large_batch(tmp_path):
     one = run(tmp_path / "one", model=plain_net(), cfg=CFG)
-    two = run(tmp_path / "two", model=plain_net(), cfg=replace(CFG, accumulate=2))
+    two = run(tmp_path / "two", model=plain_net(), cfg=replace(CFG, grad_accum_steps=2))
     for key, value in one[0].state_dict().items(): assert torch.allclose(value, two[0].state_dict()[key], atol=1e-6)
     assert [r["loss"] for r in one[1]] == pytest.approx([r["loss"] for r in two[1]], abs=1e-5)
 
 
 def test_clipping_bounds_the_step(tmp_path):
-    cfg = replace(CFG, steps=1, clip_norm=1e-3, momentum=0., weight_decay=0., ema=0., warmup_steps=0, checkpoint_steps=())
+    cfg = replace(CFG, steps=1, clip_norm=1e-3, momentum=0., weight_decay=0., ema_decay=0., warmup_steps=0, checkpoint_steps=())
     model, before = plain_net(), plain_net()
     run(tmp_path, model=model, cfg=cfg)
     moved = torch.cat([(a - b).flatten() for a, b in zip(model.parameters(), before.parameters())]).norm().item()
@@ -373,7 +373,7 @@ PROGRAM = textwrap.dedent("""
     from test_trainer import CFG, LENGTH, loader, loss, plain_net, replace, train
     torch.set_num_threads(1)
     for part, accumulate in (("a", 1), ("b", 2)):
-        cfg = replace(CFG, accumulate=accumulate)
+        cfg = replace(CFG, grad_accum_steps=accumulate)
         train(plain_net(), loss, loader, cfg, f"{sys.argv[1]}/{part}", 0, "cpu", length=LENGTH, log_every=3)
 """)
 
