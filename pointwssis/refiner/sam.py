@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import IMAGENET_MEAN, IMAGENET_STD, Config
+from ..config import Config
 from ..core import CheckpointError, ConfigError, pick_device
 from ..data.coco import CocoData, decode, encode
 from ..data.transforms import per_channel, tight_boxes
+from ..options import IMAGENET_MEAN, IMAGENET_STD
 from .refinement import Item
 from ..registry import REFINERS
 from ..training.device import choose_precision, in_precision

@@ -217,7 +217,7 @@ def suggested(
               "sigma": 4.0}.items()] if size == "small" else []
     return [*_network(chosen, weights), *_sizes(facts, chosen), *_schedules(facts, chosen), *small,
             Setting("refiner.crop_size", chosen.crop, "of the crop around an object, pixels"),
-            Setting("refiner.perturb", .5, "few outlines, so examples are varied"),
+            Setting("refiner.perturb_prob", .5, "few outlines, so examples are varied"),
             Setting("student_start", "teacher", "the teacher's weights are a start"),
             Setting("data.cache_images", facts.strong + facts.weak <= 2000,
                     "images fit into memory"),
