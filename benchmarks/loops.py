@@ -12,7 +12,7 @@ from pointwssis.data.coco import encode
 from pointwssis.data.points import Prompts
 from pointwssis.data.transforms import Truth
 from pointwssis.detector.cells import LEVEL_STRIDES, Outputs
-from pointwssis.refiner.crops import crop_inputs, crop_window, gaussian_map, normalise, paste
+from pointwssis.refiner.crops import crop_inputs, crop_window, gaussian_map, normalise_crops, paste
 from pointwssis.refiner.network import MaskRefineNet
 
 from . import usual
@@ -127,7 +127,7 @@ def refine(net: MaskRefineNet, image: Tensor, rough: Tensor, points: Tensor, cla
         frame = torch.tensor([crop_window((x0, y0, x1 + 1, y1 + 1), tuple(point.tolist()), net.cfg.crop_scale, *mask.shape)],
                              dtype=torch.float32, device=mask.device)
         pixels, inside, xy = crop_inputs(image, mask[None, None], point[None], frame, size)
-        stem = dense_stem(net, normalise(pixels), gaussian_map(xy - .5, size, size, net.cfg.sigma)[:, None], label[None], inside.float())
+        stem = dense_stem(net, normalise_crops(pixels), gaussian_map(xy - .5, size, size, net.cfg.sigma)[:, None], label[None], inside.float())
         logits = F.interpolate(net.decode(stem), size=(size, size), mode="bilinear", align_corners=False)
         new = paste(logits, frame, *mask.shape)[0]
         refined.append(new if new.any() else mask)

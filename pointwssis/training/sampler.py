@@ -31,25 +31,25 @@ class StepSampler:
         start: int = 0,      # steps already done
         rank: int = 0,       # of this process
         world: int = 1,      # processes
-        accumulate: int = 1, # lists yielded a step
+        grad_accum_steps: int = 1, # lists yielded a step
     ):
-        shares = world * accumulate
+        shares = world * grad_accum_steps
         if length < 1:
             raise DataError("nothing to train on: the training set has no images. "
                             "Check the split and its annotation file.")
-        uneven = (f"batch_size {batch_size} cannot be shared by {world} processes x {accumulate} "
-                  f"parts. Take a multiple of {shares}.")
+        uneven = (f"batch_size {batch_size} cannot be shared by {world} processes x "
+                  f"{grad_accum_steps} parts. Take a multiple of {shares}.")
         if batch_size % shares: raise ConfigError(uneven)
         self.length, self.batch_size, self.steps = length, batch_size, steps
         self.seed, self.start = seed, start
-        self.rank, self.shares, self.accumulate = rank, shares, accumulate
+        self.rank, self.shares, self.grad_accum_steps = rank, shares, grad_accum_steps
 
-    def __len__(self) -> int: return max(0, self.steps - self.start) * self.accumulate
+    def __len__(self) -> int: return max(0, self.steps - self.start) * self.grad_accum_steps
 
     def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
-        first = self.rank * self.accumulate
+        first = self.rank * self.grad_accum_steps
         for step in range(self.start, self.steps):
-            for part in range(self.accumulate):
+            for part in range(self.grad_accum_steps):
                 yield [self._item(step, slot)
                        for slot in range(first + part, self.batch_size, self.shares)]
 
