@@ -21,7 +21,7 @@ from .results import share_of
 from .tables import Span, Table, escaped, markdown, spans
 
 # %% auto #0
-__all__ = ['page_texts', 'write_page']
+__all__ = []
 
 # %% ../../nbs/7_report/12_html.ipynb #b305311f
 PHOTOGRAPHS = {

@@ -16,7 +16,7 @@ import numpy as np
 from ..core import DataError, read_json
 
 # %% auto #0
-__all__ = ['THRESHOLDS', 'RECALLS', 'Detections', 'Matches', 'Record', 'read_matches']
+__all__ = ['Record', 'read_matches']
 
 # %% ../../nbs/7_report/02_matches.ipynb #e173e5f5
 def to_text(

@@ -15,7 +15,7 @@ from typing import Any
 from ..core import ConfigError, StageError, read_json
 
 # %% auto #0
-__all__ = ['SECONDS_PER_MASK', 'SECONDS_PER_POINT', 'hours_of', 'collect']
+__all__ = ['collect']
 
 # %% ../../nbs/7_report/01_results.ipynb #2d161f85
 COCO_STUDENT = {"1p": 24.0, "2p": 25.3, "5p": 33.7, "10p": 35.8,

@@ -22,7 +22,7 @@ from .verify_tables import Stale, check_record, check_table, check_words, flat
 from .verify_tables import lacks, recorded_in, written_tables
 
 # %% auto #0
-__all__ = ['BACK', 'Verified', 'verify']
+__all__ = ['verify']
 
 # %% ../../nbs/7_report/18_verify.ipynb #ef4d522d
 BACK = "Bring it back as it was, or run the stage again and then `pointwssis report`."
