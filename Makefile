@@ -14,7 +14,7 @@ SUITES ?=
 LAB_SETTINGS := .venv/share/jupyter/lab/settings
 QUIET := {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}
 # what the committed evidence is made with; for another data set: make evidence EVIDENCE="--dataset animals7 --data-root DIR --seeds 0,1"
-EVIDENCE ?= --dataset shapes --splits 10p,1p,2p,5p,20p,30p,40p,50p --seeds 0,1,2 --tables all
+EVIDENCE ?= --dataset shapes --splits 10p,1p,2p,5p,20p,30p,40p,50p --seeds 0,1,2 --ablations all
 
 .PHONY: help setup lock lock-check demo test test-all lab bench evidence readme
 

@@ -14,8 +14,10 @@ from ..core import NO_ROOM, PointWSSISError, unwritable
 from ..method.ablations import ABLATIONS
 from ..registry import use_plugins
 from ..report.results import RUNS
-from .commands import command_convert, command_doctor, command_plan, command_predict, command_report
-from .commands import command_reproduce, command_run, command_split, command_submit, command_train
+from .commands import command_convert, command_doctor, command_plan, command_predict
+from .commands import command_report
+from .commands import command_reproduce, command_run, command_split, command_submit
+from .commands import command_train
 
 # %% auto #0
 __all__ = ['main']
@@ -24,9 +26,11 @@ __all__ = ['main']
 class Parser(argparse.ArgumentParser):
     "An argument parser that reports a mistake in one line, like everything else here."
     def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+        super().__init__(*args, allow_abbrev=False,
+                         formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
 
-    def error(self, message: str) -> NoReturn: self.exit(2, f"error: {message}. See {self.prog} --help.\n")
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}. See {self.prog} --help.\n")
 
 # %% ../../nbs/6_runs/14_cli.ipynb #1028a12a
 def setting(
@@ -44,27 +48,45 @@ def add_run_options(
 ) -> None:
     "The options that say which run is meant."
     parser.add_argument("--dataset", default="",
-                        help="shapes (built in), demo (the same with short schedules), animals7, coco_union, coco, bdd100k, custom (any COCO-format folder)")
-    parser.add_argument("--split", default="", help="share of the images that keep their masks, such as 1p or 12.5p (default 10p)")
-    parser.add_argument("--seed", type=int, default=0, help="one seed for everything random (default 0)")
+                        help="shapes (built in), demo (the same with short schedules), animals7, "
+                             "coco_union, coco, bdd100k, custom (any COCO-format folder)")
+    parser.add_argument("--split", default="", help="share of the images that keep their masks, "
+                                                    "such as 1p or 12.5p (default 10p)")
+    parser.add_argument("--seed", type=int, default=0,
+                        help="one seed for everything random (default 0)")
     parser.add_argument("--data-root", default="", metavar="DIR", help="the data set's folder")
-    parser.add_argument("--name", default="", metavar="NAME", help="of the run's folder (default: the preset's, or that of your data's folder)")
-    parser.add_argument("--set", type=setting, action="append", default=[], dest="overrides", metavar="KEY=VALUE",
+    parser.add_argument("--name", default="", metavar="NAME",
+                        help="of the run's folder (default: "
+                             "the preset's, or that of your data's folder)")
+    parser.add_argument("--set", type=setting, action="append", default=[], dest="overrides",
+                        metavar="KEY=VALUE",
                         help="override an option, such as student_train.steps=100; may be repeated")
     parser.add_argument("--size", default="", metavar="SIZE",
-                        help="network for your own data: small, base or large (default: small on a CPU, base on a GPU)")
+                        help="network for your own data: small, base or large (default: "
+                             "small on a CPU, base on a GPU)")
     parser.add_argument("--student", default="", metavar="DETECTOR",
-                        help="the student's network, such as detectron2:COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml (default solov2)")
-    parser.add_argument("--runs", default=RUNS, metavar="DIR", help=f"where results go (default {RUNS})")
-    parser.add_argument("--force", action="store_true", help="run even where a result exists, which then moves to the run's folder `replaced`")
-    parser.add_argument("--same-code", action="store_true", help="run again what other code has made")
-    parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="a Python file with a prompt, detector, refiner, ... of your own; may be repeated")
+                        help="the student's network, "
+                             "such as "
+                             "detectron2:COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml "
+                             "(default solov2)")
+    parser.add_argument("--runs", default=RUNS, metavar="DIR",
+                        help=f"where results go (default {RUNS})")
+    parser.add_argument("--force", action="store_true",
+                        help="run even where a result exists, which then moves to the run's "
+                             "folder `replaced`")
+    parser.add_argument("--same-code", action="store_true",
+                        help="run again what other code has made")
+    parser.add_argument("--plugin", action="append", default=[], metavar="FILE",
+                        help="a Python file with a prompt, detector, refiner, ... of your own; "
+                             "may be repeated")
 
 # %% ../../nbs/6_runs/14_cli.ipynb #38496e33
 def numbers(text: str) -> list[int]:
     "Numbers with commas between them."
     try: return [int(part) for part in text.split(",")]
-    except ValueError: raise argparse.ArgumentTypeError(f"'{text}' is not a list of whole numbers. Write it like 0,1,2.") from None
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list of whole numbers. "
+                                         "Write it like 0,1,2.") from None
 
 def names(text: str) -> list[str]:
     "Words with commas between them."
@@ -74,17 +96,18 @@ def names(text: str) -> list[str]:
 EPILOG = """examples:
   pointwssis reproduce                                    the built-in data set, every stage
   pointwssis reproduce --data-root DIR --split 5p         your own COCO-format folder
-  pointwssis reproduce --name longer --set student_train.steps=1600   beside the first; what agrees is shared
-  pointwssis reproduce --splits 10p,5p,20p --seeds 0,1,2 --tables all   every table, with ablations
-  pointwssis reproduce --from-published DIR               the authors' checkpoints and labels, judged here
+  pointwssis reproduce --name longer --set student_train.steps=1600   beside the first run
+  pointwssis reproduce --splits 10p,5p,20p --seeds 0,1,2 --ablations all   every table
+  pointwssis reproduce --from-published DIR               the authors' checkpoints and labels
   pointwssis run teacher --set teacher_train.steps=2000   one stage, with an override
-  pointwssis train --images photos --masks outlines.xml --points clicks.csv   your own images, from two files
-  pointwssis convert cvat annotations.xml masks.json --images photos   from an annotation tool to COCO
-  pointwssis predict photo.jpg --weights outputs/runs/shapes/10p/s0/student_refined/artifacts/last.safetensors"""
+  pointwssis train --images photos --masks outlines.xml --points clicks.csv   your own images
+  pointwssis convert cvat annotations.xml masks.json --images photos   a tool's file to COCO
+  pointwssis predict photo.jpg --weights RUN/student_refined/artifacts/last.safetensors"""
 
 def make_parser() -> Parser:
     "The whole command line."
-    parser = Parser(prog="pointwssis", description="Instance segmentation from a few masks and many points.", epilog=EPILOG)
+    parser = Parser(prog="pointwssis", description="Instance segmentation from a few masks "
+                                                   "and many points.", epilog=EPILOG)
     parser.add_argument("-V", "--version", action="version", version=__version__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     def command(name: str, function: Any, *groups: Any) -> Parser:
@@ -92,81 +115,136 @@ def make_parser() -> Parser:
         sub.set_defaults(function=function)
         for group in groups: group(sub)
         return sub
-    command("split", command_split, add_run_options).add_argument("--out", default="", metavar="DIR", help="copy the two files here")
-    command("run", command_run, add_run_options).add_argument("stage", metavar="STAGE", help="split, teacher, refiner, pseudo, ...")
+    command("split", command_split, add_run_options).add_argument("--out", default="",
+                                                                  metavar="DIR",
+                                                                  help="copy the two files here")
+    command("run", command_run, add_run_options).add_argument("stage", metavar="STAGE",
+                                                              help="split, teacher, "
+                                                                   "refiner, pseudo, ...")
     again = command("reproduce", command_reproduce, add_run_options)
-    again.add_argument("--splits", type=names, default=[], metavar="P,P,...", help="several splits, such as 1p,2p,5p; ablations use the first")
-    again.add_argument("--seeds", type=numbers, default=[], metavar="N,N,...", help="several seeds, such as 0,1,2")
-    again.add_argument("--tables", default="", metavar="NAME,...", help=f"ablations too: all, or some of {', '.join(ABLATIONS)}")
+    again.add_argument("--splits", type=names, default=[], metavar="P,P,...",
+                       help="several splits, such as 1p,2p,5p; ablations use the first")
+    again.add_argument("--seeds", type=numbers, default=[], metavar="N,N,...",
+                       help="several seeds, such as 0,1,2")
+    again.add_argument("--ablations", default="", metavar="NAME,...",
+                       help=f"ablations too: all, or some of {', '.join(ABLATIONS)}")
     again.add_argument("--jobs", type=int, default=0, metavar="N",
-                       help="stages side by side (default 2 on a CPU with two or more cores, else 1)")
-    again.add_argument("--labels-only", action="store_true", help="ablations judge the pseudo labels and train no student")
-    again.add_argument("--from-published", default="", metavar="DIR", help="train nothing; judge the published checkpoints and labels in this folder")
+                       help="stages side by side (default 2 on a CPU with two or "
+                            "more cores, else 1)")
+    again.add_argument("--labels-only", action="store_true",
+                       help="ablations judge the pseudo labels and train no student")
+    again.add_argument("--from-published", default="", metavar="DIR",
+                       help="train nothing; judge the published checkpoints and "
+                            "labels in this folder")
     predict = command("predict", command_predict, add_run_options)
     predict.add_argument("images", nargs="+", metavar="IMAGE")
-    predict.add_argument("--weights", required=True, metavar="FILE", help="a .safetensors or .pth file")
-    predict.add_argument("--out", default="predictions", metavar="DIR", help="where results go (default predictions)")
-    predict.add_argument("--score", type=float, default=0.3, help="draw and keep what scores at least this (default 0.3)")
+    predict.add_argument("--weights", required=True, metavar="FILE",
+                         help="a .safetensors or .pth file")
+    predict.add_argument("--out", default="predictions", metavar="DIR",
+                         help="where results go (default predictions)")
+    predict.add_argument("--score", type=float, default=0.3,
+                         help="draw and keep what scores at least this (default 0.3)")
     submit = command("submit", command_submit, add_run_options)
-    submit.add_argument("images", metavar="JSON", help="a COCO file that lists the images; it needs no annotations")
-    submit.add_argument("--weights", required=True, metavar="FILE", help="a .safetensors or .pth file")
-    submit.add_argument("--image-folder", default="", metavar="DIR", help="where the images lie (default: as COCO lays them out)")
-    submit.add_argument("--form", default="coco", help="coco or bdd100k (default coco)")
-    submit.add_argument("--out", default="submission.json", metavar="FILE", help="what is written (default submission.json)")
+    submit.add_argument("images", metavar="JSON",
+                        help="a COCO file that lists the images; it needs no annotations")
+    submit.add_argument("--weights", required=True, metavar="FILE",
+                        help="a .safetensors or .pth file")
+    submit.add_argument("--image-folder", default="", metavar="DIR",
+                        help="where the images lie (default: as COCO lays them out)")
+    submit.add_argument("--format", default="coco", help="coco or bdd100k (default coco)")
+    submit.add_argument("--out", default="submission.json", metavar="FILE",
+                        help="what is written (default submission.json)")
     report = command("report", command_report)
     report.add_argument("--verify", action="store_true",
-                        help="write nothing; compute every number of tables and figures again from the runs, and say which runs they lack")
+                        help="write nothing; compute every number of tables and figures again from "
+                             "the runs, and say which runs they lack")
     plan = command("plan", command_plan)
-    plan.add_argument("--hours", type=float, required=True, metavar="H", help="hours of one annotator")
+    plan.add_argument("--hours", type=float, required=True, metavar="H",
+                      help="hours of one annotator")
     plan.add_argument("--dataset", default="shapes", help="whose runs to read (default shapes)")
-    plan.add_argument("--seconds-per-mask", type=float, default=79.2, metavar="S", help="to outline an object (default 79.2, a polygon)")
-    plan.add_argument("--seconds-per-point", type=float, metavar="S", help="to click on it and choose its class (assumed: 7, as long as a box)")
+    plan.add_argument("--seconds-per-mask", type=float, default=79.2, metavar="S",
+                      help="to outline an object (default 79.2, a polygon)")
+    plan.add_argument("--seconds-per-point", type=float, metavar="S",
+                      help="to click on it and choose its class (assumed: 7, as long as a box)")
     for one in (report, plan):
-        one.add_argument("--plugin", action="append", default=[], metavar="FILE", help="a Python file with a table or figure of your own; may be repeated")
-    for one in (report, plan): one.add_argument("--runs", default=RUNS, metavar="DIR", help=f"the folder of all runs (default {RUNS})")
-    for one in (report, plan): one.add_argument("--figures", default="", metavar="DIR", help="where tables and figures lie (default: figures beside the runs)")
+        one.add_argument("--plugin", action="append", default=[], metavar="FILE",
+                         help="a Python file with a table or figure of your own; may be repeated")
+    for one in (report, plan):
+        one.add_argument("--runs", default=RUNS, metavar="DIR",
+                         help=f"the folder of all runs (default {RUNS})")
+    for one in (report, plan):
+        one.add_argument("--figures", default="", metavar="DIR",
+                         help="where tables and figures lie (default: figures beside the runs)")
     own = command("train", command_train)
-    own.add_argument("--images", required=True, metavar="DIR", help="the image folder; names in the files below are relative to it")
-    own.add_argument("--masks", required=True, metavar="FILE", help="outlined images, of any annotation tool")
-    own.add_argument("--points", required=True, metavar="FILE", help="clicked images: a table (file, x, y, class), or of any annotation tool")
-    own.add_argument("--val", default="", metavar="FILE", help="outlined images to judge by (default: a fifth of the outlined ones is held out)")
-    own.add_argument("--name", default="", metavar="NAME", help="of the run's folder (default: that of the image folder)")
-    own.add_argument("--size", default="", metavar="SIZE", help="small, base or large (default: small on a CPU, base on a GPU)")
-    own.add_argument("--seed", type=int, default=0, help="one seed for everything random (default 0)")
-    own.add_argument("--classes", type=names, default=[], metavar="NAME,...", help="these classes only")
+    own.add_argument("--images", required=True, metavar="DIR",
+                     help="the image folder; names in the files below are relative to it")
+    own.add_argument("--masks", required=True, metavar="FILE",
+                     help="outlined images, of any annotation tool")
+    own.add_argument("--points", required=True, metavar="FILE",
+                     help="clicked images: a table (file, x, y, class), or of any annotation tool")
+    own.add_argument("--val", default="", metavar="FILE",
+                     help="outlined images to judge by (default: "
+                          "a fifth of the outlined ones is held out)")
+    own.add_argument("--name", default="", metavar="NAME",
+                     help="of the run's folder (default: that of the image folder)")
+    own.add_argument("--size", default="", metavar="SIZE",
+                     help="small, base or large (default: small on a CPU, base on a GPU)")
+    own.add_argument("--seed", type=int, default=0,
+                     help="one seed for everything random (default 0)")
+    own.add_argument("--classes", type=names, default=[], metavar="NAME,...",
+                     help="these classes only")
     own.add_argument("--empty", default="error", metavar="CHOICE",
-                     help="images that nobody has worked on: error, skip or background (default error)")
-    own.add_argument("--set", type=setting, action="append", default=[], dest="overrides", metavar="KEY=VALUE",
-                     help="an option instead of the suggested one, such as student_train.steps=400; may be repeated")
-    own.add_argument("--runs", default=RUNS, metavar="DIR", help=f"where results go (default {RUNS})")
+                     help="images that nobody has worked on: "
+                          "error, skip or background (default error)")
+    own.add_argument("--set", type=setting, action="append", default=[], dest="overrides",
+                     metavar="KEY=VALUE",
+                     help="an option instead of the suggested one, "
+                          "such as student_train.steps=400; may be repeated")
+    own.add_argument("--runs", default=RUNS, metavar="DIR",
+                     help=f"where results go (default {RUNS})")
     own.add_argument("--jobs", type=int, default=0, metavar="N", help="stages side by side")
-    own.add_argument("--force", action="store_true", help="run even where a result exists, which then moves to the run's folder `replaced`")
+    own.add_argument("--force", action="store_true",
+                     help="run even where a result exists, which then moves to the run's "
+                          "folder `replaced`")
     own.add_argument("--same-code", action="store_true", help="run again what other code has made")
     convert = command("convert", command_convert)
-    convert.add_argument("format", metavar="FORMAT", help="of IN, such as cvat; an unknown one lists all")
-    convert.add_argument("source", metavar="IN", help="a file, or a folder where the format has one file an image")
-    convert.add_argument("out", metavar="OUT", help="a file, or a folder where the format has one file an image; it must not exist")
+    convert.add_argument("format", metavar="FORMAT",
+                         help="of IN, such as cvat; an unknown one lists all")
+    convert.add_argument("source", metavar="IN",
+                         help="a file, or a folder where the format has one file an image")
+    convert.add_argument("out", metavar="OUT", help="a file, or a folder where the format has one "
+                                                    "file an image; it must not exist")
     convert.add_argument("--to", default="coco", metavar="FORMAT", help="of OUT (default coco)")
     convert.add_argument("--images", default="", metavar="DIR",
-                         help="the image folder, to check names, sizes and clicks against (default: IN, where it holds the images)")
-    convert.add_argument("--classes", type=names, default=[], metavar="NAME,...", help="keep these classes; where IN names none: their name")
-    convert.add_argument("--names", default="", metavar="FILE", help="keep the images that this text file lists, one name a line")
+                         help="the image folder, to check names, sizes and clicks against "
+                              "(default: IN, where it holds the images)")
+    convert.add_argument("--classes", type=names, default=[], metavar="NAME,...",
+                         help="keep these classes; where IN names none: their name")
+    convert.add_argument("--names", default="", metavar="FILE",
+                         help="keep the images that this text file lists, one name a line")
     convert.add_argument("--empty", default="error", metavar="CHOICE",
-                         help="images that nobody has worked on: error, skip or background (default error)")
+                         help="images that nobody has worked on: "
+                              "error, skip or background (default error)")
     convert.add_argument("--images-out", default="", metavar="DIR", help="copy the images there")
-    convert.add_argument("--long-side", type=int, default=0, metavar="N", help="with at most so many pixels on the longer side")
+    convert.add_argument("--long-side", type=int, default=0, metavar="N",
+                         help="with at most so many pixels on the longer side")
     doctor = command("doctor", command_doctor)
-    doctor.add_argument("--data", default="", metavar="DIR", help="check this data set instead: all its faults at once")
-    doctor.add_argument("--dataset", default="", help="whose layout of files it has (default custom)")
-    doctor.add_argument("--set", type=setting, action="append", default=[], dest="overrides", metavar="KEY=VALUE", help="override an option, such as data.val_json=val.json")
+    doctor.add_argument("--data", default="", metavar="DIR",
+                        help="check this data set instead: all its faults at once")
+    doctor.add_argument("--dataset", default="",
+                        help="whose layout of files it has (default custom)")
+    doctor.add_argument("--set", type=setting, action="append", default=[], dest="overrides",
+                        metavar="KEY=VALUE",
+                        help="override an option, such as data.val_json=val.json")
     doctor.add_argument("--quick", action="store_true", help="read the headers of pictures only")
-    doctor.add_argument("--few", type=int, default=5, metavar="N", help="name this many records of each kind of fault (default 5)")
+    doctor.add_argument("--few", type=int, default=5, metavar="N",
+                        help="name this many records of each kind of fault (default 5)")
     return parser
 
 # %% ../../nbs/6_runs/14_cli.ipynb #379b72d6
 def main(
     argv: Sequence[str] | None = None,  # None: the process's own
-) -> int:                               # exit code: 0 fine, 1 the doctor found something missing, 2 bad input, 130 stopped by Ctrl-C
+) -> int:   # exit code: 0 fine, 1 something is missing (doctor), 2 bad input, 130 Ctrl-C
     "The command `pointwssis`."
     args = make_parser().parse_args(argv)
     def say(text: object) -> None: print(" ".join(str(text).split()), file=sys.stderr)

@@ -24,15 +24,18 @@ def run_params(
     dataset = args.dataset or ("custom" if args.data_root else "shapes")
     overrides = dict(args.overrides) | ({"name": args.name} if args.name else {})
     if args.student: overrides |= {"student.detector": args.student, "student_start": "backbone"}
-    params = {"dataset": dataset, "split": args.split or "10p", "seed": args.seed, "data_root": args.data_root, "overrides": overrides}
-    return _suited(params, args) if dataset == "custom" and Path(args.data_root or "none").is_dir() else params
+    params = {"dataset": dataset, "split": args.split or "10p", "seed": args.seed,
+              "data_root": args.data_root, "overrides": overrides}
+    return (_suited(params, args) if dataset == "custom" and Path(args.data_root or "none").is_dir()
+            else params)
 
 def _suited(params: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
     "The parameters with settings that suit a data set of one's own."
     from pointwssis.runs.settings import table_of
     from pointwssis.runs.train_on import plain_values, settings_of_folder
     found, notes = settings_of_folder(params, args.size)
-    if found and args.function is command_reproduce: print(*notes, table_of(found, params["overrides"]), sep="\n", flush=True)
+    if found and args.function is command_reproduce:
+        print(*notes, table_of(found, params["overrides"]), sep="\n", flush=True)
     return params | {"overrides": plain_values(found) | params["overrides"]}
 
 # %% ../../nbs/6_runs/13_commands.ipynb #815aba52
@@ -42,26 +45,32 @@ def tell(
 ) -> None:
     "One line a stage: what became of it, how long it took, and its scores."
     if outcome is None: return print(f"{name} ...", flush=True)
-    how = {"ran": f"done in {outcome.wall_s:.0f} s", "kept": "up to date", "shared": "taken over from another run"}[outcome.how]
-    scores = [f"{key.removesuffix('_percent').replace('_', ' ')} {value:.1f}" for key, value in outcome.metrics.items()
+    how = {"ran": f"done in {outcome.wall_s:.0f} s", "kept": "up to date",
+           "shared": "taken over from another run"}[outcome.how]
+    scores = [f"{key.removesuffix('_percent').replace('_', ' ')} {value:.1f}"
+              for key, value in outcome.metrics.items()
               if key.endswith(("_ap_percent", "_miou_percent")) and isinstance(value, (int, float))]
-    notes = [f"made by other code ({outcome.other_code[:12]}): --same-code makes it again"] if outcome.other_code else []
+    notes = ([f"made by other code ({outcome.other_code[:12]}): --same-code makes it again"]
+             if outcome.other_code else [])
     notes += [f"the one before is in {outcome.before}"] if outcome.before else []
-    print(f"{', '.join([f'{name} {how}', *notes])}{': ' if scores else ''}{', '.join(scores)}", flush=True)
+    print(f"{', '.join([f'{name} {how}', *notes])}{': ' if scores else ''}{', '.join(scores)}",
+          flush=True)
 
 # %% ../../nbs/6_runs/13_commands.ipynb #fde4af24
 def command_run(args: argparse.Namespace) -> None:
     "Run one stage."
     from pointwssis.runs.runner import run_stage
-    tell(args.stage, run_stage(args.stage, run_params(args), args.runs, args.force, same_code=args.same_code))
+    tell(args.stage,
+         run_stage(args.stage, run_params(args), args.runs, args.force, same_code=args.same_code))
 
 def command_reproduce(args: argparse.Namespace) -> None:
     "Run every stage that is not up to date, then show this run's results."
     if args.from_published: return command_published(args)
-    if args.splits or args.seeds or args.tables: return command_experiments(args)
+    if args.splits or args.seeds or args.ablations: return command_experiments(args)
     from pointwssis.runs.runner import reproduce
     from pointwssis.runs.summary import summary
-    folder = reproduce(run_params(args), args.runs, args.force, tell=tell, jobs=args.jobs, same_code=args.same_code)[-1].folder.parent
+    folder = reproduce(run_params(args), args.runs, args.force, tell=tell, jobs=args.jobs,
+                       same_code=args.same_code)[-1].folder.parent
     print(f"\n{summary(folder)}")
 
 # %% ../../nbs/6_runs/13_commands.ipynb #04d98efe
@@ -70,14 +79,19 @@ def command_experiments(args: argparse.Namespace) -> None:
     from pointwssis.runs.sweeps import experiments, reproduce_all
     from pointwssis.report.report import write_report
     one = run_params(args)
-    wanted = experiments(one["dataset"], args.splits or [one["split"]], args.seeds or [one["seed"]], args.tables, one["data_root"],
+    wanted = experiments(one["dataset"], args.splits or [one["split"]], args.seeds or [one["seed"]],
+                         args.ablations, one["data_root"],
                          one["overrides"], args.labels_only)
     count = iter(range(1, len(wanted) + 1))
-    def begin(experiment: Any) -> None: print(f"\n[{next(count)}/{len(wanted)}] {experiment}", flush=True)
-    try: reproduce_all(wanted, args.runs, args.force, begin, tell, jobs=args.jobs, same_code=args.same_code)
+    def begin(experiment: Any) -> None:
+        print(f"\n[{next(count)}/{len(wanted)}] {experiment}", flush=True)
+    try:
+        reproduce_all(wanted, args.runs, args.force, begin, tell, jobs=args.jobs,
+                      same_code=args.same_code)
     finally:
         figures = figures_beside(args.runs)
-        if any(Path(args.runs).glob("*/*/s*/evaluate/metrics.json")): write_report(Path(args.runs), figures)
+        if any(Path(args.runs).glob("*/*/s*/evaluate/metrics.json")):
+            write_report(Path(args.runs), figures)
     print(f"\nEvidence is in {args.runs}, tables and figures are in {figures}.")
 
 # %% ../../nbs/6_runs/13_commands.ipynb #f2abc4ce
@@ -86,10 +100,15 @@ def command_published(args: argparse.Namespace) -> None:
     from pointwssis.runs.published import reproduce_published
     from pointwssis.report.report import write_report
     from pointwssis.method.splits import split_name
-    def say(release: Any, part: str, what: str) -> None: print(f"{release.dataset} {release.split} {part}: {what}", flush=True)
-    if args.name: raise ConfigError("--name does not go with --from-published: its results lie under the data set's name. Leave it out, or pass --runs DIR.")
+    def say(release: Any, part: str, what: str) -> None:
+        print(f"{release.dataset} {release.split} {part}: {what}", flush=True)
+    if args.name:
+        raise ConfigError("--name does not go with --from-published: "
+                          "its results lie under the data set's name. "
+                          "Leave it out, or pass --runs DIR.")
     wanted = {"dataset": args.dataset, "split": split_name(args.split) if args.split else ""}
-    made = reproduce_published(args.from_published, dict(args.overrides), args.data_root, args.runs, force=args.force, tell=say, **wanted)
+    made = reproduce_published(args.from_published, dict(args.overrides), args.data_root, args.runs,
+                               force=args.force, tell=say, **wanted)
     if not made: return print("\nNothing could be judged.")
     figures = figures_beside(args.runs)
     write_report(Path(args.runs), figures)
@@ -104,7 +123,8 @@ def command_report(args: argparse.Namespace) -> None:
     from pointwssis.report.report import write_report
     from pointwssis.report.verify import verify
     if not Path(args.runs).is_dir():
-        raise DataError(f"{args.runs}: no such folder of runs. Run `pointwssis reproduce` first, or pass --runs DIR.")
+        raise DataError(f"{args.runs}: no such folder of runs. Run `pointwssis reproduce` first, "
+                        "or pass --runs DIR.")
     figures = args.figures or figures_beside(args.runs)
     if args.verify: return print(verify(args.runs, figures, cores()))
     write_report(Path(args.runs), Path(figures), cores())
@@ -115,7 +135,8 @@ def command_plan(args: argparse.Namespace) -> None:
     "Say how to spend hours of annotation between masks and points, from measured runs."
     from pointwssis.report.budget import plan
     figures = args.figures or figures_beside(args.runs)
-    print(plan(args.runs, args.dataset, args.hours, args.seconds_per_mask, args.seconds_per_point, figures))
+    print(plan(args.runs, args.dataset, args.hours, args.seconds_per_mask, args.seconds_per_point,
+               figures))
     print(f"The picture is {figures}/plan_{args.dataset}.png.")
 
 # %% ../../nbs/6_runs/13_commands.ipynb #ca8ac2e1
@@ -125,7 +146,9 @@ def command_split(args: argparse.Namespace) -> None:
     outcome = run_stage("split", run_params(args), args.runs, args.force, same_code=args.same_code)
     tell("split", outcome)
     for path in sorted((outcome.folder / "artifacts").glob("*_[sw].json")):
-        if args.out: Path(args.out).mkdir(parents=True, exist_ok=True); path = Path(shutil.copy(path, args.out))
+        if args.out:
+            Path(args.out).mkdir(parents=True,
+                                 exist_ok=True); path = Path(shutil.copy(path, args.out))
         print(path)
 
 # %% ../../nbs/6_runs/13_commands.ipynb #3723c870
@@ -162,21 +185,23 @@ def command_submit(args: argparse.Namespace) -> None:
     from pointwssis.detector.predict import classes_of_run, load_model, predict_all, predictor
     from pointwssis.runs.submission import check_submission, write_submission
     data, weights = load(args.images, args.image_folder or None, need="images"), Path(args.weights)
-    check_submission([], args.form, data)
+    check_submission([], args.format, data)
     cfg, network = config_for(weights, args)
     device, model = pick_device(cfg.device), load_model(network, weights)
     trained, classes = classes_of_run(weights, model.cfg.num_classes), len(data.categories)
     if not trained and model.cfg.num_classes != classes:
-        raise DataError(f"{args.images}: has {classes} classes, {weights} has {model.cfg.num_classes}. "
+        raise DataError(f"{args.images}: has {classes} classes, {weights} has "
+                        f"{model.cfg.num_classes}. "
                         f"Use weights for these classes: {', '.join(data.categories.names[:12])}.")
     results = predict_all(predictor(model.to(device), cfg.data, device), data, trained=trained)
-    for path in write_submission(results, data, args.out, args.form): print(path)
+    for path in write_submission(results, data, args.out, args.format): print(path)
 
 # %% ../../nbs/6_runs/13_commands.ipynb #a7c0f002
 def command_convert(args: argparse.Namespace) -> None:
     "Convert annotations between tools; the result is checked COCO unless --to says otherwise."
     from pointwssis.data.convert import convert, described
-    data = convert(args.format, args.source, args.out, args.to, args.images or None, args.images_out or None, args.long_side,
+    data = convert(args.format, args.source, args.out, args.to, args.images or None,
+                   args.images_out or None, args.long_side,
                    classes=tuple(args.classes), names=args.names or None, empty=args.empty)
     print(f"{args.out}: {described(data)}. File names are relative to {data.image_root}.")
 
@@ -184,13 +209,19 @@ def command_convert(args: argparse.Namespace) -> None:
 def command_train(args: argparse.Namespace) -> None:
     "Train on outlined and clicked images of your own, and say how good the result is."
     from pointwssis.runs.train_on import train_on
-    made = train_on(args.images, args.masks, args.points, args.val or None, name=args.name, size=args.size, seed=args.seed,
-                    classes=tuple(args.classes), empty=args.empty, overrides=dict(args.overrides), runs=args.runs,
-                    say=partial(print, flush=True), tell=tell, force=args.force, jobs=args.jobs, same_code=args.same_code)
-    ap = {who: made.metrics.get(f"{key}_ap_percent") for who, key in (("teacher", "teacher"), ("student", "student_sw_refined"))}
-    scores = ", ".join(f"{who} {'—' if value is None else f'{value:.1f}'}" for who, value in ap.items())
+    made = train_on(args.images, args.masks, args.points, args.val or None, name=args.name,
+                    size=args.size, seed=args.seed,
+                    classes=tuple(args.classes), empty=args.empty, overrides=dict(args.overrides),
+                    runs=args.runs,
+                    say=partial(print, flush=True), tell=tell, force=args.force, jobs=args.jobs,
+                    same_code=args.same_code)
+    ap = {who: made.metrics.get(f"{key}_ap_percent")
+          for who, key in (("teacher", "teacher"), ("student", "student_sw_refined"))}
+    scores = ", ".join(f"{who} {'—' if value is None else f'{value:.1f}'}"
+                       for who, value in ap.items())
     print(f"\nAP of {made.judged} images: {scores}")
-    print(f"All of it, with pictures: {made.page}\nPseudo labels: {made.labels}\nTo annotate next: {made.next}")
+    print(f"All of it, with pictures: {made.page}\nPseudo labels: "
+          f"{made.labels}\nTo annotate next: {made.next}")
     print(f"Predict: pointwssis predict PHOTO.jpg --weights {made.weights}")
 
 # %% ../../nbs/6_runs/13_commands.ipynb #eda0b64b

@@ -26,27 +26,32 @@ from ..training.weights import check_weights
 __all__ = []
 
 # %% ../../nbs/6_runs/09_release.ipynb #e56d3736
-LABELS = {"instances_train2017": "coco", "bdd100k_ins_labels_train": "bdd100k"}  # beginning of a name: data set
+# beginning of a name: data set
+LABELS = {"instances_train2017": "coco", "bdd100k_ins_labels_train": "bdd100k"}
 _LABEL = re.compile(rf"({'|'.join(LABELS)})_(\d+(?:\.\d+)?p)_(s|w|sw|sw_refined)\.json")
 _SPLIT = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?p)(?![a-z])")
 
 def part_of(
     name: str,   # path below the folder, lower case
-) -> str:        # "teacher", "refiner", "student_sw", "student_sw_refined", or "" when it does not say
+) -> str:   # "teacher", "refiner", "student_sw", "student_sw_refined", or "" when it does not say
     "The role of a checkpoint."
-    if "student" in name: return "student_sw" if re.search(r"(?<![a-z])sw(?!_?refined|[a-z])", name) else "student_sw_refined"
+    if "student" in name:
+        return ("student_sw" if re.search(r"(?<![a-z])sw(?!_?refined|[a-z])", name)
+                else "student_sw_refined")
     if "teacher" in name: return "teacher"
     return "refiner" if "refine" in name else ""
 
 def parts_of_name(
     path: Path,
     folder: Path,                      # which it lies in
-) -> tuple[str, str, str] | None:      # data set, split, part; "" for what it does not say; None: not one of the published files
+) -> tuple[str, str, str] | None:      # data set, split, part, "" if not named; None: not published
     "The parts of a file's name."
     if found := _LABEL.fullmatch(path.name): return LABELS[found[1]], found[2], found[3]
     if path.suffix not in (".pth", ".pt"): return None
     name = path.relative_to(folder).as_posix().lower()
-    split, dataset = _SPLIT.search(name), next((d for key, d in (("bdd", "bdd100k"), ("coco", "coco")) if key in name), "")
+    split, dataset = (_SPLIT.search(name),
+                      next((d for key, d in (("bdd", "bdd100k"), ("coco", "coco")) if key in name),
+                           ""))
     return dataset, split[1] if split else "", part_of(name)
 
 # %% ../../nbs/6_runs/09_release.ipynb #4c08c27c
@@ -55,18 +60,22 @@ class Release:
     "The published files of one data set and split."
     dataset: str
     split: str
-    files: dict[str, Path]   # by part: "teacher", "refiner", "student_sw", "student_sw_refined", "s", "w", "sw", "sw_refined"
+    files: dict[str, Path]   # by part: teacher, refiner, student_sw, s, w, sw, ...
 
 def _only(known: set[str], path: Path, what: str, example: str) -> str:
     "The one value that all other files agree on."
     if len(known) == 1: return min(known)
-    raise DataError(f"{path}: its name does not say of which {what} it is. Rename it, such as '{example}'.")
+    raise DataError(f"{path}: its name does not say of which {what} it is. "
+                    f"Rename it, such as '{example}'.")
 
-def _complete(told: tuple[str, str, str], path: Path, all_told: list[tuple[str, str, str]]) -> tuple[str, str, str]:
+def _complete(told: tuple[str, str, str], path: Path,
+              all_told: list[tuple[str, str, str]]) -> tuple[str, str, str]:
     "The parts of a name, completed from the other names."
     dataset, split, part = told
-    dataset = dataset or _only({d for d, _, _ in all_told if d} or {"coco"}, path, "data set", f"coco_{path.name}")
-    split = split or _only({s for d, s, _ in all_told if s and d in ("", dataset)}, path, "split", f"5p_{path.name}")
+    dataset = (dataset or _only({d for d, _, _ in all_told if d} or {"coco"}, path, "data set",
+                                f"coco_{path.name}"))
+    split = (split or _only({s for d, s, _ in all_told if s and d in ("", dataset)}, path, "split",
+                            f"5p_{path.name}"))
     return dataset, split, part
 
 # %% ../../nbs/6_runs/09_release.ipynb #2fd09ffe
@@ -75,21 +84,30 @@ def find_releases(
 ) -> list[Release]:     # by data set and split
     "All published files in a folder, at any depth."
     folder = Path(folder)
-    if not folder.is_dir(): raise DataError(f"{folder}: no such folder. Pass the folder with the published files.")
-    told = {path: names for path in sorted(folder.rglob("*")) if (names := parts_of_name(path, folder)) and names[2]}
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder. Pass the folder with the published files.")
+    told = {path: names for path in sorted(folder.rglob("*"))
+            if (names := parts_of_name(path, folder)) and names[2]}
     found: dict[tuple[str, str], dict[str, Path]] = {}
     for path, names in told.items():
         dataset, split, part = _complete(names, path, list(told.values()))
         files = found.setdefault((dataset, split), {})
-        if part in files: raise DataError(f"{path}: {files[part]} is the {part} of {dataset} {split} too. Remove one of them.")
+        if part in files:
+            raise DataError(f"{path}: {files[part]} is the {part} of {dataset} {split} too. "
+                            "Remove one of them.")
         files[part] = path
-    if found: return [Release(*key, files) for key, files in sorted(found.items(), key=lambda kv: (kv[0][0], float(kv[0][1][:-1])))]
-    raise DataError(f"{folder}: no published file in it. Checkpoints need 'teacher', 'refine' or 'student' and a split in their names "
+    if found:
+        order = sorted(found, key=lambda key: (key[0], float(key[1][:-1])))   # by share of masks
+        return [Release(*key, found[key]) for key in order]
+    raise DataError(f"{folder}: no published file in it. Checkpoints need 'teacher', 'refine' or "
+                    "'student' and a split in their names "
                     "(5p_teacher.pth), annotations are named like instances_train2017_5p_s.json.")
 
 # %% ../../nbs/6_runs/09_release.ipynb #b7c2338c
-PLACES = {  # data set: its folder, what follows train and val in names of image folders, annotation files
-    "coco": ("coco", "2017", "instances_{half}2017"), "bdd100k": ("BDD100K", "", "bdd100k_ins_labels_{half}")}
+# data set: its folder, what follows train and val in names of image folders, annotation files
+PLACES = {
+    "coco": ("coco", "2017", "instances_{half}2017"),
+    "bdd100k": ("BDD100K", "", "bdd100k_ins_labels_{half}")}
 
 def _draw_data(folder: Path, dataset: str) -> Path:   # the annotations of the training images
     "Six training and three validation images."
@@ -97,49 +115,61 @@ def _draw_data(folder: Path, dataset: str) -> Path:   # the annotations of the t
     write_shapes(folder / name, train=6, val=3, size=72)
     for half in ("train", "val"):
         (folder / name / half).rename(folder / name / f"{half}{year}")
-        (folder / name / f"annotations/instances_{half}.json").rename(folder / name / f"annotations/{stem.format(half=half)}.json")
+        lists = folder / name / "annotations"
+        (lists / f"instances_{half}.json").rename(lists / f"{stem.format(half=half)}.json")
     return folder / name / f"annotations/{stem.format(half='train')}.json"
 
-def _records(data: CocoData) -> list[dict]: return [a for i in data.ids for a in data.annotations[i]]
+def _records(data: CocoData) -> list[dict]:
+    return [a for i in data.ids for a in data.annotations[i]]
 
 def _moved(data: CocoData, a: dict, by: int) -> dict:
     "A pseudo mask as they are published."
-    return {k: a[k] for k in ("image_id", "category_id", "iscrowd")} | mask_fields(encode(np.roll(data.mask(a), by, 1)))
+    return ({k: a[k] for k in ("image_id", "category_id", "iscrowd")}
+            | mask_fields(encode(np.roll(data.mask(a), by, 1))))
 
 # %% ../../nbs/6_runs/09_release.ipynb #f01ec105
-def _draw_labels(train: Path, split: str, boxes_only: bool) -> CocoData:   # the training images with all masks
+def _draw_labels(train: Path, split: str, boxes_only: bool) -> CocoData:   # with all masks
     "Strong, weak and pseudo annotations of a split; two of the images are strong."
     truth = load(train, need="masks")
     strong, hidden = truth.select(truth.ids[:2]), truth.select(truth.ids[2:])
-    weak = [{k: v for k, v in a.items() if k != "segmentation" or not boxes_only} for a in _records(hidden)]
+    weak = [{k: v for k, v in a.items() if k != "segmentation" or not boxes_only}
+            for a in _records(hidden)]
     kinds = {"s": (strong, _records(strong)), "w": (hidden, weak)}
     for kind, by in (("sw", 4), ("sw_refined", 1)):
-        kinds[kind] = truth, [*_records(strong), *(_moved(hidden, a, by) for a in _records(hidden)[1:])]
+        kinds[kind] = (truth,
+                       [*_records(strong), *(_moved(hidden, a, by) for a in _records(hidden)[1:])])
     for kind, (data, annotations) in kinds.items():
-        numbered = [a | {"id": n} for n, a in enumerate(annotations, 1)] if kind.startswith("sw") else annotations
-        save(train.with_name(f"{train.stem}_{split}_{kind}.json"), list(data.images.values()), numbered, truth.categories)
+        numbered = ([a | {"id": n} for n, a in enumerate(annotations, 1)]
+                    if kind.startswith("sw") else annotations)
+        save(train.with_name(f"{train.stem}_{split}_{kind}.json"), list(data.images.values()),
+             numbered, truth.categories)
     return truth
 
 # %% ../../nbs/6_runs/09_release.ipynb #e40d86c4
-THIN = SOLOv2Config("msra_resnet50", fpn_channels=8, instance_channels=8, instance_convs=1, mask_channels=8, num_kernels=8)
-SLIM = RefinerConfig("torchvision:resnet18", weights="", aspp_channels=8, decoder_channels=(8, 8, 8, 8))
+THIN = SOLOv2Config("msra_resnet50", fpn_channels=8, instance_channels=8, instance_convs=1,
+                    mask_channels=8, num_kernels=8)
+SLIM = RefinerConfig("torchvision:resnet18", weights="", aspp_channels=8,
+                     decoder_channels=(8, 8, 8, 8))
 
 def write_miniature(
     folder: Path,
     dataset: str = "coco",   # or "bdd100k"
     split: str = "5p",
 ) -> None:
-    "A folder as somebody has it who fetched the published files: data set, labels, teacher, refiner, student."
+    "A folder like that of the published files: data set, labels, teacher, refiner, student."
     truth = _draw_labels(_draw_data(folder, dataset), split, boxes_only=dataset == "bdd100k")
     torch.manual_seed(0)
     for part in ("teacher", "student"):
-        to_official(SOLOv2(replace(THIN, num_classes=len(truth.categories))).state_dict(), folder / f"{dataset}_{split}_{part}.pth")
-    to_official(MaskRefineNet(len(truth.categories), SLIM, "published").state_dict(), folder / f"{dataset}_{split}_MaskRefineNet.pt")
+        to_official(SOLOv2(replace(THIN, num_classes=len(truth.categories))).state_dict(),
+                    folder / f"{dataset}_{split}_{part}.pth")
+    to_official(MaskRefineNet(len(truth.categories), SLIM, "published").state_dict(),
+                folder / f"{dataset}_{split}_MaskRefineNet.pt")
 
 # %% ../../nbs/6_runs/09_release.ipynb #72ad027d
 def _blocks(state: dict[str, Tensor], stage: int) -> int:
     "Number of blocks in one stage of the ResNet in it."
-    return len({key.partition(f".layer{stage}.")[2].partition(".")[0] for key in state if f".layer{stage}." in key})
+    return len({key.partition(f".layer{stage}.")[2].partition(".")[0] for key in state
+                if f".layer{stage}." in key})
 
 def solov2_sizes(
     state: dict[str, Tensor],   # of `load_official`
@@ -147,14 +177,20 @@ def solov2_sizes(
 ) -> SOLOv2Config:
     "The configuration of the network that these weights are of."
     depth, head, stem = _blocks(state, 3), "instance_head.", "backbone.fpn.inner_blocks.0.0.weight"
-    if depth not in (6, 23) or stem not in state: raise CheckpointError("no SOLOv2 with a ResNet-50 or -101. Use the published file.")
-    convs = [key for key in state if key.startswith(f"{head}category_tower.") and state[key].ndim == 4]
-    return replace(base, backbone="msra_resnet50" if depth == 6 else "msra_resnet101", weights="", fpn_channels=len(state[stem]),
-                   num_classes=len(state[f"{head}category.bias"]), num_kernels=len(state[f"{head}kernel.bias"]), instance_convs=len(convs),
-                   instance_channels=len(state[convs[0]]), mask_channels=state["mask_head.merge.0.weight"].shape[1])
+    if depth not in (6, 23) or stem not in state:
+        raise CheckpointError("no SOLOv2 with a ResNet-50 or -101. Use the published file.")
+    convs = [key for key in state if key.startswith(f"{head}category_tower.")
+             and state[key].ndim == 4]
+    return replace(base, backbone="msra_resnet50" if depth == 6 else "msra_resnet101", weights="",
+                   fpn_channels=len(state[stem]),
+                   num_classes=len(state[f"{head}category.bias"]),
+                   num_kernels=len(state[f"{head}kernel.bias"]), instance_convs=len(convs),
+                   instance_channels=len(state[convs[0]]),
+                   mask_channels=state["mask_head.merge.0.weight"].shape[1])
 
 # %% ../../nbs/6_runs/09_release.ipynb #f3ba316a
-_RESNETS = {(2, False): "resnet18", (6, False): "resnet34", (6, True): "resnet50", (23, True): "resnet101", (36, True): "resnet152"}
+_RESNETS = {(2, False): "resnet18", (6, False): "resnet34", (6, True): "resnet50",
+            (23, True): "resnet101", (36, True): "resnet152"}
 
 def refiner_sizes(
     state: dict[str, Tensor],   # of `load_official`
@@ -162,10 +198,12 @@ def refiner_sizes(
 ) -> RefinerConfig:
     "The configuration of the refiner that these weights are of."
     kind = _blocks(state, 3), any(".conv3." in key for key in state)
-    if kind not in _RESNETS or "stem.weight" not in state: raise CheckpointError("no MaskRefineNet with a ResNet. Use the published file.")
+    if kind not in _RESNETS or "stem.weight" not in state:
+        raise CheckpointError("no MaskRefineNet with a ResNet. Use the published file.")
     steps = sum(key.endswith(".conv.1.0.weight") for key in state if key.startswith("decoders."))
     widths = tuple(len(state[f"decoders.{i}.conv.1.0.weight"]) for i in range(steps))
-    return replace(base, backbone=f"torchvision:{_RESNETS[kind]}", weights="", aspp_channels=len(state["aspp.project.0.weight"]),
+    return replace(base, backbone=f"torchvision:{_RESNETS[kind]}", weights="",
+                   aspp_channels=len(state["aspp.project.0.weight"]),
                    decoder_channels=widths)
 
 def open_refiner(

@@ -39,10 +39,13 @@ def declared_parameters(
     notebook: str | Path,  # a stage notebook
 ) -> dict[str, Any]:       # name -> default
     "The assignments in the cell tagged `parameters`, which must exist and hold plain values only."
-    cells = [c for c in read_json(notebook)["cells"] if "parameters" in c["metadata"].get("tags", [])]
+    cells = [c for c in read_json(notebook)["cells"]
+             if "parameters" in c["metadata"].get("tags", [])]
     if len(cells) != 1:
-        raise StageError(f"{notebook}: {len(cells)} cells are tagged 'parameters', one is needed. Tag it in JupyterLab's property panel.")
-    found = [(node.targets[0] if isinstance(node, ast.Assign) else node.target, node.value) for node in ast.parse("".join(cells[0]["source"])).body]
+        raise StageError(f"{notebook}: {len(cells)} cells are tagged 'parameters', one is needed. "
+                         "Tag it in JupyterLab's property panel.")
+    found = [(node.targets[0] if isinstance(node, ast.Assign) else node.target, node.value)
+             for node in ast.parse("".join(cells[0]["source"])).body]
     return {target.id: ast.literal_eval(value) for target, value in found}
 
 # %% ../../nbs/6_runs/06_runner.ipynb #5eca510a
@@ -57,9 +60,11 @@ def check_parameters(
     declared = declared_parameters(notebook)
     for name, value in params.items():
         if name not in declared:
-            raise StageError(f"{Path(notebook).stem} has no parameter '{name}'.{nearest(name, declared)} It has: {', '.join(declared)}.")
+            raise StageError(f"{Path(notebook).stem} has no parameter "
+                             f"'{name}'.{nearest(name, declared)} It has: {', '.join(declared)}.")
         if not _fits(value, declared[name]):
-            raise StageError(f"parameter '{name}' wants {type(declared[name]).__name__}, got {value!r} ({type(value).__name__}).")
+            raise StageError(f"parameter '{name}' wants {type(declared[name]).__name__}, "
+                             f"got {value!r} ({type(value).__name__}).")
     return declared
 
 # %% ../../nbs/6_runs/06_runner.ipynb #35d72b62
@@ -74,12 +79,13 @@ def _name_run(nb: Any, run: Path) -> None:
     first.source = "\n".join([f"{heading}: {text}", *rest])
 
 def _retitle(notebook: Path, partial: Path, target: Path, manifest: dict[str, Any]) -> None:
-    "Name the run and the final place in a finished notebook, with the error, if there is one, on top."
+    "Name the run, its final place and its error, if there is one, in a finished notebook."
     if not notebook.is_file(): return
     import nbformat
     text = notebook.read_text(encoding="utf-8").replace(partial.as_posix(), target.as_posix())
     nb = nbformat.reads(text, 4)
-    tidy(nb, command_of(manifest) if manifest["parameters"].get("overrides", {}).get("variant") else "")
+    tidy(nb, command_of(manifest) if manifest["parameters"].get("overrides", {}).get("variant")
+         else "")
     _name_run(nb, partial.absolute().parent)
     if error := manifest.get("error", ""):
         said = "**This stage failed.**\n\n```\n" + error.replace("```", "\'\'\'") + "\n```"
@@ -89,7 +95,8 @@ def _retitle(notebook: Path, partial: Path, target: Path, manifest: dict[str, An
 # %% ../../nbs/6_runs/06_runner.ipynb #d26ded0f
 PAPERMILL = {"kernel_name": "python3", "language": "python", "progress_bar": False}
 
-def _execute(notebook: Path, output: Path, params: dict[str, Any], failed: Path, kernel: Kernel, bars: Any) -> None:
+def _execute(notebook: Path, output: Path, params: dict[str, Any], failed: Path, kernel: Kernel,
+             bars: Any) -> None:
     "Run a notebook with papermill; what goes wrong becomes one line."
     papermill = import_papermill()
     logging.getLogger("papermill").addHandler(logging.NullHandler())
@@ -97,31 +104,38 @@ def _execute(notebook: Path, output: Path, params: dict[str, Any], failed: Path,
     ours = {cls.__name__ for cls in (PointWSSISError, *PointWSSISError.__subclasses__())}
     try:
         with fresh(kernel) as manager:
-            papermill.execute_notebook(os.path.relpath(notebook), output, params, **PAPERMILL, km=manager, stderr_file=bars)
+            papermill.execute_notebook(os.path.relpath(notebook), output, params, **PAPERMILL,
+                                       km=manager, stderr_file=bars)
     except papermill.PapermillExecutionError as e:
         line = e.evalue.strip().split("\n")[0]
-        if e.ename not in ours: line = f"stage stopped with {e.ename}: {line} The traceback is in {failed / 'notebook.ipynb'}"
+        if e.ename not in ours:
+            line = (f"stage stopped with {e.ename}: "
+                    f"{line} The traceback is in {failed / 'notebook.ipynb'}")
         raise StageError(line) from None
     except DeadKernelError: raise kernel.death() from None
 
 # %% ../../nbs/6_runs/06_runner.ipynb #92d1a6cd
-def _finish(partial: Path, target: Path, run: Path, manifest: dict[str, Any]) -> Path | None:   # where the result of before is now
-    "Write the manifest and move the working folder to its place."
+def _finish(partial: Path, target: Path, run: Path, manifest: dict[str, Any]) -> Path | None:
+    "Move the working folder with its manifest to its place; the new place of an older result."
     remove_litter(partial.rglob(".*"), every=True)
-    if manifest["status"] == "done": shutil.rmtree(partial / "artifacts" / UNFINISHED, ignore_errors=True)
+    if manifest["status"] == "done":
+        shutil.rmtree(partial / "artifacts" / UNFINISHED, ignore_errors=True)
     _retitle(partial / "notebook.ipynb", partial, target, manifest)
     kept = {"files": hashes_of(partial), "artifacts": size_of(partial / "artifacts")}
     write_json(partial / "params.json", {**manifest, **kept}, indent=1)
     stage = STAGES[manifest["stage"]]
-    keeps = not stage.always if manifest["status"] == "done" else stage.resumes and any((target / "artifacts").glob("*"))
+    keeps = (not stage.always if manifest["status"] == "done" else stage.resumes
+             and any((target / "artifacts").glob("*")))
     before = set_aside(target, run) if keeps else None
     target.parent.mkdir(parents=True, exist_ok=True)
     put_in_place(partial, target)
     runs = target.parents[3]
-    if manifest["stage"] == "report" and manifest["status"] == "done": write_sums(runs, figures_beside(runs))   # with this stage's own files
+    if manifest["stage"] == "report" and manifest["status"] == "done":
+        write_sums(runs, figures_beside(runs))   # with this stage's own files
     return before
 
-def _make(notebook: Path, partial: Path, target: Path, params: dict[str, Any], cfg: Config, manifest: dict[str, Any],
+def _make(notebook: Path, partial: Path, target: Path, params: dict[str, Any], cfg: Config,
+          manifest: dict[str, Any],
           *how: Any) -> Path | None:
     "Run the stage in its working folder and keep what came out, good or bad."
     run, start = target.parent, time.perf_counter()
@@ -131,14 +145,18 @@ def _make(notebook: Path, partial: Path, target: Path, params: dict[str, Any], c
         read_json(partial / "metrics.json")
     except PointWSSISError as e:
         wall = round(time.perf_counter() - start, 1)
-        _finish(partial, failed, run, {**manifest, "status": "failed", "wall_s": wall, "error": str(e)})
+        _finish(partial, failed, run,
+                {**manifest, "status": "failed", "wall_s": wall, "error": str(e)})
         raise StageError(str(e).replace(partial.as_posix(), failed.as_posix())) from None
-    wall, outputs = round(time.perf_counter() - start, 1), output_hashes(target.name, cfg, partial / "artifacts")
-    return _finish(partial, target, run, {**manifest, "status": "done", "wall_s": wall, "outputs": outputs})
+    wall, outputs = (round(time.perf_counter() - start, 1),
+                     output_hashes(target.name, cfg, partial / "artifacts"))
+    return _finish(partial, target, run,
+                   {**manifest, "status": "done", "wall_s": wall, "outputs": outputs})
 
 # %% ../../nbs/6_runs/06_runner.ipynb #2c220be3
 _INSTALLED = Path(pointwssis.__file__).parent / "stage_notebooks"
-NOTEBOOKS = _INSTALLED if _INSTALLED.is_dir() else Path(pointwssis.__file__).parent.parent / "nbs" / "stages"
+NOTEBOOKS = (_INSTALLED if _INSTALLED.is_dir()
+             else Path(pointwssis.__file__).parent.parent / "nbs" / "stages")
 
 # %% ../../nbs/6_runs/06_runner.ipynb #a8fc2a9e
 @dataclass(frozen=True)
@@ -149,41 +167,51 @@ class Outcome:
     how: str       # "ran", "kept" from before, or "shared" with another run
     wall_s: float  # that it took when it ran
     metrics: dict[str, Any]
-    other_code: str = ""         # hash of the sources that made it, where they are not today's; "unknown" of an older manifest
+    # hash of the sources that made it, where they are not today's; "unknown" of an older manifest
+    other_code: str = ""
     before: Path | None = None   # where the result that lay there is now
 
 def _outcome(folder: Path, how: str, source: str, before: Path | None = None) -> Outcome:
     manifest = read_json(folder / "params.json")
     made_by = manifest.get("source", "unknown")
-    return Outcome(folder.name, folder, how, manifest["wall_s"], read_json(folder / "metrics.json"), made_by if made_by != source else "", before)
+    return Outcome(folder.name, folder, how, manifest["wall_s"], read_json(folder / "metrics.json"),
+                   made_by if made_by != source else "", before)
 
 # %% ../../nbs/6_runs/06_runner.ipynb #4899c318
 def _with_root(params: dict[str, Any]) -> dict[str, Any]:
     "The parameters with the data's folder checked and made relative."
     dataset, root = params.get("dataset", "shapes"), params.get("data_root", "")
-    if not root and not DATASETS[dataset].draw: raise ConfigError(f"data set '{dataset}' needs the folder that it lies in. Pass --data-root DIR.")
-    if root and not Path(root).is_dir(): raise DataError(f"{root}: no such folder. Pass the data set's folder as --data-root DIR.")
+    if not root and not DATASETS[dataset].draw:
+        raise ConfigError(f"data set '{dataset}' needs the folder that it lies in. "
+                          "Pass --data-root DIR.")
+    if root and not Path(root).is_dir():
+        raise DataError(f"{root}: no such folder. Pass the data set's folder as --data-root DIR.")
     return {**params, "data_root": os.path.relpath(Path(root))} if root else params
 
 # %% ../../nbs/6_runs/06_runner.ipynb #5efbf352
-def _injected(params: dict[str, Any], stage: Stage, needs: Iterable[str], folder: Path, partial: Path) -> dict[str, Any]:
+def _injected(params: dict[str, Any], stage: Stage, needs: Iterable[str], folder: Path,
+              partial: Path) -> dict[str, Any]:
     "Everything that papermill sets: the user's parameters, and where to read and write."
     inputs = {need: (folder / need / "artifacts").as_posix() for need in needs}
-    figures = {"figures": figures_beside(folder.parents[2]).as_posix()} if stage.name == "report" else {}
-    return {**figures, **params, **stage.fixed, "inputs": inputs, "out": (partial / "artifacts").as_posix()}
+    figures = ({"figures": figures_beside(folder.parents[2]).as_posix()}
+               if stage.name == "report" else {})
+    return {**figures, **params, **stage.fixed, "inputs": inputs,
+            "out": (partial / "artifacts").as_posix()}
 
 def _check_weights(cfg: Config) -> None:
-    "Refuse frozen layers without weights, and a file that is not there, before anything is trained."
+    "Refuse frozen layers without weights and missing files before anything is trained."
     for part in ("teacher", "student"):
         check_start(net := getattr(cfg, part), part)
         if ":" in net.detector: DETECTORS[net.detector].check(net.detector, part)
     for part in ("teacher", "student", "refiner"):
         name, detector = getattr(cfg, part).weights, getattr(getattr(cfg, part), "detector", "")
-        if name not in ("", "imagenet", "zoo" if ":" in detector else "package") and not Path(name).is_file():
-            raise CheckpointError(f"{name}: no such weights file. Set {part}.weights to a file that exists, or to imagenet.")
+        if name not in ("", "imagenet", "zoo"
+                        if ":" in detector else "package") and not Path(name).is_file():
+            raise CheckpointError(f"{name}: no such weights file. "
+                                  f"Set {part}.weights to a file that exists, or to imagenet.")
 
 def machine_of(name: str, params: dict[str, Any], among: int = 1) -> dict[str, str]:
-    "Device and precision of a stage in this process, which takes its part of the threads; a stage without a network loads no torch."
+    "Device and precision of a stage in this process, with its part of the threads."
     cfg = config_of(**params)
     if not (wanted := precision_of(name, cfg)): return {"device": "CPU", "precision": ""}
     from pointwssis.training.device import choose_precision
@@ -192,14 +220,16 @@ def machine_of(name: str, params: dict[str, Any], among: int = 1) -> dict[str, s
     precision = choose_precision(wanted[0], device, wanted[1], warn=False)   # the stage warns
     return {"device": device_name(device), "precision": precision}
 
-def _machine(name: str, params: dict[str, Any], cfg: Config, kernel: Kernel, among: int) -> dict[str, str]:
+def _machine(name: str, params: dict[str, Any], cfg: Config, kernel: Kernel,
+             among: int) -> dict[str, str]:
     "The same in the stage's kernel."
     own = of_run(params)
     if not precision_of(name, cfg): return machine_of(name, own)
-    return ask(kernel, "", f"__import__('pointwssis.runs.runner').runs.runner.machine_of({name!r}, {own!r}, {among})")
+    return ask(kernel, "", f"__import__('pointwssis.runs.runner').runs.runner.machine_of({name!r}, "
+                           f"{own!r}, {among})")
 
 def _configured(params: dict[str, Any]) -> tuple[dict[str, Any], Config]:
-    "The parameters, and the configuration that they describe, after everything that can be checked."
+    "The parameters and their configuration, after everything that can be checked."
     config_of(**of_run(params))
     params = _with_root(params)
     cfg = config_of(**of_run(params))
@@ -215,8 +245,9 @@ def _checked(stage: Stage, params: dict[str, Any], notebook: Path) -> tuple[dict
 def _is_valid(target: Path, wanted: str, source: str, same_code: bool) -> bool:
     return is_done(target, wanted) and (not same_code or finished(target).get("source") == source)
 
-def _found(partial: Path, target: Path, wanted: str, source: str, same_code: bool, pictures: bool) -> Outcome | None:
-    "The result that another process has made in the meantime, a killed one all but put in place, or another run has."
+def _found(partial: Path, target: Path, wanted: str, source: str, same_code: bool,
+           pictures: bool) -> Outcome | None:
+    "The result of another process, of one killed while it put it in place, or of another run."
     if is_done(partial, wanted):
         set_aside(target, target.parent)
         put_in_place(partial, target)
@@ -227,17 +258,20 @@ def _found(partial: Path, target: Path, wanted: str, source: str, same_code: boo
     if not pictures: drop_pictures(target)
     return _outcome(target, "shared", source, before)
 
-def _begin(stage: Stage, params: dict[str, Any], cfg: Config, facts: dict[str, Any], *where: Any) -> dict[str, Any]:
+def _begin(stage: Stage, params: dict[str, Any], cfg: Config, facts: dict[str, Any],
+           *where: Any) -> dict[str, Any]:
     "All of the manifest that is known when a stage starts."
-    return {"stage": stage.name, "parameters": params, "config": to_dict(cfg, whole=True), **facts, "version": pointwssis.__version__,
-            "git_commit": git_commit(), **_machine(stage.name, params, cfg, *where), "versions": versions()}
+    return {"stage": stage.name, "parameters": params, "config": to_dict(cfg, whole=True), **facts,
+            "version": pointwssis.__version__,
+            "git_commit": git_commit(), **_machine(stage.name, params, cfg, *where),
+            "versions": versions()}
 
 # %% ../../nbs/6_runs/06_runner.ipynb #fe9ec5a5
 def run_stage(
     name: str,                   # a key of STAGES
-    params: dict[str, Any],      # dataset, split, seed, data_root, overrides, and what else its notebook declares
+    params: dict[str, Any],      # dataset, split, seed, data_root, overrides
     runs: str | Path = RUNS,     # the folder of all runs
-    force: bool = False,         # run it even if a valid result or another one is there, which moves aside
+    force: bool = False,  # run it even if a valid result or another one is there, which moves aside
     notebooks: Path = NOTEBOOKS,
     kernel: Kernel | None = None,  # to run it in; None: one of its own
     among: int = 1,              # stages that may run at the same time and share the threads
@@ -258,7 +292,8 @@ def run_stage(
     ('outputs/runs/shapes/10p/s0/split', 'ran')
     """
     if kernel is None:
-        with kernels() as pool: return run_stage(name, params, runs, force, notebooks, pool[0], among, same_code)
+        with kernels() as pool:
+            return run_stage(name, params, runs, force, notebooks, pool[0], among, same_code)
     stage, runs = find_stage(name), Path(os.path.relpath(runs))
     notebook = notebooks / f"{stage.notebook or name}.ipynb"
     params, cfg = _checked(stage, params, notebook)
@@ -269,14 +304,19 @@ def run_stage(
         check_inputs(stage, cfg, folder)
         wanted, hashes = expected(stage, cfg, folder, **extra)
         needs = ready_needs(stage, cfg, folder)
-        if not anew and _is_valid(target, wanted, source, same_code): clear_remains(target); return _outcome(target, "kept", source)
+        if not anew and _is_valid(target, wanted, source, same_code):
+            clear_remains(target); return _outcome(target, "kept", source)
         if not anew: refuse_other(stage, cfg, target, **extra)
     def begin() -> dict[str, Any]:
-        return _begin(stage, params, cfg, {"fingerprint": wanted, "inputs": hashes, "source": source}, kernel, among)
+        return _begin(stage, params, cfg,
+                      {"fingerprint": wanted, "inputs": hashes, "source": source}, kernel, among)
     manifest = begin() if anew or not twin_of(target, wanted, source, same_code) else {}
     with claim(target) as partial:
-        if not anew and (found := _found(partial, target, wanted, source, same_code, not cfg.variant)): return found
-        manifest, made_by = manifest or begin(), prepare_folder(partial, target, wanted, stage.resumes, force)
+        if not anew and (found := _found(partial, target, wanted, source, same_code,
+                                         not cfg.variant)):
+            return found
+        manifest, made_by = (manifest or begin(),
+                             prepare_folder(partial, target, wanted, stage.resumes, force))
         if made_by not in ("", source): manifest["resumed_from"] = made_by
         write_json(partial / "params.json", {**manifest, "status": "running"}, indent=1)
         bars = sys.stderr if among == 1 else Named(name, sys.stderr)
@@ -296,7 +336,7 @@ def default_jobs(
 
 # %% ../../nbs/6_runs/06_runner.ipynb #9def0054
 def _check_places(params: dict[str, Any], runs: Path, stages: Iterable[str]) -> None:
-    "Refuse before anything is run, if a finished result of other settings or data lies in the place of a stage."
+    "Refuse to start where a result of other settings or data lies in the place of a stage."
     _, cfg = _configured(params)
     folder = run_folder(cfg, runs)
     with one_look():
@@ -309,7 +349,7 @@ def reproduce(
     force: bool = False,
     notebooks: Path = NOTEBOOKS,
     stages: Iterable[str] = tuple(STAGES),  # which, in the order of the graph
-    tell: Callable[[str, Outcome | None], None] = lambda name, outcome: None,  # called before (None) and after each stage
+    tell: Callable[[str, Outcome | None], None] = lambda name, outcome: None,
     jobs: int = 0,               # stages at the same time; 0: see `default_jobs`
     pool: Kernels | None = None, # of several such calls
     same_code: bool = False,     # as `run_stage`
@@ -327,7 +367,8 @@ def reproduce(
     ['split']
     """
     if pool is None:
-        with kernels() as pool: return reproduce(params, runs, force, notebooks, stages, tell, jobs, pool, same_code)
+        with kernels() as pool:
+            return reproduce(params, runs, force, notebooks, stages, tell, jobs, pool, same_code)
     cfg, wanted, stages = config_of(**of_run(params)), check_jobs(jobs), tuple(stages)
     if not force: _check_places(params, Path(os.path.relpath(runs)), stages)
     graph = {name: [need for need in find_stage(name).needs if need in stages] for name in stages}
@@ -345,5 +386,7 @@ def stage_times(
 ) -> dict[str, dict[str, Any]]:  # stage -> wall_s (seconds) and device
     "Wall time and device of every finished stage of the run that these inputs belong to."
     folder = Path(next(iter(inputs.values()))).parent.parent
-    manifests = {name: read_json(folder / name / "params.json") for name in STAGES if (folder / name / "params.json").is_file()}
-    return {name: {key: manifest[key] for key in ("wall_s", "device")} for name, manifest in manifests.items()}
+    manifests = {name: read_json(folder / name / "params.json") for name in STAGES
+                 if (folder / name / "params.json").is_file()}
+    return {name: {key: manifest[key] for key in ("wall_s", "device")}
+            for name, manifest in manifests.items()}

@@ -25,33 +25,46 @@ __all__ = ['STAGES', 'Stage', 'config_of', 'run_folder']
 class Stage:
     "One step of the pipeline: a notebook, what it reads, and what cannot matter to it."
     name: str
-    needs: dict[str, tuple[str, ...]] = field(default_factory=dict)  # earlier stage -> patterns of its files that decide the result
+    # earlier stage -> patterns of its files that decide the result
+    needs: dict[str, tuple[str, ...]] = field(default_factory=dict)
     ignores: tuple[str, ...] = ()   # fields of Config that cannot change the result
     notebook: str = ""              # in nbs/stages, when it is not the stage's own name
-    fixed: dict[str, Any] = field(default_factory=dict)  # parameters that tell two stages of one notebook apart
+    # parameters that tell two stages of one notebook apart
+    fixed: dict[str, Any] = field(default_factory=dict)
     resumes: bool = False           # an interrupted run of it can go on where it stopped
     always: bool = False            # cheap, and reads more than its inputs: never skipped
     optional: tuple[str, ...] = ()  # needs that it can do without
     reads: tuple[str, ...] = ("train",)  # halves of the data set whose images it opens
 
 # %% ../../nbs/6_runs/02_stage_graph.ipynb #3fdfe096
-WEAK = ("split", "point_strategy", "prompt", "level", "pseudo_score", "recipe")   # how weak labels are made and used
-TEACHER, REFINER, STUDENT = (("teacher", "teacher_train"), ("refiner", "refiner_train"), ("student", "student_train", "student_start", "unanswered"))
+# how weak labels are made and used
+WEAK = ("split", "point_strategy", "prompt", "level", "pseudo_score", "recipe")
+TEACHER, REFINER, STUDENT = (("teacher", "teacher_train"), ("refiner", "refiner_train"),
+                             ("student", "student_train", "student_start", "unanswered"))
 WEIGHTS, LAST = ("*.safetensors",), ("last.safetensors",)
 
 # %% ../../nbs/6_runs/02_stage_graph.ipynb #f120b77d
 STAGES: dict[str, Stage] = {stage.name: stage for stage in (
-    Stage("split", {}, (*TEACHER, *REFINER, *STUDENT, "behaviour", "prompt", "level", "pseudo_score", "recipe"), reads=()),
-    Stage("teacher", {"split": ("*_s.json",)}, (*WEAK, *REFINER, *STUDENT, "behaviour"), resumes=True),
-    Stage("refiner", {"split": ("*_s.json",), "teacher": WEIGHTS}, ("split", "prompt", "level", "pseudo_score", "recipe", *STUDENT), resumes=True),
-    Stage("pseudo", {"split": ("*_s.json", "*_w.json"), "teacher": WEIGHTS, "refiner": WEIGHTS}, ("split", *STUDENT), resumes=True),
-    Stage("student", {"split": (), "teacher": LAST, "pseudo": ("*_sw.json",)}, (*WEAK, *TEACHER, *REFINER), "student", {"labels": "sw"}, True),
-    Stage("student_refined", {"split": (), "teacher": LAST, "pseudo": ("*_sw_refined.json",)}, (*WEAK, *TEACHER, *REFINER), "student",
+    Stage("split", {}, (*TEACHER, *REFINER, *STUDENT, "behaviour", "prompt", "level",
+                        "pseudo_score", "recipe"), reads=()),
+    Stage("teacher", {"split": ("*_s.json",)}, (*WEAK, *REFINER, *STUDENT, "behaviour"),
+          resumes=True),
+    Stage("refiner", {"split": ("*_s.json",), "teacher": WEIGHTS},
+          ("split", "prompt", "level", "pseudo_score", "recipe", *STUDENT), resumes=True),
+    Stage("pseudo", {"split": ("*_s.json", "*_w.json"), "teacher": WEIGHTS, "refiner": WEIGHTS},
+          ("split", *STUDENT), resumes=True),
+    Stage("student", {"split": (), "teacher": LAST, "pseudo": ("*_sw.json",)},
+          (*WEAK, *TEACHER, *REFINER), "student", {"labels": "sw"}, True),
+    Stage("student_refined", {"split": (), "teacher": LAST, "pseudo": ("*_sw_refined.json",)},
+          (*WEAK, *TEACHER, *REFINER), "student",
           {"labels": "sw_refined"}, True),
-    Stage("supervised", {"split": ()}, (*WEAK, *TEACHER, *REFINER, "behaviour", "student_start", "unanswered"), resumes=True),
+    Stage("supervised", {"split": ()},
+          (*WEAK, *TEACHER, *REFINER, "behaviour", "student_start", "unanswered"), resumes=True),
     Stage("evaluate", {"split": ("*.json",), "pseudo": ("*.json",),
-                       **dict.fromkeys(NETWORKS, WEIGHTS)}, resumes=True, optional=tuple(NETWORKS), reads=("train", "val")),
-    Stage("report", {"split": ("*.json",), "pseudo": ("*.json",), "student_refined": WEIGHTS, "evaluate": ()}, always=True),
+                       **dict.fromkeys(NETWORKS, WEIGHTS)}, resumes=True, optional=tuple(NETWORKS),
+                       reads=("train", "val")),
+    Stage("report", {"split": ("*.json",), "pseudo": ("*.json",), "student_refined": WEIGHTS,
+                     "evaluate": ()}, always=True),
 )}
 
 # %% ../../nbs/6_runs/02_stage_graph.ipynb #805638e4
@@ -59,11 +72,14 @@ def find_stage(
     name: str,  # as a user typed it
 ) -> Stage:
     "The stage of that name, or an error with the nearest one."
-    if name not in STAGES: raise StageError(f"unknown stage '{name}'.{nearest(name, STAGES)} Known: {', '.join(STAGES)}.")
+    if name not in STAGES:
+        raise StageError(f"unknown stage '{name}'.{nearest(name, STAGES)} Known: "
+                         f"{', '.join(STAGES)}.")
     return STAGES[name]
 
 # %% ../../nbs/6_runs/02_stage_graph.ipynb #f5527756
-RUN = ("dataset", "split", "seed", "data_root", "overrides")  # parameters that every stage notebook has
+# parameters that every stage notebook has
+RUN = ("dataset", "split", "seed", "data_root", "overrides")
 
 def of_run(
     params: dict[str, Any],  # of a stage notebook
@@ -82,7 +98,9 @@ def config_of(
     "The configuration of a run, from the parameters that every stage notebook has."
     overrides = dict(overrides or {})
     for key in ("dataset", "split", "seed", "data.root"):
-        if key in overrides: raise ConfigError(f"'{key}' is a parameter of the run, not an override. Pass it as --{key.replace('.', '-')}.")
+        if key in overrides:
+            raise ConfigError(f"'{key}' is a parameter of the run, not an override. "
+                              f"Pass it as --{key.replace('.', '-')}.")
     if data_root: overrides["data.root"] = str(data_root)
     return preset(dataset, split=f"{percentage(split):g}p", seed=seed, **overrides)
 
@@ -92,20 +110,24 @@ def run_folder(
     runs: str | Path = RUNS,  # the folder of all runs
 ) -> Path:
     "Folder of a run: <runs>/<name>/<split>/s<seed>, or <runs>/<name>/<split>-<variant>/s<seed>."
-    return Path(runs) / run_name(cfg) / (f"{cfg.split}-{cfg.variant}" if cfg.variant else cfg.split) / f"s{cfg.seed}"
+    return Path(runs) / run_name(cfg) / (f"{cfg.split}-{cfg.variant}"
+                                         if cfg.variant else cfg.split) / f"s{cfg.seed}"
 
 # %% ../../nbs/6_runs/02_stage_graph.ipynb #f33c7c02
 @lru_cache(maxsize=None)
 def _hash(path: Path, changed_at: int) -> str: return file_hash(path)
 
 def _hashes(files: dict[str, Path]) -> dict[str, str]:
-    return {name: _hash(path, path.stat().st_mtime_ns) for name, path in files.items() if path.is_file()}
+    return {name: _hash(path, path.stat().st_mtime_ns) for name, path in files.items()
+            if path.is_file()}
 
 def _images(halves: tuple[str, ...], cfg: Config, root: Path) -> dict[str, str]:
     "Hashes of the images that the annotation files of these halves list."
     data = cfg.data
-    lists = [("train", data.train_json, data.train_images), ("train", data.weak_json, data.train_images), ("val", data.val_json, data.val_images)]
-    return {f"images of {name}": pictures_hash(root / images, [root / name]) for half, name, images in lists
+    lists = [("train", data.train_json, data.train_images),
+             ("train", data.weak_json, data.train_images), ("val", data.val_json, data.val_images)]
+    return {f"images of {name}": pictures_hash(root / images, [root / name])
+            for half, name, images in lists
             if half in halves and (root / name).is_file()}
 
 def given_hashes(
@@ -114,10 +136,15 @@ def given_hashes(
 ) -> dict[str, str]:   # by a name that holds on any machine
     "Hashes of what the user brings and the stage depends on: annotations, images, weights."
     data, root = cfg.data, Path(cfg.data.root)
-    files = {name: root / name for name in (data.train_json, data.val_json, data.weak_json) if name and data.root}
-    if data.split_dir: files |= {path.name: path for path in sorted((root / data.split_dir).glob(f"*_{cfg.split}_[sw].json"))}
-    files |= {f"{part}.weights": Path(getattr(cfg, part).weights) for part in ("teacher", "student", "refiner") if part not in stage.ignores}
-    files |= {f"{part}.detector": Path(getattr(cfg, part).detector.partition(":")[2]) for part in ("teacher", "student") if part not in stage.ignores}
+    files = {name: root / name for name in (data.train_json, data.val_json, data.weak_json)
+             if name and data.root}
+    if data.split_dir:
+        files |= {path.name: path
+                  for path in sorted((root / data.split_dir).glob(f"*_{cfg.split}_[sw].json"))}
+    files |= {f"{part}.weights": Path(getattr(cfg, part).weights)
+              for part in ("teacher", "student", "refiner") if part not in stage.ignores}
+    files |= {f"{part}.detector": Path(getattr(cfg, part).detector.partition(":")[2])
+              for part in ("teacher", "student") if part not in stage.ignores}
     return _hashes(files) | (_images(stage.reads, cfg, root) if data.root else {})
 
 # %% ../../nbs/6_runs/02_stage_graph.ipynb #39c84b1f
@@ -127,13 +154,17 @@ def ready_needs(
     folder: Path,  # of the run
 ) -> dict[str, tuple[str, ...]]:   # as Stage.needs
     "Inputs of a stage, without optional ones that are missing or out of date."
-    def is_ready(need: str) -> bool: return is_done(folder / need) and is_done(folder / need, expected(STAGES[need], cfg, folder)[0])
-    return {need: patterns for need, patterns in stage.needs.items() if need not in stage.optional or is_ready(need)}
+    def is_ready(need: str) -> bool:
+        return (is_done(folder / need) and is_done(folder / need,
+                                                   expected(STAGES[need], cfg, folder)[0]))
+    return {need: patterns for need, patterns in stage.needs.items()
+            if need not in stage.optional or is_ready(need)}
 
 def _drawn(halves: tuple[str, ...], cfg: Config, split: Path) -> dict[str, str]:
-    "Hashes of the annotations and images that the stage `split` has drawn; none where the user brings them."
+    "Hashes of the annotations and images that the stage `split` has drawn; {} for a user's own."
     if cfg.data.root: return {}
-    files = {f"data/{name}": split / "data" / name for name in (cfg.data.train_json, cfg.data.val_json)}
+    files = {f"data/{name}": split / "data" / name
+             for name in (cfg.data.train_json, cfg.data.val_json)}
     return _hashes(files) | _images(halves, cfg, split / "data")
 
 def _made_hashes(stage: Stage, cfg: Config, folder: Path) -> dict[str, str]:
@@ -141,7 +172,8 @@ def _made_hashes(stage: Stage, cfg: Config, folder: Path) -> dict[str, str]:
     files = {}
     for need, patterns in ready_needs(stage, cfg, folder).items():
         artifacts = folder / need / "artifacts"
-        files |= {f"{need}/{path.name}": path for pattern in patterns for path in sorted(artifacts.glob(pattern))}
+        files |= {f"{need}/{path.name}": path for pattern in patterns
+                  for path in sorted(artifacts.glob(pattern))}
     drawn = _drawn(stage.reads, cfg, folder / "split/artifacts") if "split" in stage.needs else {}
     return _hashes(files) | {f"split/{name}": value for name, value in drawn.items()}
 
@@ -152,7 +184,8 @@ def output_hashes(
 ) -> dict[str, str]:   # by file name, as in the inputs of later stages
     "Hashes of those files of a stage that later stages can read."
     patterns = {pattern for later in STAGES.values() for pattern in later.needs.get(stage, ())}
-    files = {path.name: path for pattern in sorted(patterns) for path in sorted(artifacts.glob(pattern))}
+    files = {path.name: path for pattern in sorted(patterns)
+             for path in sorted(artifacts.glob(pattern))}
     return _hashes(files) | (_drawn(("train", "val"), cfg, artifacts) if stage == "split" else {})
 
 # %% ../../nbs/6_runs/02_stage_graph.ipynb #5dddb2a2
@@ -162,7 +195,8 @@ def decisive(
 ) -> dict[str, Any]:          # dotted key: value
     "The settings that can change a stage's result."
     neutral = neutral_keys()
-    return {key: value for key, value in dotted(config).items() if key not in neutral and key.partition(".")[0] not in stage.ignores}
+    return {key: value for key, value in dotted(config).items()
+            if key not in neutral and key.partition(".")[0] not in stage.ignores}
 
 def fingerprint(
     stage: Stage,
@@ -171,7 +205,8 @@ def fingerprint(
     **extra: Any,            # further parameters of its notebook
 ) -> str:                    # 64 hex digits
     "One number for everything that decides a stage's result."
-    facts = {"stage": stage.name, "settings": decisive(stage, to_dict(cfg)), "inputs": inputs, **extra}
+    facts = {"stage": stage.name, "settings": decisive(stage, to_dict(cfg)), "inputs": inputs,
+             **extra}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 # %% ../../nbs/6_runs/02_stage_graph.ipynb #fcde0641

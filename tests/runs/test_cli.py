@@ -144,7 +144,7 @@ def unseen(here) -> str:
 
 @pytest.mark.parametrize("form, names", [("coco", ["sent.json", "sent.zip"]), ("bdd100k", ["sent.json"])])
 def test_submit_writes_what_a_server_takes(unseen, capsys, form, names):
-    assert main(["submit", unseen, "--weights", "w.safetensors", "--form", form, "--out", "sent.json", "--set", "student.score_threshold=0",
+    assert main(["submit", unseen, "--weights", "w.safetensors", "--format", form, "--out", "sent.json", "--set", "student.score_threshold=0",
                  "--set", "student.update_threshold=0"]) == 0
     assert capsys.readouterr().out.split() == names == sorted(p.name for p in Path().glob("sent*"))
     found = json.loads(Path("sent.json").read_text())
@@ -154,7 +154,7 @@ def test_submit_writes_what_a_server_takes(unseen, capsys, form, names):
 
 
 @pytest.mark.parametrize("argv, says", [
-    (("data/annotations/nowhere.json",), "nowhere.json: no such file"), (("data/annotations/instances_val.json", "--form", "cocoa"), "Did you mean 'coco'?"),
+    (("data/annotations/nowhere.json",), "nowhere.json: no such file"), (("data/annotations/instances_val.json", "--format", "cocoa"), "Did you mean 'coco'?"),
     (("data/annotations/instances_val.json", "--image-folder", "elsewhere"), "elsewhere"), (("few.json",), "has 1 classes, w.safetensors has 5"),
 ])
 def test_submit_refuses_in_one_line(unseen, capsys, argv, says):

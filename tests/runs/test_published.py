@@ -14,7 +14,7 @@ from pointwssis.data.coco import load
 from pointwssis.detector.predict import predict_all, predictor
 from pointwssis.detector.solov2 import SOLOv2
 from pointwssis.runs.cli import main
-from pointwssis.runs.published import LINKS, reproduce_published, set_bench
+from pointwssis.runs.published import EVALUATORS, reproduce_published, open_release
 from pointwssis.runs.release import SLIM, THIN, parts_of_name, find_releases, open_refiner, refiner_sizes, solov2_sizes, write_miniature
 from pointwssis.training.checkpoints import load_official
 
@@ -129,9 +129,9 @@ def test_sizes_of_the_miniature(made):
 
 def test_every_link_is_judged(made, tmp_path):
     told, (metrics,) = judge(made / "coco_only", tmp_path / "runs", overrides=EAGER)
-    assert {part for part, what in told.items() if what.startswith("done")} == set(LINKS) - {"student_sw"}
+    assert {part for part, what in told.items() if what.startswith("done")} == set(EVALUATORS) - {"student_sw"}
     assert told["student_sw"] == "left out, for there is no student_sw"
-    assert metrics["behaviour"] == "published" and set(metrics["links"]) == set(LINKS) - {"student_sw"}
+    assert metrics["behaviour"] == "published" and set(metrics["links"]) == set(EVALUATORS) - {"student_sw"}
     assert 20 < metrics["pseudo_sw_miou_percent"] < metrics["pseudo_sw_refined_miou_percent"] < 100
     assert {"teacher_ap_percent", "student_sw_refined_ap_percent", "clicks_refined_miou_percent"} <= set(metrics)
     assert 0 < metrics["clicks_rough_miou_percent"] < 100
@@ -142,7 +142,7 @@ def test_the_teacher_predicts_what_it_predicted_before_it_was_published(made, tm
     judge(folder, tmp_path / "runs", overrides=EAGER)
     found = read_json(tmp_path / "runs/coco/5p/published/artifacts/results_teacher.json")
     (release,) = find_releases(folder)
-    cfg = set_bench(release, folder, tmp_path, EAGER).cfg
+    cfg = open_release(release, folder, tmp_path, EAGER).cfg
     val = load(folder / "coco/annotations/instances_val2017.json", need="masks")
     known = {key: getattr(cfg.teacher, key) for key in ("scale_ranges", "num_grids", "score_threshold", "update_threshold")}
     torch.manual_seed(0)                                        # as `write_miniature` makes it

@@ -97,7 +97,7 @@ def test_the_command_runs_all_of_them_and_makes_the_tables(tmp_path, monkeypatch
             (place / "metrics.json").write_text(json.dumps({"student_sw_refined_ap_percent": 20.0 + n}))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("pointwssis.runs.sweeps.reproduce_all", pretend)
-    assert main(["reproduce", "--splits", "10p,5p", "--seeds", "0,1", "--tables", "levels"]) == 0
+    assert main(["reproduce", "--splits", "10p,5p", "--seeds", "0,1", "--ablations", "levels"]) == 0
     said = capsys.readouterr().out
     assert "[1/16] shapes/10p/s0" in said and "[16/16] shapes/10p-prompt_point_with_size/s1" in said
     assert Path("outputs/figures/results_shapes.md").is_file()
@@ -106,7 +106,7 @@ def test_the_command_runs_all_of_them_and_makes_the_tables(tmp_path, monkeypatch
 @pytest.mark.parametrize("words, cure", [
     (["--seeds", "0,x"], "'0,x' is not a list of whole numbers. Write it like 0,1,2."),
     (["--splits", "10p,ten"], "split 'ten' is not a percentage."),
-    (["--tables", "colours"], "unknown table 'colours'."),
+    (["--ablations", "colours"], "unknown table 'colours'."),
 ])
 def test_bad_lists_are_refused_in_one_line(words, cure, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
