@@ -187,7 +187,7 @@ def test_points_without_a_mask_are_listed(whole):
     for labels in ("sw", "sw_refined"):
         data = whole.labels(labels)
         dropped = {a["id"]: a for a in data.info["dropped_points"]}
-        assert set(dropped) == set(clicks) - set(linked(data)) and all(dropped[k] == clicks[k] for k in dropped)
+        assert set(dropped) == set(clicks) - set(linked(data)) and all(dropped[k] == clicks[k] | {"reason": dropped[k]["reason"]} for k in dropped)
         assert dropped and len(dropped) == found["points_without_mask" + {"sw": "_sw"}.get(labels, "")]
     assert found["points"] == len(clicks)
     assert sum(missing for _, missing in found["by_class"].values()) == len(dropped) and 0 < found["mean_score"] <= 1
