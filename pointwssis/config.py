@@ -30,8 +30,8 @@ class Config:
     Parts: data (DataConfig), teacher and student (SOLOv2Config), refiner (RefinerConfig),
     teacher_train, student_train and refiner_train (TrainConfig). Sizes are pixels, lengths of
     schedules optimiser steps, shares 0 to 1. `preset` makes one; `config.override` sets an option
-    by its dotted key and raises ConfigError for an unknown key, type or value; `config.to_dict` gives
-    JSON values.
+    by its dotted key and raises ConfigError for an unknown key, type or value;
+    `config.to_dict` gives JSON values.
     Defaults are the published settings: PointWSSIS (arXiv 2303.15062), section 4.
 
     >>> from pointwssis import Config
