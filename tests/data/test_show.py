@@ -132,5 +132,4 @@ def test_a_photograph_has_a_palette_and_no_pdf(tmp_path):
     files = save_picture(figure, tmp_path / "photograph", photograph=True, shows="rough")
     assert [path.name for path in files] == ["photograph.png", "photograph.json"]
     with Image.open(files[0]) as image, Image.open(plain) as full:
-        assert image.mode == "P" and image.size == full.size and image.info["Source"] == digest_of({"shows": "rough"})
-    assert files[0].stat().st_size < plain.stat().st_size / 2
+        assert image.mode == full.mode == "P" and image.size == full.size and image.info["Source"] == digest_of({"shows": "rough"})
