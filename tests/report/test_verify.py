@@ -326,7 +326,7 @@ def test_a_page_that_says_something_else_is_found(report, name):
 @pytest.mark.parametrize("text", ['{"shows": "gains", "dataset": "toys", "values": [{"gain": 9.5}]}', '{"shows": 3}', "[]", '{"note": "40.1"}'])
 def test_a_figure_without_evidence_is_found(report, text):
     (report / "figures/other_toys.json").write_text(text)
-    refused(report, "other_toys.json: shows .* has no evidence: no run gives that", "Delete it, or bring its runs back.")
+    refused(report, "other_toys.json: shows .* has no evidence: no run, no loaded plug-in gives that", "Delete it, or bring its runs back.")
 
 
 def test_evidence_that_a_figure_lost_is_found(report):
