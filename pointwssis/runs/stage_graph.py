@@ -27,7 +27,7 @@ class Stage:
     name: str
     # earlier stage -> patterns of its files that decide the result
     needs: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    ignores: tuple[str, ...] = ()   # fields of Config that cannot change the result
+    ignores: tuple[str, ...] = ()   # options, by stored name, that cannot change it
     notebook: str = ""              # in nbs/stages, when it is not the stage's own name
     # parameters that tell two stages of one notebook apart
     fixed: dict[str, Any] = field(default_factory=dict)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from pointwssis.config import to_dict
 from pointwssis.core import ConfigError, StageError
 from pointwssis.method.ablations import ABLATIONS, VARIANTS, choose_tables, settings_of
 from pointwssis.report.report import write_report
@@ -18,7 +19,7 @@ from fake_stages import run
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_variant_changes_what_it_says_and_no_stage_before(name):
     "The stages that it shares with the method have the same configuration, as far as they look at it."
-    plain, varied = (vars(config_of(overrides=settings_of(v))) for v in ("", name))
+    plain, varied = (to_dict(config_of(overrides=settings_of(v)), whole=True) for v in ("", name))
     changed = {key for key in plain if plain[key] != varied[key]} - {"variant"}
     assert len(changed) == 1
     affected = [stage for stage in STAGES.values() if changed - set(stage.ignores)]
