@@ -39,7 +39,7 @@ def marked(notebook: str):
     return pytest.param(notebook, marks=[pytest.mark.slow] * notebook.endswith("10_tutorial.ipynb"))
 
 
-@pytest.mark.parametrize("notebook", map(marked, NOTEBOOKS))
+@pytest.mark.parametrize("notebook", list(map(marked, NOTEBOOKS)))
 def test_every_notebook_runs(notebook, elsewhere):
     if needs_detectron2(notebook): pytest.importorskip("detectron2._C", reason="Detectron2 cannot be imported: docs/detectron2.md", exc_type=ImportError)
     error = elsewhere.submit(errors_of, notebook).result()
