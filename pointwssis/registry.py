@@ -6,6 +6,7 @@
 from __future__ import annotations
 import os, re, sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
@@ -67,6 +68,27 @@ def _family(name: object, names: Iterable[str]) -> object:
     head, mark, argument = str(name).partition(":")
     return head + mark if argument and head + mark in names else name
 
+@cache
+def _sources(homes: tuple[str, ...]) -> dict[str, Path]:
+    "Modules that enter kinds of the package, with their files."
+    rooms = [(home.rpartition(".")[0], home.rpartition(".")[2]) for home in homes]
+    folders = [(room, name, Path(find_spec(room).submodule_search_locations[0]))
+               for room, name in rooms]
+    return {f"{room}.{path.stem}": path for room, name, folder in folders
+            for path in sorted(folder.glob(f"{name}.py"))}
+
+@cache
+def _own(homes: tuple[str, ...]) -> dict[str, str]:
+    "Names of the package's own kinds with their modules, read from the sources."
+    texts = {home: path.read_text(encoding="utf-8") for home, path in _sources(homes).items()}
+    return {name: home for home, text in texts.items()
+            for name in re.findall(r'^@?\w+\.register\("(\w+:?)"', text, re.M)}
+
+@cache
+def _installed(kind: str) -> dict[str, EntryPoint]:
+    "Entry points of installed packages by name."
+    return {e.name: e for e in entry_points(group=f"pointwssis.{kind.replace(' ', '_')}")}
+
 class Registry(Mapping):
     "Kinds of one thing by name, from the package, installed packages (entry points) and plug-ins."
     def __init__(self,
@@ -79,7 +101,7 @@ class Registry(Mapping):
         "A decorator that enters a function or class under `name`; `facts` become its attributes."
         def enter(thing: Any) -> Any:
             added = getattr(thing, "__module__", "").startswith(_PREFIX)
-            if added and name in self._own():
+            if added and name in _own(self.homes):
                 raise ConfigError(f"{self.kind} '{name}' is one of the package's own. Choose "
                                   f"another name")
             for key, value in facts.items(): setattr(thing, key, value)
@@ -87,26 +109,10 @@ class Registry(Mapping):
             return thing
         return enter
 
-    def _sources(self) -> dict[str, Path]:
-        "The modules that enter kinds of the package, with their files."
-        rooms = [(home.rpartition(".")[0], home.rpartition(".")[2]) for home in self.homes]
-        folders = [(room, name, Path(find_spec(room).submodule_search_locations[0]))
-                   for room, name in rooms]
-        return {f"{room}.{path.stem}": path for room, name, folder in folders
-                for path in sorted(folder.glob(f"{name}.py"))}
-
-    def _own(self) -> dict[str, str]:
-        "Names of the package's own kinds with their modules, read from the sources."
-        found = {home: path.read_text(encoding="utf-8") for home, path in self._sources().items()}
-        marks = {home: re.findall(r'^@?\w+\.register\("(\w+:?)"', text, re.M)
-                 for home, text in found.items()}
-        return {name: home for home, names in marks.items() for name in names}
-
     def _names(self) -> dict[str, EntryPoint | str | None]:
         "All names, each with its module, its entry point or, once it is registered, nothing."
         load_plugins()
-        installed = entry_points(group=f"pointwssis.{self.kind.replace(' ', '_')}")
-        return self._own() | dict.fromkeys(self._found) | {e.name: e for e in installed}
+        return _own(self.homes) | dict.fromkeys(self._found) | _installed(self.kind)
 
     def __getitem__(self, name: str) -> Any:
         names = self._names()
@@ -120,7 +126,7 @@ class Registry(Mapping):
 
     def everything(self) -> dict[str, Any]:
         "Import all modules with kinds of the package; every kind by name."
-        for home in self._sources(): import_module(home)
+        for home in _sources(self.homes): import_module(home)
         return dict(self)
 
     def __iter__(self) -> Iterator[str]: return iter(self._names())

@@ -55,6 +55,12 @@ def is_code(comment: str) -> bool:
         bool(body) and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Call))
 
 
+def test_pytest_can_import_every_test_file():
+    "Without packages in tests/, a file name stands for a module, so that two files of a name cannot both be collected."
+    names = Counter(path.name for path in tracked("tests/*.py"))
+    assert not [name for name, count in names.items() if count > 1]
+
+
 def test_no_path_of_one_machine():
     found = [f"{path.relative_to(ROOT)}: {match.group()}" for path in tracked() if path.suffix in TEXT and path != Path(__file__).resolve()
              for match in MACHINE_PATH.finditer(prose_of(path))]

@@ -139,7 +139,7 @@ def test_a_changed_plugin_is_other_code(done, place, monkeypatch, capsys):
     (["--plugin", "none.py"], "none.py: the plug-in file does not exist"),
     (["--plugin", "broken.py"], "broken.py: the plug-in does not run: ZeroDivisionError"),
     (["--plugin", "taken.py"], "prompt 'point' is one of the package's own"),
-    (["--set", "refiner.kind=closed"], "unknown refiner.kind 'closed'. Did you mean"),
+    (["--set", "refiner.kind=unte"], "unknown refiner.kind 'unte'. Did you mean 'unet'?"),
     (["--set", "student.detector=solo"], "unknown student.detector 'solo'. Did you mean 'solov2'?"),
 ])
 def test_a_wrong_plugin_or_name_is_one_line(tmp_path, monkeypatch, capsys, words, says):
