@@ -20,7 +20,7 @@ from .quirks import BEHAVIOURS, Quirks
 from .registry import DATASETS, DETECTORS, POINTS, PROMPTS, RECIPES, REFINERS, Registry
 
 # %% auto #0
-__all__ = ['Config', 'override', 'to_dict']
+__all__ = ['Config']
 
 # %% ../nbs/9_core/02_config.ipynb #56c240c4
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 # %% auto #0
-__all__ = ['FIXED', 'PUBLISHED', 'BEHAVIOURS', 'Quirks']
+__all__ = ['FIXED', 'PUBLISHED', 'Quirks']
 
 # %% ../nbs/9_core/06_quirks.ipynb #ed98ca31
 @dataclass(frozen=True)
@@ -52,4 +52,6 @@ class Quirks:
 
 FIXED = Quirks()
 PUBLISHED = Quirks(**{f.name: True for f in fields(Quirks)})
+
+# %% ../nbs/9_core/06_quirks.ipynb #ed98ca32
 BEHAVIOURS = {"published": PUBLISHED, "fixed": FIXED}   # the option `behaviour`

@@ -25,10 +25,11 @@ if TYPE_CHECKING:
     from pointwssis.report.evidence import Evidence
     from pointwssis.report.figures import Drawing
 
+_all_ = ["PLUGINS"]
+
 # %% auto #0
-__all__ = ['PLUGINS', 'POINTS', 'PROMPTS', 'DETECTORS', 'REFINERS', 'RECIPES', 'FORMATS', 'DATASETS', 'TABLES', 'FIGURES',
-           'plugin_files', 'use_plugins', 'load_plugins', 'Registry', 'Prompt', 'Detector', 'Refiner', 'Table',
-           'Figure']
+__all__ = ['POINTS', 'PROMPTS', 'DETECTORS', 'REFINERS', 'RECIPES', 'FORMATS', 'DATASETS', 'TABLES', 'FIGURES', 'Registry',
+           'Prompt', 'Detector', 'Refiner', 'Table', 'Figure', 'PLUGINS']
 
 # %% ../nbs/9_core/03_registry.ipynb #e1a10006
 PLUGINS = "POINTWSSIS_PLUGINS"   # environment variable: paths of Python files, separated as in PATH

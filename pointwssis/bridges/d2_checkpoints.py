@@ -18,7 +18,7 @@ from ..training.weights import read_checkpoint, tensors_of
 from ..core import CheckpointError, atomic_path
 
 # %% auto #0
-__all__ = ['to_detectron2', 'from_detectron2']
+__all__ = []
 
 # %% ../../nbs/8_bridges/04_d2_checkpoints.ipynb #d2040006
 _CLASSIFIER = ("fc.",)   # of an ImageNet network; a detector has none

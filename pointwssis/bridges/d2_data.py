@@ -28,7 +28,7 @@ from ..data.masks import decode, encode
 from ..data.points import Point
 
 # %% auto #0
-__all__ = ['records_of', 'register', 'AreaResize', 'ShortestEdge', 'PointMapper', 'check_classes']
+__all__ = []
 
 # %% ../../nbs/8_bridges/02_d2_data.ipynb #d2020007
 def _mask_fields(data: CocoData, a: dict) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from warnings import catch_warnings, simplefilter
 from ..core import ConfigError
 
 # %% auto #0
-__all__ = ['require']
+__all__ = []
 
 # %% ../../nbs/8_bridges/01_d2_install.ipynb #d2010006
 _INSTALL = "https://detectron2.readthedocs.io/en/latest/tutorials/install.html"

@@ -29,7 +29,7 @@ from ..detector.losses import losses
 from ..detector.targets import Targets, assign
 
 # %% auto #0
-__all__ = ['published_name', 'add_config', 'network_config', 'as_instances', 'PointSOLOv2']
+__all__ = []
 
 # %% ../../nbs/8_bridges/03_d2_model.ipynb #d2030007
 def published_name(key: str) -> str:

@@ -19,7 +19,7 @@ from ..data.image_files import read_picture
 from ..data.masks import decode
 
 # %% auto #0
-__all__ = ['draw_record', 'draw_instances']
+__all__ = []
 
 # %% ../../nbs/8_bridges/06_d2_pictures.ipynb #d2060006
 def _colour(class_index: int) -> tuple[float, ...]:

@@ -33,7 +33,7 @@ from ..registry import DETECTORS
 from ..training.weights import read_checkpoint, tensors_of
 
 # %% auto #0
-__all__ = ['config_path', 'network_of', 'DetectronStudent']
+__all__ = []
 
 # %% ../../nbs/8_bridges/07_d2_student.ipynb #d2070007
 _ZOO = Path(detectron2.__file__).parent / "model_zoo/configs"

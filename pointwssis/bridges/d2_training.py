@@ -29,7 +29,7 @@ from ..core import ConfigError, nearest
 from ..runs.presets import preset
 
 # %% auto #0
-__all__ = ['config_file', 'get_config', 'classes_option', 'option_of', 'check_config', 'Trainer', 'records', 'lazy_config']
+__all__ = []
 
 # %% ../../nbs/8_bridges/05_d2_training.ipynb #d2050007
 _CONFIGS = Path(bridges.__file__).parent / "configs"

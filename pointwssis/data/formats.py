@@ -12,7 +12,7 @@ from typing import Protocol
 from ..registry import FORMATS
 
 # %% auto #0
-__all__ = ['Annotation', 'AnnotatedImage', 'AnnotationSet', 'AnnotationFormat', 'find_format']
+__all__ = ['Annotation', 'AnnotatedImage', 'AnnotationSet', 'AnnotationFormat']
 
 # %% ../../nbs/4_data/20_formats.ipynb #43e2bf37
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class AnnotationFormat(Protocol):
     def write(self, path: Path, found: AnnotationSet) -> None:
         "Write labels for correction in the tool; formats without this method are only read."
 
+# %% ../../nbs/4_data/20_formats.ipynb #54620943
 def find_format(name: str) -> AnnotationFormat:
     "The format of that name; case, hyphens and underscores do not matter."
     def plain(text: str) -> str: return re.sub("[-_ ]", "", text).lower()

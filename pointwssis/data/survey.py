@@ -18,7 +18,7 @@ from .coco import CategoryTable, CocoData, NEEDS, check_records, picture_path
 from .masks import area
 
 # %% auto #0
-__all__ = ['survey', 'surveys']
+__all__ = []
 
 # %% ../../nbs/4_data/10_survey.ipynb #e57aefb1
 KINDS = {   # words of a message: the kind of fault

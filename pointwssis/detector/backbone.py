@@ -17,10 +17,10 @@ from ..core import CheckpointError, ConfigError, nearest
 from ..training.checkpoints import LANDMARKS, load_official
 from ..training.weights import load_weights
 
-_all_ = ["build_body", "load_body"]
+_all_ = ["build_body"]
 
 # %% auto #0
-__all__ = ['FPNBackbone', 'build_body', 'load_body']
+__all__ = ['FPNBackbone', 'build_body']
 
 # %% ../../nbs/2_detector/01_backbone.ipynb #d91d5399
 def _msra(depth: str, pretrained: bool) -> nn.Module:

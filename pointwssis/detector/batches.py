@@ -17,7 +17,7 @@ from .targets import assign
 from ..registry import DETECTORS
 
 # %% auto #0
-__all__ = ['training_batch', 'loader', 'detector_batch']
+__all__ = ['training_batch']
 
 # %% ../../nbs/2_detector/09_batches.ipynb #362f95db
 def training_batch(

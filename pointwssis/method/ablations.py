@@ -9,10 +9,10 @@ from typing import Any
 
 from ..core import ConfigError, nearest
 
-_all_ = ["VARIANTS", "Ablation", "ABLATIONS"]
+_all_ = ["Ablation", "ABLATIONS"]
 
 # %% auto #0
-__all__ = ['VARIANTS', 'Ablation', 'ABLATIONS']
+__all__ = ['Ablation', 'ABLATIONS']
 
 # %% ../../nbs/1_method/08_ablations.ipynb #f3d21a60
 def _inputs(*kept: str) -> dict[str, Any]:

@@ -16,10 +16,8 @@ from ..data.coco import CocoData, decode, encode
 from .pseudo_labels import PseudoMask, without_duplicates
 from ..registry import RECIPES
 
-_all_ = ["compete"]
-
 # %% auto #0
-__all__ = ['Recipe', 'compete']
+__all__ = ['Recipe']
 
 # %% ../../nbs/1_method/05_recipes.ipynb #c0a1000b
 def share_pixels(

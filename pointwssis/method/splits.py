@@ -17,7 +17,7 @@ from .point_strategies import weak_annotation
 _all_ = ["write_split", "audit"]
 
 # %% auto #0
-__all__ = ['percentage', 'split_name', 'take_split', 'add_weak', 'check_split', 'write_split', 'audit']
+__all__ = ['take_split', 'add_weak', 'write_split', 'audit']
 
 # %% ../../nbs/1_method/02_splits.ipynb #0e7d218a
 def percentage(

@@ -40,7 +40,7 @@ from ..training.weights import load_into, load_weights, save_weights
 _all_ = ["split", "pseudo"]
 
 # %% auto #0
-__all__ = ['fit_detector', 'teacher', 'supervised', 'student', 'refiner', 'evaluate', 'split', 'pseudo']
+__all__ = ['teacher', 'supervised', 'student', 'refiner', 'evaluate', 'split', 'pseudo']
 
 # %% ../../nbs/1_method/07_stages.ipynb #b5e4d0f2
 def arithmetic(

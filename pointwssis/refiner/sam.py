@@ -23,7 +23,7 @@ from ..registry import REFINERS
 from ..training.device import choose_precision, in_precision
 
 # %% auto #0
-__all__ = ['load_sam', 'SamRefiner']
+__all__ = ['SamRefiner']
 
 # %% ../../nbs/3_refiner/05_sam.ipynb #40b40ad0
 def load_sam(

@@ -32,7 +32,7 @@ from ..training.trainer import train
 from ..training.weights import load_into, load_weights
 
 # %% auto #0
-__all__ = ['PairDataset', 'MaskRefiner']
+__all__ = ['MaskRefiner']
 
 # %% ../../nbs/3_refiner/04_training.ipynb #658628cb
 @dataclass(frozen=True)

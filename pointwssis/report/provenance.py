@@ -18,7 +18,7 @@ from ..core import atomic_path, file_hash, read_json, write_json
 from ..registry import plugin_files
 
 # %% auto #0
-__all__ = ['source_hash', 'git_commit']
+__all__ = []
 
 # %% ../../nbs/7_report/14_provenance.ipynb #6a61480e
 PACKAGE = Path(pointwssis.__file__).parent

@@ -17,7 +17,7 @@ from ..config import CHOICES
 from ..core import ConfigError, device_name, nearest
 
 # %% auto #0
-__all__ = ['choose_precision']
+__all__ = []
 
 # %% ../../nbs/5_training/01_device.ipynb #5a0c3e12
 BF16_OF_X86 = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")

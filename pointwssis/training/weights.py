@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..core import CheckpointError, atomic_path
 
 # %% auto #0
-__all__ = ['save_weights', 'load_weights']
+__all__ = []
 
 # %% ../../nbs/5_training/04_weights.ipynb #6e42122a
 def save_weights(
