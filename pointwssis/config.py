@@ -206,6 +206,15 @@ def check_start(
                       f"Set {part}.weights to {file} for {net.backbone}, or to train all layers "
                       f"{part}.frozen_stages=0 and {part}.frozen_norm=false.")
 
+def check_detectors(
+    cfg: Config,
+    num_classes: int | None = None,   # of the data; None: not yet known
+) -> None:
+    "ConfigError where a detector with an argument does not fit its part or the data."
+    for part in ("teacher", "student"):
+        if ":" in (name := getattr(cfg, part).detector):
+            DETECTORS[name].check(name, part, num_classes)
+
 # %% ../nbs/9_core/02_config.ipynb #7d30b2a2
 class Network(NamedTuple):
     "A detector that a run trains and evaluates."

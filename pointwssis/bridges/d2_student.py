@@ -182,10 +182,12 @@ class DetectronStudent(nn.Module):
     def check(
         name: str,   # as `detector` in the options
         part: str,   # "teacher" or "student"
+        num_classes: int | None = None,   # of the data, once they are known
     ) -> None:
-        "ConfigError for a teacher, or where the configuration does not exist; builds no network."
+        "ConfigError for a teacher, or a configuration that is not there or does not fit the data."
         if part == "teacher": raise ConfigError(f"{name} takes no prompts. Set student.detector.")
-        config_path(name.partition(":")[2])
+        if num_classes is None: config_path(name.partition(":")[2])
+        else: network_of(name.partition(":")[2], num_classes)
 
     @staticmethod
     def batch(cfg: SOLOv2Config, items: list[tuple[int, Sample]]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..config import NETWORKS, Config, SOLOv2Config, TrainConfig
-from ..config import check_start, precision_of, to_dict
+from ..config import check_detectors, check_start, precision_of, to_dict
 from ..core import DataError, device_name, file_hash, pick_device, rng, write_json
 from ..data import evaluation as judge
 from ..data.coco import CategoryTable, CocoData, box_of
@@ -62,6 +62,7 @@ def fit_detector(
 ) -> dict[str, Any]:
     "Train one detector on one data set."
     if not start: check_start(net, "teacher" if net is cfg.teacher else "student")
+    check_detectors(cfg, len(data.categories))
     device = pick_device(cfg.device)
     torch.manual_seed(cfg.seed)
     model = DETECTORS[net.detector](replace(net, num_classes=len(data.categories)))

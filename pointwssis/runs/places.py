@@ -137,6 +137,13 @@ def set_aside(
 def _manifest_in(folder: Path) -> dict[str, Any]:
     return read_json(folder / "params.json") if (folder / "params.json").is_file() else {}
 
+def _seconds(folder: Path, manifest: dict[str, Any]) -> float:
+    "Wall time of an attempt and of those that it continued; of a killed one to its last file."
+    before = manifest.get("wall_s", 0.0)
+    if manifest.get("status") != "running": return before
+    begun = (folder / "params.json").stat().st_mtime
+    return before + max(path.stat().st_mtime for path in folder.rglob("*")) - begun
+
 def _clear(partial: Path, target: Path, keep: bool) -> None:
     "Take out of the working folder what another attempt left; `keep` moves a training state aside."
     artifacts = partial / "artifacts"
@@ -154,12 +161,13 @@ def prepare_folder(
     wanted: str,     # the fingerprint
     resumes: bool,   # the stage can go on from artifacts
     afresh: bool,    # but shall not
-) -> str:            # hash of the code that made the artifacts; "" where there are none
+) -> tuple[str, float]:   # hash of the code that made the artifacts, seconds that they took
     "Empty the working folder, except for artifacts of an earlier attempt that can be continued."
     failed = target.parent / "failed" / target.name
     found = {place: _manifest_in(place) for place in (partial, failed)
              if resumes and not afresh and (place / "artifacts").is_dir()}
     attempts = [place for place, manifest in found.items() if manifest.get("fingerprint") == wanted]
+    made = [(found[place].get("source", ""), _seconds(place, found[place])) for place in attempts]
     if partial not in attempts: _clear(partial, target, resumes)
     if attempts == [failed]:
         with atomic_path(partial / "params.json") as temporary:
@@ -168,4 +176,4 @@ def prepare_folder(
     for name in ("notebook.ipynb", "metrics.json", "matches.json"):
         (partial / name).unlink(missing_ok=True)
     (partial / "artifacts").mkdir(exist_ok=True)
-    return found[attempts[0]].get("source", "") if attempts else ""
+    return made[0] if made else ("", 0.0)

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pointwssis
-from ..config import Config, check_start, precision_of, to_dict
+from ..config import Config, check_detectors, check_start, precision_of, to_dict
 from ..core import CheckpointError, ConfigError, DataError, PointWSSISError, StageError
 from ..core import atomic_path, device_name, nearest, pick_device, put_in_place, read_json
 from ..core import remove_litter, versions, write_json
 from ..data.pictures import one_look
 from ..journal import UNFINISHED
 from ..process import claim, clear_remains
-from ..registry import DATASETS, DETECTORS
+from ..registry import DATASETS
 from ..report.provenance import command_of, drop_pictures, git_commit, hashes_of
 from ..report.provenance import source_hash, tidy, write_sums
 from ..report.results import RUNS, figures_beside
@@ -138,7 +138,7 @@ def _make(notebook: Path, partial: Path, target: Path, params: dict[str, Any], c
           manifest: dict[str, Any],
           *how: Any) -> Path | None:
     "Run the stage in its working folder and keep what came out, good or bad."
-    run, start = target.parent, time.perf_counter()
+    run, start = target.parent, time.perf_counter() - manifest["wall_s"]   # of earlier attempts
     failed = run / "failed" / target.name
     try:
         _execute(notebook, partial / "notebook.ipynb", params, failed, *how)
@@ -165,7 +165,7 @@ class Outcome:
     stage: str
     folder: Path
     how: str       # "ran", "kept" from before, or "shared" with another run
-    wall_s: float  # that it took when it ran
+    wall_s: float  # that it took when it ran, in all attempts
     metrics: dict[str, Any]
     # hash of the sources that made it, where they are not today's; "unknown" of an older manifest
     other_code: str = ""
@@ -201,8 +201,7 @@ def _injected(params: dict[str, Any], stage: Stage, needs: Iterable[str], folder
 def _check_weights(cfg: Config) -> None:
     "Refuse frozen layers without weights and missing files before anything is trained."
     for part in ("teacher", "student"):
-        check_start(net := getattr(cfg, part), part)
-        if ":" in net.detector: DETECTORS[net.detector].check(net.detector, part)
+        check_start(getattr(cfg, part), part)
     for part in ("teacher", "student", "refiner"):
         name, detector = getattr(cfg, part).weights, getattr(getattr(cfg, part), "detector", "")
         if name not in ("", "imagenet", "zoo"
@@ -233,6 +232,7 @@ def _configured(params: dict[str, Any]) -> tuple[dict[str, Any], Config]:
     config_of(**of_run(params))
     params = _with_root(params)
     cfg = config_of(**of_run(params))
+    check_detectors(cfg)
     _check_weights(cfg)
     return params, cfg
 
@@ -315,8 +315,8 @@ def run_stage(
         if not anew and (found := _found(partial, target, wanted, source, same_code,
                                          not cfg.variant)):
             return found
-        manifest, made_by = (manifest or begin(),
-                             prepare_folder(partial, target, wanted, stage.resumes, force))
+        manifest = manifest or begin()
+        made_by, manifest["wall_s"] = prepare_folder(partial, target, wanted, stage.resumes, force)
         if made_by not in ("", source): manifest["resumed_from"] = made_by
         write_json(partial / "params.json", {**manifest, "status": "running"}, indent=1)
         bars = sys.stderr if among == 1 else Named(name, sys.stderr)

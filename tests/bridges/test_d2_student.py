@@ -87,6 +87,15 @@ def test_the_command_refuses_it_before_any_work(tmp_path, capsys):
     assert not list((tmp_path / "runs").rglob("*.ipynb"))
 
 
+def test_other_classes_are_refused_before_the_teacher_is_trained(place, net, tmp_path):
+    cfg, truth = preset("demo"), load(place / "shapes/annotations/instances_train.json")
+    cfg = replace(cfg, student=replace(net, detector=f"detectron2:{place}/other.yaml"))
+    (place / "other.yaml").write_text(SMALL.replace("NUM_CLASSES: 5", "NUM_CLASSES: 7"))
+    with pytest.raises(ConfigError, match="NUM_CLASSES is 7, the data have 5 classes. Set it to 5"):
+        fit_detector(cfg, truth, cfg.teacher, cfg.teacher_train, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def fitted(place, net, out, steps=4):
     cfg = preset("demo")
     schedule = replace(cfg.student_train, steps=steps, batch_size=2, save_every=2, warmup_steps=1, precision="auto")

@@ -53,3 +53,20 @@ def test_an_attempt_that_failed_is_taken_up_whole(left, monkeypatch, number):
     places.prepare_folder(partial, target, "old", resumes=True, afresh=False)
     assert (partial / "artifacts/state.pt").read_text() == "a state"
     assert json.loads((partial / "params.json").read_text()) == {"fingerprint": "old"}
+
+
+def test_the_time_of_a_killed_attempt_is_that_to_its_last_file(left):
+    "A stage that goes on from a killed and a failed attempt counts the seconds of both."
+    partial, target = left
+    def attempt(folder, begun, last, **manifest):
+        (folder / "params.json").write_text(json.dumps({"fingerprint": "old", "source": "code", **manifest}))
+        os.utime(folder / "params.json", (begun, begun))
+        for path in (folder, folder / "artifacts", folder / "artifacts/state.pt"): os.utime(path, (last, last))
+    attempt(partial, 1000, 1090, status="running", wall_s=10)
+    assert places.prepare_folder(partial, target, "old", resumes=True, afresh=False) == ("code", 100)
+    failed = target.parent / "failed" / "teacher"
+    failed.parent.mkdir()
+    partial.rename(failed)
+    attempt(failed, 1000, 1090, status="failed", wall_s=130)
+    partial.mkdir()
+    assert places.prepare_folder(partial, target, "old", resumes=True, afresh=False) == ("code", 130)
