@@ -59,6 +59,7 @@ def fit_detector(
     schedule: TrainConfig,
     out: Path,                  # gets last.safetensors, history.json and the engine's files
     start: Path | None = None,  # weights of the same network to begin with
+    log_every: int = 20,        # steps a row of history.json
 ) -> dict[str, Any]:
     "Train one detector on one data set."
     if not start: check_start(net, "teacher" if net is cfg.teacher else "student")
@@ -71,7 +72,7 @@ def fit_detector(
     dataset = CocoDataset(data, schedule, cfg.seed, cfg.data.cache_images, unmatched)
     batches = loader(dataset, schedule, device, partial(detector_batch, model.cfg))
     history = train(model, lambda network, batch: network.loss(batch), batches, schedule, out,
-                    cfg.seed, device, length=len(dataset))
+                    cfg.seed, device, length=len(dataset), log_every=log_every)
     write_json(out/"history.json", history)
     return {"images": len(data.ids), "steps": schedule.steps, "final_loss": history[-1]["loss"],
             "images_per_s": float(np.median([r["images_per_s"] for r in history])),

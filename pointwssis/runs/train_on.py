@@ -4,9 +4,9 @@
 
 # %% ../../nbs/6_runs/17_train_on.ipynb #36bb42e0
 from __future__ import annotations
-import json, os, socket, tempfile
+import json, os, socket
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from .runner import reproduce
 from .settings import SIZES, Facts, Setting, facts_of, facts_of_folder, suggested
 from .settings import table_of
 from .stage_graph import config_of, run_folder
+from .timing import estimate, seconds_of_step
 
 # %% auto #0
 __all__ = ['Trained', 'train_on']
@@ -53,42 +54,6 @@ def start_weights(
     try: build_body(backbone, pretrained=True)
     except CheckpointError: return "", NO_WEIGHTS
     return "imagenet", "from the library's hub"
-
-# %% ../../nbs/6_runs/17_train_on.ipynb #81f88906
-def seconds_of_step(
-    cfg: Config,
-    strong: CocoData,
-    steps: int = 10,
-) -> float:
-    "Seconds that the teacher takes for a step."
-    import torch
-    from functools import partial
-    from pointwssis.data.transforms import CocoDataset
-    from pointwssis.detector.batches import loader, solov2_loss, training_batch
-    from pointwssis.detector.solov2 import SOLOv2
-    from pointwssis.training.trainer import train
-    device, schedule = (pick_device(cfg.device),
-                        replace(cfg.teacher_train, steps=steps + 3, checkpoint_steps=(), workers=0))
-    torch.manual_seed(cfg.seed)
-    model, dataset = (SOLOv2(replace(cfg.teacher, num_classes=len(strong.categories))),
-                      CocoDataset(strong, schedule, cfg.seed))
-    with tempfile.TemporaryDirectory() as folder:
-        rows = train(model, solov2_loss,
-                     loader(dataset, schedule, device, partial(training_batch, model.cfg)),
-                     schedule, folder, cfg.seed, device,
-                     length=len(dataset), log_every=1)
-    return float(np.median([schedule.batch_size / row["images_per_s"] for row in rows[3:]]))
-
-def estimate(cfg: Config, step_s: float) -> str:
-    "The time that a run takes, and a quicker choice."
-    steps = cfg.teacher_train.steps + cfg.student_train.steps + cfg.refiner_train.steps // 2
-    minutes = steps * step_s * 1.2 / 60
-    half = cfg.student_train.steps // 2
-    quicker = f"--set student_train.steps={half} saves about {half * step_s / 60:.0f} minutes"
-    smaller = ("" if cfg.teacher.backbone == SIZES["small"].backbone
-               else "; --size small takes a smaller network")
-    return (f"A step takes {step_s:.2f} s here, all of it about {minutes:.0f} minutes. Quicker: "
-            f"{quicker}{smaller}.")
 
 # %% ../../nbs/6_runs/17_train_on.ipynb #dea7a107
 STAGES = ("split", "teacher", "refiner", "pseudo", "student_refined", "evaluate")
@@ -190,7 +155,7 @@ def train_on(
     cfg = config_of(**params)
     run = run_folder(cfg, Path(runs))
     if not (run / "student_refined/params.json").is_file():
-        say(estimate(cfg, seconds_of_step(cfg, own.strong)))
+        say(estimate(cfg, seconds_of_step(cfg, own.strong), STAGES))
     reproduce(params, runs, stages=STAGES, **how)
     page = write_own_page(cfg, run, [*own.notes, *notes], table, _unseen(cfg, own, images, run))
     return Trained(run / "student_refined/artifacts/last.safetensors", page,
