@@ -34,7 +34,7 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
-    extras_require={name: cfg[f"{name}_requirements"].split() for name in ("dev", "cluster", "sam", "weights")},
+    extras_require={name: cfg[f"{name}_requirements"].split() for name in ("dev", "cluster", "sam", "weights", "export")},
     entry_points={"console_scripts": cfg["console_scripts"].split()},
     packages=[*find_packages(include=["pointwssis*"]), "pointwssis.stage_notebooks"],
     package_dir={"pointwssis.stage_notebooks": "nbs/stages"},

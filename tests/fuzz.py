@@ -23,7 +23,7 @@ from pointwssis.data.masks import decode, encode
 from pointwssis.data.points import points_of
 from pointwssis.data.survey import survey, survey_lines
 from pointwssis.method.splits import percentage
-from pointwssis.runs.cli import setting
+from pointwssis.runs.arguments import setting
 from pointwssis.runs.presets import preset
 
 HUGE = st.sampled_from([10**9, 2**31, 2**32, 2**63, 10**18, -10**18, -1, 0, 1e308, -1e308, 1e-308,

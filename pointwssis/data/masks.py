@@ -134,3 +134,29 @@ def mask_fields(
     "The fields of an annotation that describe its mask."
     return {"segmentation": rle, "area": int(rle_api.area(rle)),
             "bbox": [float(v) for v in rle_api.toBbox(rle)]}
+
+# %% ../../nbs/4_data/01_masks.ipynb #bd500002
+def pixels_of(
+    rle: dict,         # compressed run lengths
+) -> np.ndarray:       # (A,) int64, ascending: x * height + y
+    "Places of a mask's pixels, column by column."
+    ends = _unpacked(rle["counts"]).cumsum()
+    starts, stops = ends[0::2][:len(ends[1::2])], ends[1::2]
+    lengths = stops - starts
+    first = np.repeat(starts - (lengths.cumsum() - lengths), lengths)
+    return first + np.arange(len(first))
+
+def from_pixels(
+    pixels: np.ndarray,   # (A,) as of `pixels_of`
+    height: int,
+    width: int,
+) -> dict:                # compressed run lengths
+    "The mask of these pixels."
+    breaks = np.flatnonzero(np.diff(pixels) != 1)
+    starts = pixels[np.append(0, breaks + 1)] if len(pixels) else pixels
+    stops = pixels[np.append(breaks, -1)] + 1 if len(pixels) else pixels
+    edges = np.concatenate([[0], np.stack([starts, stops], 1).ravel(), [height * width]])
+    counts = np.diff(edges)
+    counts = counts[:-1] if len(counts) > 1 and counts[-1] == 0 else counts
+    rle = rle_api.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
+    return {"size": [height, width], "counts": rle["counts"].decode()}

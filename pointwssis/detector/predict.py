@@ -4,22 +4,20 @@
 
 # %% ../../nbs/2_detector/10_predict.ipynb #e735da3d
 from __future__ import annotations
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import nn
 
 from ..config import DataConfig, SOLOv2Config
-from ..core import DataError, atomic_path, write_json
-from ..data.coco import CategoryTable, CocoData, encode_many, load
+from ..core import DataError
+from ..data.coco import CategoryTable, CocoData, load
 from ..data.evaluation import ids_by_name, to_results, under_ids
 from ..data.image_files import read_picture
-from ..data.show import overlay
-from ..data.transforms import inference_batch, normalise
+from ..data.transforms import inference_batch, normalise, target_size
 from .inference import Instances
 from ..journal import Journal, recall
 from ..quirks import FIXED, Quirks
@@ -31,7 +29,7 @@ from ..training.weights import check_weights, load_weights
 _all_ = ["predict_image"]
 
 # %% auto #0
-__all__ = ['load_model', 'predictor', 'predict_all', 'predict_files', 'predict_image']
+__all__ = ['load_model', 'predictor', 'predict_all', 'predict_image']
 
 # %% ../../nbs/2_detector/10_predict.ipynb #cac2dc36
 def load_model(
@@ -99,13 +97,20 @@ def predict_all(
     return [r for results in made for r in under_ids(results, known)]
 
 # %% ../../nbs/2_detector/10_predict.ipynb #87416060
+def strong_of_run(
+    weights: str | Path,
+) -> CocoData | None:
+    "The strong images of the run that weights belong to; None for other weights."
+    strong = sorted(Path(weights).absolute().parent.parent.parent.glob("split/artifacts/*_s.json"))
+    return load(strong[0]) if strong else None
+
 def classes_of_run(
     weights: str | Path,
     count: int,          # of the model's classes
 ) -> CategoryTable | None:
     "The classes that weights of a run were trained on; None for other weights."
-    strong = sorted(Path(weights).absolute().parent.parent.parent.glob("split/artifacts/*_s.json"))
-    return table if strong and len(table := load(strong[0]).categories) == count else None
+    strong = strong_of_run(weights)
+    return strong.categories if strong and len(strong.categories) == count else None
 
 def class_names(
     weights: str | Path,
@@ -115,6 +120,21 @@ def class_names(
     if table := classes_of_run(weights, count): return table
     return CategoryTable(tuple(range(1, count + 1)),
                          tuple(f"class {i}" for i in range(1, count + 1)))
+
+def trained_size(weights: str | Path) -> tuple[int, int] | None:
+    "Short and long side of the usual image that weights of a run have learnt from, in pixels."
+    if not (strong := strong_of_run(weights)) or not strong.ids: return None
+    sides = [sorted((r["height"], r["width"])) for r in strong.images.values()]
+    return tuple(np.median(sides, 0).round().astype(int).tolist())
+
+# %% ../../nbs/2_detector/10_predict.ipynb #7b150002
+def input_size(
+    data: DataConfig,
+    trained: tuple[int, int] | None,   # of `trained_size`
+) -> tuple[int, int]:                  # height and width
+    "Size at which the network sees the usual image, lying."
+    return target_size(*(trained or (data.short_side, data.long_side)), data.short_side,
+                       data.long_side)
 
 # %% ../../nbs/2_detector/10_predict.ipynb #4ab85f80
 def read_photo(path: str | Path) -> np.ndarray:   # (H, W, 3) uint8 RGB
@@ -145,37 +165,3 @@ def predict_image(
     kept = found.scores >= score
     return Instances(*(getattr(found, name)[kept].cpu()
                        for name in ("masks", "scores", "classes", "points")))
-
-# %% ../../nbs/2_detector/10_predict.ipynb #5c675ed5
-def _objects(found: Instances, table: CategoryTable) -> list[dict]:
-    rows = zip(encode_many(found.masks.numpy()), found.scores.tolist(), found.classes.tolist())
-    return [{"category_id": table.id(c), "category": table.names[c], "score": round(score, 4),
-             "segmentation": rle}
-            for rle, score, c in rows]
-
-def _write(path: Path, image: np.ndarray, found: Instances, table: CategoryTable,
-           out: Path) -> None:
-    "NAME.json and NAME.png of one picture."
-    size = {"height": image.shape[0], "width": image.shape[1]}
-    write_json(out / f"{path.stem}.json",
-               {"image": path.name, **size, "objects": _objects(found, table)})
-    drawn = Image.fromarray(overlay(image, found.masks.numpy(), found.classes.numpy()))
-    with atomic_path(out / f"{path.stem}.png") as temporary: drawn.save(temporary)
-
-def predict_files(
-    model: nn.Module,        # a detector
-    paths: list[Path],       # pictures
-    out: Path,               # gets NAME.json and NAME.png
-    size: DataConfig,
-    table: CategoryTable,
-    score: float = 0.3,
-) -> Iterator[tuple[Path, int]]:  # each picture as it is done, and how many objects it has
-    "Predict pictures one by one, and write what was found."
-    stems = [path.stem for path in paths]
-    if twice := {stem for stem in stems if stems.count(stem) > 1}:
-        raise DataError(f"several images are named '{min(twice)}'. Predict them one at a time.")
-    for path in paths:
-        image = read_photo(path)
-        found = predict_image(model, image, size, score)
-        _write(path, image, found, table, out)
-        yield path, len(found)
