@@ -4,95 +4,176 @@
 
 # %% ../../nbs/6_runs/14_cli.ipynb #6b568b9f
 from __future__ import annotations
-import argparse, json, sys
-from collections.abc import Sequence
+import argparse, sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple
 
 from .. import __version__
 from ..core import NO_ROOM, PointWSSISError, unwritable
 from ..method.ablations import ABLATIONS
 from ..registry import use_plugins
-from ..report.results import RUNS
-from .commands import command_convert, command_doctor, command_plan, command_predict
-from .commands import command_report
-from .commands import command_reproduce, command_run, command_split, command_submit
-from .commands import command_train
+from . import commands
+from .arguments import RUN_OPTIONS, Parser, add_shared, names, numbers
 
 # %% auto #0
 __all__ = ['main']
 
-# %% ../../nbs/6_runs/14_cli.ipynb #55840445
-class Parser(argparse.ArgumentParser):
-    "An argument parser that reports a mistake in one line, like everything else here."
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, allow_abbrev=False,
-                         formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+# %% ../../nbs/6_runs/14_cli.ipynb #c1100002
+class Command(NamedTuple):
+    "One word of the command line."
+    function: Callable                 # gets the parsed options; its docstring is the help
+    shared: tuple[str, ...]            # keys of arguments.SHARED
+    adds: Callable[[Parser], None]     # its own options
 
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}. See {self.prog} --help.\n")
+COMMANDS: dict[str, Command] = {}   # by word
 
-# %% ../../nbs/6_runs/14_cli.ipynb #1028a12a
-def setting(
-    text: str,           # key=value
-) -> tuple[str, Any]:
-    "One override as typed on the command line."
-    key, equals, value = text.partition("=")
-    if not (key and equals): raise argparse.ArgumentTypeError(f"'{text}' is not key=value")
-    try: return key, json.loads(value)
-    except (ValueError, RecursionError): return key, value   # plain text, then
+def _command(function: Callable, *shared: str) -> Callable:
+    "A decorator that enters a command; the decorated function adds the command's own options."
+    def enter(adds: Callable[[Parser], None]) -> Callable[[Parser], None]:
+        COMMANDS[function.__name__.removeprefix("command_")] = Command(function, shared, adds)
+        return adds
+    return enter
 
-# %% ../../nbs/6_runs/14_cli.ipynb #1c76944d
-def add_run_options(
-    parser: argparse.ArgumentParser,
-) -> None:
-    "The options that say which run is meant."
+# %% ../../nbs/6_runs/14_cli.ipynb #c1100004
+@_command(commands.command_split, *RUN_OPTIONS)
+def _split(parser: Parser) -> None:
+    parser.add_argument("--out", default="", metavar="DIR", help="copy the two files here")
+
+@_command(commands.command_run, *RUN_OPTIONS)
+def _run(parser: Parser) -> None:
+    parser.add_argument("stage", metavar="STAGE", help="split, teacher, refiner, pseudo, ...")
+
+@_command(commands.command_reproduce, *RUN_OPTIONS, "jobs")
+def _reproduce(parser: Parser) -> None:
+    parser.add_argument("--splits", type=names, default=[], metavar="P,P,...",
+                        help="several splits, such as 1p,2p,5p; ablations use the first")
+    parser.add_argument("--seeds", type=numbers, default=[], metavar="N,N,...",
+                        help="several seeds, such as 0,1,2")
+    parser.add_argument("--ablations", default="", metavar="NAME,...",
+                        help=f"ablations too: all, or some of {', '.join(ABLATIONS)}")
+    parser.add_argument("--labels-only", action="store_true",
+                        help="ablations judge the pseudo labels and train no student")
+    parser.add_argument("--from-published", default="", metavar="DIR",
+                        help="train nothing; judge the published checkpoints and labels in this "
+                             "folder")
+
+# %% ../../nbs/6_runs/14_cli.ipynb #c1100006
+@_command(commands.command_predict, *RUN_OPTIONS, "weights", "image-folder")
+def _predict(parser: Parser) -> None:
+    parser.add_argument("images", nargs="+", metavar="IMAGE",
+                        help="files, folders, patterns in quotes, or a COCO file that lists images")
+    parser.add_argument("--out", default="predictions", metavar="DIR",
+                        help="where results go (default predictions)")
+    parser.add_argument("--score", type=float, default=0.3,
+                        help="draw and keep what scores at least this (default 0.3)")
+    parser.add_argument("--save", type=names, default=["overlay", "coco"], metavar="KIND,...",
+                        help="overlay (JPEG), coco (predictions.json), masks (16-bit PNG and a "
+                             "table) (default overlay,coco)")
+    parser.add_argument("--points", default="", metavar="FILE",
+                        help="clicks, in any annotation format: one mask for each")
+    parser.add_argument("--tile", type=int, metavar="N",
+                        help="cut images larger than N pixels into tiles, 0 never (default: as "
+                             "the training images, where an image is over twice as large)")
+
+@_command(commands.command_submit, *RUN_OPTIONS, "weights", "image-folder")
+def _submit(parser: Parser) -> None:
+    parser.add_argument("images", metavar="JSON",
+                        help="a COCO file that lists the images; it needs no annotations")
+    parser.add_argument("--format", default="coco", help="coco or bdd100k (default coco)")
+    parser.add_argument("--out", default="submission.json", metavar="FILE",
+                        help="what is written (default submission.json)")
+
+def _sides(text: str) -> tuple[int, int]:
+    "Height and width as in 480x640."
+    try: height, width = map(int, text.lower().split("x"))
+    except ValueError: height = width = 0
+    if min(height, width) > 0: return height, width
+    raise argparse.ArgumentTypeError(f"'{text}' is no size. Write it like 480x640.")
+
+@_command(commands.command_export, *RUN_OPTIONS, "weights")
+def _export(parser: Parser) -> None:
+    parser.add_argument("--format", required=True, help="onnx or torchscript")
+    parser.add_argument("--out", default="", metavar="FILE",
+                        help="what is written (default: named after the weights)")
+    parser.add_argument("--input", type=_sides, metavar="HxW",
+                        help="height and width of the network's input (default: those of the "
+                             "usual training image)")
+
+# %% ../../nbs/6_runs/14_cli.ipynb #c1100008
+@_command(commands.command_report, "plugin", "runs", "figures")
+def _report(parser: Parser) -> None:
+    parser.add_argument("--verify", action="store_true",
+                        help="write nothing; compute every number of tables and figures again from "
+                             "the runs, and say which runs they lack")
+
+@_command(commands.command_plan, "plugin", "runs", "figures")
+def _plan(parser: Parser) -> None:
+    parser.add_argument("--hours", type=float, required=True, metavar="H",
+                        help="hours of one annotator")
+    parser.add_argument("--dataset", default="shapes", help="whose runs to read (default shapes)")
+    parser.add_argument("--seconds-per-mask", type=float, default=79.2, metavar="S",
+                        help="to outline an object (default 79.2, a polygon)")
+    parser.add_argument("--seconds-per-point", type=float, metavar="S",
+                        help="to click on it and choose its class (assumed: 7, as long as a box)")
+
+# %% ../../nbs/6_runs/14_cli.ipynb #c110000a
+@_command(commands.command_train, "name", "size", "seed", "classes", "empty", "set", "runs", "jobs",
+          "force", "same-code")
+def _train(parser: Parser) -> None:
+    parser.add_argument("--images", required=True, metavar="DIR",
+                        help="the image folder; names in the files below are relative to it")
+    parser.add_argument("--masks", required=True, metavar="FILE",
+                        help="outlined images, of any annotation tool")
+    parser.add_argument("--points", required=True, metavar="FILE",
+                        help="clicked images: a table (file, x, y, class), or of any annotation "
+                             "tool")
+    parser.add_argument("--val", default="", metavar="FILE",
+                        help="outlined images to judge by (default: a fifth of the outlined ones "
+                             "is held out)")
+
+@_command(commands.command_convert, "classes", "empty")
+def _convert(parser: Parser) -> None:
+    parser.add_argument("format", metavar="FORMAT",
+                        help="of IN, such as cvat; an unknown one lists all")
+    parser.add_argument("source", metavar="IN",
+                        help="a file, or a folder where the format has one file an image")
+    parser.add_argument("out", metavar="OUT", help="a file, or a folder where the format has one "
+                                                   "file an image; it must not exist")
+    parser.add_argument("--to", default="coco", metavar="FORMAT", help="of OUT (default coco)")
+    parser.add_argument("--images", default="", metavar="DIR",
+                        help="the image folder, to check names, sizes and clicks against "
+                             "(default: IN, where it holds the images)")
+    parser.add_argument("--names", default="", metavar="FILE",
+                        help="keep the images that this text file lists, one name a line")
+    parser.add_argument("--images-out", default="", metavar="DIR", help="copy the images there")
+    parser.add_argument("--long-side", type=int, default=0, metavar="N",
+                        help="with at most so many pixels on the longer side")
+
+# %% ../../nbs/6_runs/14_cli.ipynb #c110000b
+@_command(commands.command_doctor, "set")
+def _doctor(parser: Parser) -> None:
+    parser.add_argument("--data", default="", metavar="DIR",
+                        help="check this data set instead: all its faults at once")
     parser.add_argument("--dataset", default="",
-                        help="shapes (built in), demo (the same with short schedules), animals7, "
-                             "coco_union, coco, bdd100k, custom (any COCO-format folder)")
-    parser.add_argument("--split", default="", help="share of the images that keep their masks, "
-                                                    "such as 1p or 12.5p (default 10p)")
-    parser.add_argument("--seed", type=int, default=0,
-                        help="one seed for everything random (default 0)")
-    parser.add_argument("--data-root", default="", metavar="DIR", help="the data set's folder")
-    parser.add_argument("--name", default="", metavar="NAME",
-                        help="of the run's folder (default: "
-                             "the preset's, or that of your data's folder)")
-    parser.add_argument("--set", type=setting, action="append", default=[], dest="overrides",
-                        metavar="KEY=VALUE",
-                        help="override an option, such as student_train.steps=100; may be repeated")
-    parser.add_argument("--size", default="", metavar="SIZE",
-                        help="network for your own data: small, base or large (default: "
-                             "small on a CPU, base on a GPU)")
-    parser.add_argument("--student", default="", metavar="DETECTOR",
-                        help="the student's network, "
-                             "such as "
-                             "detectron2:COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml "
-                             "(default solov2)")
-    parser.add_argument("--runs", default=RUNS, metavar="DIR",
-                        help=f"where results go (default {RUNS})")
-    parser.add_argument("--force", action="store_true",
-                        help="run even where a result exists, which then moves to the run's "
-                             "folder `replaced`")
-    parser.add_argument("--same-code", action="store_true",
-                        help="run again what other code has made")
-    parser.add_argument("--plugin", action="append", default=[], metavar="FILE",
-                        help="a Python file with a prompt, detector, refiner, ... of your own; "
-                             "may be repeated")
+                        help="whose layout of files it has (default custom)")
+    parser.add_argument("--quick", action="store_true", help="read the headers of pictures only")
+    parser.add_argument("--few", type=int, default=5, metavar="N",
+                        help="name this many records of each kind of fault (default 5)")
 
-# %% ../../nbs/6_runs/14_cli.ipynb #38496e33
-def numbers(text: str) -> list[int]:
-    "Numbers with commas between them."
-    try: return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a list of whole numbers. "
-                                         "Write it like 0,1,2.") from None
+# %% ../../nbs/6_runs/14_cli.ipynb #c110000e
+@_command(commands.command_status, "runs")
+def _status(parser: Parser) -> None:
+    parser.add_argument("--json", action="store_true", help="for programs")
 
-def names(text: str) -> list[str]:
-    "Words with commas between them."
-    return [part.strip() for part in text.split(",") if part.strip()]
+@_command(commands.command_clean, "runs")
+def _clean(parser: Parser) -> None:
+    parser.add_argument("what", nargs="*", metavar="WHAT",
+                        help="states, caches, partial, replaced, or a run by name "
+                             "(default: states caches partial)")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
 
-# %% ../../nbs/6_runs/14_cli.ipynb #54c64d12
+# %% ../../nbs/6_runs/14_cli.ipynb #c110000d
 EPILOG = """examples:
   pointwssis reproduce                                    the built-in data set, every stage
   pointwssis reproduce --data-root DIR --split 5p         your own COCO-format folder
@@ -109,136 +190,12 @@ def make_parser() -> Parser:
     parser = Parser(prog="pointwssis", description="Instance segmentation from a few masks "
                                                    "and many points.", epilog=EPILOG)
     parser.add_argument("-V", "--version", action="version", version=__version__)
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    def command(name: str, function: Any, *groups: Any) -> Parser:
-        sub = commands.add_parser(name, help=function.__doc__, description=function.__doc__)
+    words = parser.add_subparsers(metavar="COMMAND", required=True)
+    for word, (function, shared, adds) in COMMANDS.items():
+        sub = words.add_parser(word, help=function.__doc__, description=function.__doc__)
         sub.set_defaults(function=function)
-        for group in groups: group(sub)
-        return sub
-    command("split", command_split, add_run_options).add_argument("--out", default="",
-                                                                  metavar="DIR",
-                                                                  help="copy the two files here")
-    command("run", command_run, add_run_options).add_argument("stage", metavar="STAGE",
-                                                              help="split, teacher, "
-                                                                   "refiner, pseudo, ...")
-    again = command("reproduce", command_reproduce, add_run_options)
-    again.add_argument("--splits", type=names, default=[], metavar="P,P,...",
-                       help="several splits, such as 1p,2p,5p; ablations use the first")
-    again.add_argument("--seeds", type=numbers, default=[], metavar="N,N,...",
-                       help="several seeds, such as 0,1,2")
-    again.add_argument("--ablations", default="", metavar="NAME,...",
-                       help=f"ablations too: all, or some of {', '.join(ABLATIONS)}")
-    again.add_argument("--jobs", type=int, default=0, metavar="N",
-                       help="stages side by side (default 2 on a CPU with two or "
-                            "more cores, else 1)")
-    again.add_argument("--labels-only", action="store_true",
-                       help="ablations judge the pseudo labels and train no student")
-    again.add_argument("--from-published", default="", metavar="DIR",
-                       help="train nothing; judge the published checkpoints and "
-                            "labels in this folder")
-    predict = command("predict", command_predict, add_run_options)
-    predict.add_argument("images", nargs="+", metavar="IMAGE")
-    predict.add_argument("--weights", required=True, metavar="FILE",
-                         help="a .safetensors or .pth file")
-    predict.add_argument("--out", default="predictions", metavar="DIR",
-                         help="where results go (default predictions)")
-    predict.add_argument("--score", type=float, default=0.3,
-                         help="draw and keep what scores at least this (default 0.3)")
-    submit = command("submit", command_submit, add_run_options)
-    submit.add_argument("images", metavar="JSON",
-                        help="a COCO file that lists the images; it needs no annotations")
-    submit.add_argument("--weights", required=True, metavar="FILE",
-                        help="a .safetensors or .pth file")
-    submit.add_argument("--image-folder", default="", metavar="DIR",
-                        help="where the images lie (default: as COCO lays them out)")
-    submit.add_argument("--format", default="coco", help="coco or bdd100k (default coco)")
-    submit.add_argument("--out", default="submission.json", metavar="FILE",
-                        help="what is written (default submission.json)")
-    report = command("report", command_report)
-    report.add_argument("--verify", action="store_true",
-                        help="write nothing; compute every number of tables and figures again from "
-                             "the runs, and say which runs they lack")
-    plan = command("plan", command_plan)
-    plan.add_argument("--hours", type=float, required=True, metavar="H",
-                      help="hours of one annotator")
-    plan.add_argument("--dataset", default="shapes", help="whose runs to read (default shapes)")
-    plan.add_argument("--seconds-per-mask", type=float, default=79.2, metavar="S",
-                      help="to outline an object (default 79.2, a polygon)")
-    plan.add_argument("--seconds-per-point", type=float, metavar="S",
-                      help="to click on it and choose its class (assumed: 7, as long as a box)")
-    for one in (report, plan):
-        one.add_argument("--plugin", action="append", default=[], metavar="FILE",
-                         help="a Python file with a table or figure of your own; may be repeated")
-    for one in (report, plan):
-        one.add_argument("--runs", default=RUNS, metavar="DIR",
-                         help=f"the folder of all runs (default {RUNS})")
-    for one in (report, plan):
-        one.add_argument("--figures", default="", metavar="DIR",
-                         help="where tables and figures lie (default: figures beside the runs)")
-    own = command("train", command_train)
-    own.add_argument("--images", required=True, metavar="DIR",
-                     help="the image folder; names in the files below are relative to it")
-    own.add_argument("--masks", required=True, metavar="FILE",
-                     help="outlined images, of any annotation tool")
-    own.add_argument("--points", required=True, metavar="FILE",
-                     help="clicked images: a table (file, x, y, class), or of any annotation tool")
-    own.add_argument("--val", default="", metavar="FILE",
-                     help="outlined images to judge by (default: "
-                          "a fifth of the outlined ones is held out)")
-    own.add_argument("--name", default="", metavar="NAME",
-                     help="of the run's folder (default: that of the image folder)")
-    own.add_argument("--size", default="", metavar="SIZE",
-                     help="small, base or large (default: small on a CPU, base on a GPU)")
-    own.add_argument("--seed", type=int, default=0,
-                     help="one seed for everything random (default 0)")
-    own.add_argument("--classes", type=names, default=[], metavar="NAME,...",
-                     help="these classes only")
-    own.add_argument("--empty", default="error", metavar="CHOICE",
-                     help="images that nobody has worked on: "
-                          "error, skip or background (default error)")
-    own.add_argument("--set", type=setting, action="append", default=[], dest="overrides",
-                     metavar="KEY=VALUE",
-                     help="an option instead of the suggested one, "
-                          "such as student_train.steps=400; may be repeated")
-    own.add_argument("--runs", default=RUNS, metavar="DIR",
-                     help=f"where results go (default {RUNS})")
-    own.add_argument("--jobs", type=int, default=0, metavar="N", help="stages side by side")
-    own.add_argument("--force", action="store_true",
-                     help="run even where a result exists, which then moves to the run's "
-                          "folder `replaced`")
-    own.add_argument("--same-code", action="store_true", help="run again what other code has made")
-    convert = command("convert", command_convert)
-    convert.add_argument("format", metavar="FORMAT",
-                         help="of IN, such as cvat; an unknown one lists all")
-    convert.add_argument("source", metavar="IN",
-                         help="a file, or a folder where the format has one file an image")
-    convert.add_argument("out", metavar="OUT", help="a file, or a folder where the format has one "
-                                                    "file an image; it must not exist")
-    convert.add_argument("--to", default="coco", metavar="FORMAT", help="of OUT (default coco)")
-    convert.add_argument("--images", default="", metavar="DIR",
-                         help="the image folder, to check names, sizes and clicks against "
-                              "(default: IN, where it holds the images)")
-    convert.add_argument("--classes", type=names, default=[], metavar="NAME,...",
-                         help="keep these classes; where IN names none: their name")
-    convert.add_argument("--names", default="", metavar="FILE",
-                         help="keep the images that this text file lists, one name a line")
-    convert.add_argument("--empty", default="error", metavar="CHOICE",
-                         help="images that nobody has worked on: "
-                              "error, skip or background (default error)")
-    convert.add_argument("--images-out", default="", metavar="DIR", help="copy the images there")
-    convert.add_argument("--long-side", type=int, default=0, metavar="N",
-                         help="with at most so many pixels on the longer side")
-    doctor = command("doctor", command_doctor)
-    doctor.add_argument("--data", default="", metavar="DIR",
-                        help="check this data set instead: all its faults at once")
-    doctor.add_argument("--dataset", default="",
-                        help="whose layout of files it has (default custom)")
-    doctor.add_argument("--set", type=setting, action="append", default=[], dest="overrides",
-                        metavar="KEY=VALUE",
-                        help="override an option, such as data.val_json=val.json")
-    doctor.add_argument("--quick", action="store_true", help="read the headers of pictures only")
-    doctor.add_argument("--few", type=int, default=5, metavar="N",
-                        help="name this many records of each kind of fault (default 5)")
+        adds(sub)
+        add_shared(sub, *shared)
     return parser
 
 # %% ../../nbs/6_runs/14_cli.ipynb #379b72d6

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/6_runs/13_commands.ipynb #97dca613
 from __future__ import annotations
-import argparse, shutil
+import argparse, json, shutil, sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -68,8 +68,12 @@ def command_reproduce(args: argparse.Namespace) -> None:
     if args.from_published: return command_published(args)
     if args.splits or args.seeds or args.ablations: return command_experiments(args)
     from pointwssis.runs.runner import reproduce
+    from pointwssis.runs.stage_graph import STAGES
     from pointwssis.runs.summary import summary
-    folder = reproduce(run_params(args), args.runs, args.force, tell=tell, jobs=args.jobs,
+    from pointwssis.runs.timing import estimate_of
+    params = run_params(args)
+    if time := estimate_of(params, args.runs, STAGES, args.force): print(time, flush=True)
+    folder = reproduce(params, args.runs, args.force, tell=tell, jobs=args.jobs,
                        same_code=args.same_code)[-1].folder.parent
     print(f"\n{summary(folder)}")
 
@@ -168,15 +172,24 @@ def config_for(
 # %% ../../nbs/6_runs/13_commands.ipynb #0a766920
 def command_predict(args: argparse.Namespace) -> None:
     "Segment images with trained weights."
-    from pointwssis.detector.predict import class_names, load_model, predict_files
-    images, weights = [Path(name) for name in args.images], Path(args.weights)
-    for path in images:
-        if not path.is_file(): raise DataError(f"{path}: no such image. Check the path.")
+    from pointwssis.runs.predicting import Wishes, predict_own
+    wishes = Wishes(Path(args.out), args.score, tuple(args.save), args.tile, args.points,
+                    args.image_folder)
+    cfg, network = config_for(Path(args.weights), args)
+    predict_own(args.images, Path(args.weights), cfg, network, wishes)
+
+# %% ../../nbs/6_runs/13_commands.ipynb #a7c0e002
+def command_export(args: argparse.Namespace) -> None:
+    "Write trained weights as a file for ONNX or TorchScript."
+    from pointwssis.detector.export import export_model
+    from pointwssis.detector.predict import class_names, input_size, load_model
+    from pointwssis.detector.predict import trained_size
+    weights = Path(args.weights)
     cfg, network = config_for(weights, args)
-    model = load_model(network, weights).to(pick_device(cfg.device))
+    model = load_model(network, weights)
     table = class_names(weights, model.cfg.num_classes)
-    for path, count in predict_files(model, images, Path(args.out), cfg.data, table, args.score):
-        print(f"{path}: {count} objects", flush=True)
+    size = args.input or input_size(cfg.data, trained_size(weights))
+    for path in export_model(model, args.out or weights.stem, args.format, size, table): print(path)
 
 # %% ../../nbs/6_runs/13_commands.ipynb #a6e51005
 def command_submit(args: argparse.Namespace) -> None:
@@ -223,6 +236,26 @@ def command_train(args: argparse.Namespace) -> None:
     print(f"All of it, with pictures: {made.page}\nPseudo labels: "
           f"{made.labels}\nTo annotate next: {made.next}")
     print(f"Predict: pointwssis predict PHOTO.jpg --weights {made.weights}")
+
+# %% ../../nbs/6_runs/13_commands.ipynb #a7c0d002
+def command_status(args: argparse.Namespace) -> None:
+    "List all runs: stages, scores, disk use."
+    from pointwssis.runs.status import status, status_lines
+    rows = status(args.runs)
+    print(json.dumps(rows, indent=1) if args.json else "\n".join(status_lines(rows)))
+
+def command_clean(args: argparse.Namespace) -> None:
+    "Free disk space, after saying what would go."
+    from pointwssis.runs.clean import clean, room_lines, rooms
+    from pointwssis.runs.status import size_text
+    found, runs = rooms(Path(args.runs), args.what), Path(args.runs)
+    if not found: return print("Nothing to free.")
+    print(*room_lines(found), sep="\n")
+    if not (args.yes or sys.stdin.isatty()):
+        return print("Nothing was removed. Pass --yes to do it.")
+    if not (args.yes or input("Remove this? [y/N] ").strip().lower() in ("y", "yes")):
+        return print("Nothing was removed.")
+    print(f"{size_text(clean(found, runs))} freed")
 
 # %% ../../nbs/6_runs/13_commands.ipynb #eda0b64b
 def command_doctor(args: argparse.Namespace) -> int:

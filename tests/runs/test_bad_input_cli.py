@@ -253,7 +253,7 @@ def test_a_picture_that_is_none(here, capsys, trained):
     broken.write_bytes(b"no picture")
     ask = [*options(), "--set", "student.num_grids=[16, 16, 12, 8, 6]"]
     assert "note.jpg cannot be read as an image. Is it complete" in fails(capsys, "predict", "note.jpg", "--weights", weights, *ask)
-    assert "data: no such image" in fails(capsys, "predict", "data", "--weights", weights, *ask)
+    assert "data/annotations: no image in this folder" in fails(capsys, "predict", "data/annotations", "--weights", weights, *ask)
     assert not Path("predictions").exists()
 
 

@@ -12,11 +12,8 @@ from PIL import Image
 
 from pointwssis.data import shapes
 from pointwssis.report.results import figures_beside
-from pointwssis.runs.cli import main, make_parser
+from pointwssis.runs.cli import COMMANDS, main, make_parser
 from pointwssis.runs.doctor import checks
-
-COMMANDS = ("split", "run", "reproduce", "predict", "submit", "report", "plan", "doctor")
-
 
 ROOT = Path(__file__).parents[2]
 

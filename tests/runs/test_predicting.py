@@ -1,0 +1,200 @@
+"`pointwssis predict`: which images are meant, which files come out, clicks, and bad input in one line."
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pointwssis.core import write_json
+from pointwssis.data import coco, shapes
+from pointwssis.data.masks import decode, encode
+from pointwssis.detector.inference import Instances
+from pointwssis.detector.solov2 import SOLOv2
+from pointwssis.registry import REFINERS
+from pointwssis.runs import predicting
+from pointwssis.runs.cli import main
+from pointwssis.runs.presets import preset
+from pointwssis.training.weights import save_weights
+
+RUN = Path("outputs/runs/mine/10p/s0")
+EVERY = {"student.score_threshold": 0., "student.update_threshold": 0., "student.max_per_image": 10}
+WEIGHTS = RUN / "student_refined/artifacts/last.safetensors"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, drawn) -> Path:
+    "A run with a teacher, a student and a refiner of random weights, and a folder of images."
+    monkeypatch.chdir(tmp_path)
+    cfg = preset("shapes", **EVERY)
+    torch.manual_seed(0)
+    state = SOLOv2(replace(cfg.student, num_classes=3)).state_dict()
+    for stage in ("teacher", "student_refined"):
+        save_weights(RUN / stage / "artifacts/last.safetensors", state)
+        write_json(RUN / stage / "params.json", {"stage": stage, "parameters": {"dataset": "shapes", "overrides": EVERY}})
+    save_weights(RUN / "refiner/artifacts/last.safetensors", {})
+    table = coco.CategoryTable((1, 2, 3), ("disc", "ring", "star"))
+    coco.save(RUN / "split/artifacts/x_10p_s.json", [{"id": 1, "file_name": "1.png", "width": 128, "height": 128}], [], table)
+    for n, size in enumerate(((128, 128), (128, 96), (300, 280)), 1):
+        path = tmp_path / f"photos/{'deep/' * (n == 2)}{n}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((*size[::-1], 3), np.uint8)).save(path)
+    return tmp_path
+
+
+def discs(images, points=None):
+    "A network that finds a square of side 20 around each click, or one square in the corner; nothing at a click in the first row of tiles' pixels."
+    def one(image, known):
+        clicks = [(p.x, p.y, p.class_index) for p in known] if known is not None else [(12, 12, 1)]
+        masks = np.zeros((len(clicks), *image.shape[:2]), bool)
+        for m, (x, y, _) in zip(masks, clicks):
+            if y >= 2: m[max(0, int(y) - 10):int(y) + 10, max(0, int(x) - 10):int(x) + 10] = True
+        number = torch.arange(len(clicks))
+        return Instances(torch.from_numpy(masks), torch.full((len(clicks),), .9), torch.tensor([c for *_, c in clicks], dtype=torch.long),
+                         number if known is not None else torch.full((len(clicks),), -1))
+    return [one(image, points[n] if points else None) for n, image in enumerate(images)]
+
+
+@pytest.fixture
+def seen(here, monkeypatch):
+    "The same with a network that is known."
+    asked = []
+    def predictor(model, data, device, prompt="none", *rest):
+        asked.append(prompt)
+        return discs
+    monkeypatch.setattr(predicting, "predictor", predictor)
+    return asked
+
+
+class Larger:
+    "A refiner that adds a column."
+    @classmethod
+    def load(cls, cfg, num_classes, weights): return cls()
+
+    def refine(self, items):
+        return [[encode(np.pad(m := decode(rle, *rle["size"]), ((0, 0), (1, 0)))[:, :-1] | m) for rle in rough] for _, rough, _, _ in items]
+
+
+def predict(*words: str) -> int: return main(["predict", *words, "--weights", str(WEIGHTS)])
+def written() -> dict: return json.loads(Path("predictions/predictions.json").read_text())
+def files() -> list[str]: return sorted(p.relative_to("predictions").as_posix() for p in Path("predictions").rglob("*") if p.is_file())
+
+
+def fails(capsys, *words: str, lines: int = 1) -> str:
+    capsys.readouterr()
+    code = predict(*words)
+    said = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if line.startswith("error: ")]
+    assert code == 2 and len(said) == lines, said
+    return "\n".join(said)
+
+
+def test_a_folder_becomes_pictures_and_one_coco_file(seen, capsys):
+    assert predict("photos") == 0
+    assert files() == ["overlay/1.jpg", "overlay/3.jpg", "overlay/deep/2.jpg", "predictions.json"]
+    said = capsys.readouterr().out
+    assert "3 images, 11 objects: ring 11. File names are relative to photos." in said
+    data = coco.load("predictions/predictions.json", "photos", need="masks")
+    assert {r["file_name"] for r in data.images.values()} == {"1.png", "3.png", "deep/2.png"} and data.categories.names == ("disc", "ring", "star")
+    one = next(a for i in data.ids for a in data.annotations[i] if data.images[i]["file_name"] == "deep/2.png")
+    assert one["score"] == .9 and one["category_id"] == 2 and data.mask(one).sum() == 20 * 20 and one["bbox"] == [2, 2, 20, 20]
+    picture = np.asarray(Image.open("predictions/overlay/deep/2.jpg"))
+    assert picture.shape[1] == 128 and picture.shape[0] > 96 and picture[96:].mean() > 150 > picture[:96].mean()      # the legend
+
+
+def test_patterns_files_and_lists(seen, capsys):
+    assert predict("photos/[13].png", "photos/deep/2.png", "--save", "coco") == 0
+    assert [r["file_name"] for r in written()["images"]] == ["1.png", "3.png", "deep/2.png"] and files() == ["predictions.json"]
+    write_json("list.json", {"images": [{"id": 70, "file_name": "deep/2.png", "width": 128, "height": 96}]})
+    assert predict("list.json", "--image-folder", "photos", "--out", "other", "--save", "masks,coco") == 0
+    made = json.loads(Path("other/predictions.json").read_text())
+    assert [r["id"] for r in made["images"]] == [70] == [a["image_id"] for a in made["annotations"]]
+    labels = np.asarray(Image.open("other/masks/deep/2.png"))
+    assert labels.dtype == np.uint16 and labels.shape == (96, 128) and set(np.unique(labels)) == {0, 1}
+    assert Path("other/masks/deep/2.csv").read_text().splitlines() == ["id,class,score,area", f"1,ring,0.9000,{(labels == 1).sum()}"]
+
+
+def test_a_second_prediction_does_not_see_the_first(seen):
+    for _ in range(2): assert predict("photos", "--out", "photos/found") == 0
+    assert len(json.loads(Path("photos/found/predictions.json").read_text())["images"]) == 3
+
+
+def test_large_images_are_cut_and_others_are_not(seen, capsys):
+    "The image of 300 x 280 pixels is over twice as large as the training images of 128; each of its nine tiles shows one object."
+    assert predict("photos") == 0
+    said = capsys.readouterr().out
+    assert "Images over 2 times as large as those of the training (128 x 128 pixels) are cut into tiles" in said and "--tile 0" in said
+    counts = {r["file_name"]: sum(a["image_id"] == r["id"] for a in written()["annotations"]) for r in written()["images"]}
+    assert counts == {"1.png": 1, "3.png": 9, "deep/2.png": 1}
+    assert predict("photos", "--tile", "0") == 0 and len(written()["annotations"]) == 3
+    assert predict("photos", "--tile", "64") == 0 and len(written()["annotations"]) > 20
+
+
+def test_an_image_under_the_size_is_as_without_tiles(here):
+    "With the real network."
+    Image.fromarray(shapes.draw_image(np.random.default_rng(0), 128)[0]).save("photos/1.png")
+    found = []
+    for tile in ((), ("--tile", "0"), ("--tile", "128")):
+        assert predict("photos/1.png", "--score", "0", *tile) == 0
+        found.append(written()["annotations"])
+    assert found[0] and found[0] == found[1] == found[2]
+
+
+def clicks(*rows: str) -> None: Path("clicks.csv").write_text("\n".join(["file,x,y,class", *rows]) + "\n")
+
+
+def test_each_click_gets_a_mask_or_a_reason(seen, capsys, monkeypatch):
+    monkeypatch.setitem(REFINERS._found, preset("shapes").refiner.kind, Larger)
+    clicks("1.png,40,40,disc", "1.png,80,80,star", "deep/2.png,30,1,ring", "3.png,150,140,ring")
+    assert predict("photos", "--points", "clicks.csv", "--save", "coco,masks") == 0
+    said, made = capsys.readouterr().out, written()
+    assert "Masks are those of the run's teacher, refined." in said
+    assert "1 of 4 clicks have no mask:" in said and "deep/2.png (30, 1): the teacher draws no mask" in said
+    assert [(a["point"], a["category_id"], a["area"]) for a in made["annotations"]] == [([40, 40], 1, 420), ([80, 80], 3, 420), ([150, 140], 2, 420)]
+    assert [(a["point"], a["reason"]) for a in made["dropped_points"]] == [([30, 1], "the teacher draws no mask")]
+    rough = json.loads(Path("predictions/teacher/predictions.json").read_text())
+    assert [a["area"] for a in rough["annotations"]] == [400, 400, 400]
+    wide = coco.load("predictions/predictions.json", "photos")
+    moved = next(a for i in wide.ids for a in wide.annotations[i] if a["point"] == [150, 140])
+    assert moved["bbox"] == [140, 130, 21, 20]      # a click in a tile, in pixels of the image
+
+
+def test_clicks_without_a_run_ask_the_network_given(seen, capsys):
+    Path("w.safetensors").write_bytes(WEIGHTS.read_bytes())
+    clicks("1.png,40,40,class 2")
+    assert main(["predict", "photos/1.png", "--weights", "w.safetensors", "--points", "clicks.csv"]) == 0
+    assert "Masks are those of w.safetensors, asked at each click." in capsys.readouterr().out
+    assert [a["area"] for a in written()["annotations"]] == [400] and seen == ["point"]
+
+
+BAD = {
+    "no image in the folder": (lambda: Path("empty").mkdir(), ["empty"], "empty: no image in this folder."),
+    "nothing matches": (lambda: None, ["*.tif"], "*.tif: no file matches. Check the pattern."),
+    "no such image": (lambda: None, ["photos/9.png"], "photos/9.png: no such image."),
+    "a list without images": (lambda: write_json("list.json", {"images": []}), ["list.json"], "list.json: lists no image."),
+    "no list": (lambda: write_json("list.json", [1]), ["list.json"], "'images' is not a list of records"),
+    "out is a file": (lambda: Path("predictions").write_text(""), ["photos"], "predictions: is a file. Give another folder as --out DIR."),
+    "unknown kind": (lambda: None, ["photos", "--save", "overlays"], "unknown kind 'overlays'. Did you mean 'overlay'?"),
+    "tiny tiles": (lambda: None, ["photos", "--tile", "8"], "tiles of 8 pixels are too small."),
+    "one name": (lambda: Image.new("RGB", (8, 8)).save("photos/1.jpg"), ["photos"], "several images are named '1'."),
+    "clicks elsewhere": (lambda: clicks("9.png,1,1,disc"), ["photos", "--points", "clicks.csv"], "clicks.csv: line 2: no image '9.png' in photos."),
+    "clicks on another image": (lambda: clicks("deep/2.png,1,4,disc"), ["photos/1.png", "photos/3.png", "--points", "clicks.csv"],
+                                "clicks.csv: deep/2.png is clicked on and not among the images."),
+    "clicks of another class": (lambda: clicks("1.png,1,4,disk"), ["photos", "--points", "clicks.csv"], "unknown class 'disk'. Did you mean 'disc'?"),
+    "no clicks": (lambda: None, ["photos", "--points", "clicks.csv"], "clicks.csv: no such file or folder."),
+}
+
+
+@pytest.mark.parametrize("spoil, words, says", BAD.values(), ids=BAD)
+def test_bad_input_is_one_line(here, capsys, spoil, words, says):
+    spoil()
+    assert says in fails(capsys, *words)
+    assert not Path("predictions").is_dir()
+
+
+def test_images_that_cannot_be_read_are_named_and_the_others_done(seen, capsys):
+    for name in ("0", "4"): Path(f"photos/{name}.png").write_bytes(b"no picture")
+    said = fails(capsys, "photos", lines=2)
+    assert "photos/0.png cannot be read as an image" in said and "photos/4.png cannot be read as an image" in said
+    assert len(written()["images"]) == 3 and Path("predictions/overlay/3.jpg").is_file()
