@@ -107,7 +107,7 @@ Say = Callable[[str], None]
 
 def _readable(inputs: Inputs, failed: list[str]) -> Iterator[tuple[dict, np.ndarray]]:
     "Images with a bar; the faults of the others go on a list."
-    for record in tqdm(inputs.images.values(), "images", unit="image", mininterval=1):
+    for record in tqdm(inputs.images.values(), unit="images", mininterval=1, delay=3):
         try: image = read_photo(inputs.root / record["file_name"])
         except DataError as e: failed.append(str(e))
         else: yield record, image
