@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 from pointwssis.config import override
 from pointwssis.core import PointWSSISError
 from pointwssis.data import coco, store
+from pointwssis.data.record_checks import NEEDS
 from pointwssis.data.masks import decode, encode
 from pointwssis.data.points import points_of
 from pointwssis.data.survey import survey, survey_lines
@@ -148,7 +149,7 @@ def read_override(key: str, value: str) -> None:
 KINDS: dict[str, tuple[Callable, tuple[st.SearchStrategy, ...]]] = {
     "masks": (read_rle, (SEGMENTATIONS,)),
     "sizes": (read_sizes, (st.one_of(st.just(20), st.integers(-2, 50), HUGE), st.one_of(st.just(30), st.integers(-2, 50), HUGE), COUNTS)),
-    "files": (read_file, (JSON, st.sampled_from(sorted(coco.NEEDS)), st.booleans())),
+    "files": (read_file, (JSON, st.sampled_from(sorted(NEEDS)), st.booleans())),
     "surveys": (read_survey, (JSON, st.sampled_from(["masks", "points"]))),
     "points": (read_point, (st.one_of(POINTS, st.just(...)), st.one_of(POINTS, st.just(...)))),
     "overrides": (read_override, (st.one_of(st.sampled_from(OPTIONS), near("student_train.lr", "abc._=\0")),

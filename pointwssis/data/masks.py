@@ -77,7 +77,7 @@ def check_segmentation(segmentation: Any, height: int, width: int) -> None:
                     height, width)
 
 def _packed(segmentation: list | dict, height: int, width: int) -> dict:
-    "Any of the three spellings as packed run lengths."
+    "Packed run lengths of any of the three forms."
     check_segmentation(segmentation, height, width)
     if isinstance(segmentation, list):
         return rle_api.merge(rle_api.frPyObjects(_polygons(segmentation, height, width), height,

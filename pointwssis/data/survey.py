@@ -14,8 +14,9 @@ from PIL import Image
 
 from ..config import Config
 from ..core import DataError, read_json
-from .coco import CategoryTable, CocoData, NEEDS, check_records, picture_path
+from .coco import CategoryTable, CocoData, picture_path
 from .masks import area
+from .record_checks import NEEDS, check_records
 
 # %% auto #0
 __all__ = []

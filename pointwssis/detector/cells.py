@@ -22,7 +22,7 @@ class Outputs:
     category_logits: list[Tensor]  # L x (B, C, S, S)
     kernels: list[Tensor]          # L x (B, D, S, S)
     mask_features: Tensor          # (B, D, H / 4, W / 4)
-    pyramid: list[Tensor]          # p2 .. p6
+    pyramid: list[Tensor]          # p2 .. p6: (B, F, H / s, W / s), s = 4 .. 64
 
 # %% ../../nbs/2_detector/03_cells.ipynb #8d413f0b
 LEVEL_STRIDES = (8, 8, 16, 32, 32)  # of the five levels
@@ -52,9 +52,9 @@ def cells_at(
     xy: Tensor,               # (N, 2) x, y, input pixel indices
     padded: tuple[int, int],  # padded height, width
     cfg: SOLOv2Config,
-    quirks: Quirks = FIXED,   # `cells_by_division` may fall one short at a border
+    quirks: Quirks = FIXED,   # `cells_by_division` may return the cell before at a border
 ) -> Tensor:                  # (N, L, 2) long: column and row on each level, also outside the grid
-    "The cell that holds each point on each level (METHOD, section 2)."
+    "Cell that contains each point on each level (SOLOv2, section 3)."
     grids = torch.tensor(cfg.num_grids, device=xy.device)[None, :, None]
     share = xy[:, None] / torch.tensor((padded[1], padded[0]), device=xy.device, dtype=xy.dtype)
     if quirks.cells_by_division: return (share // (1 / grids.to(share.dtype))).long()
@@ -64,7 +64,7 @@ def cell_index(
     cells: Tensor,            # (N, L, K, 2) column and row
     cfg: SOLOv2Config,
 ) -> Tensor:                  # (N, L, K) on the flat axis; cells outside become the nearest inside
-    "Columns and rows as places on the axis of all cells."
+    "Columns and rows as indices on the axis of all cells."
     grids = torch.tensor(cfg.num_grids, device=cells.device)[:, None]
     column, row = cells.clamp(min=0).minimum(grids[..., None] - 1).unbind(-1)
     return level_starts(cfg.num_grids, cells.device)[:, None] + row * grids + column
@@ -75,6 +75,6 @@ def point_cells(
     padded: tuple[int, int],  # padded height, width
     cfg: SOLOv2Config,
     quirks: Quirks = FIXED,   # as `cells_at`
-) -> Tensor:                  # (N, L) places on the flat axis
-    "The cell that holds each point, at each level (PointWSSIS, section 3.2)."
+) -> Tensor:                  # (N, L) long, on the axis of `flatten_levels`
+    "Cell that contains each point, at each level (PointWSSIS, section 3.2)."
     return cell_index(cells_at(xy, padded, cfg, quirks)[:, :, None], cfg)[..., 0]

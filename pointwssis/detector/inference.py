@@ -35,9 +35,9 @@ class Instances:
 # %% ../../nbs/2_detector/08_inference.ipynb #d6d29257
 @dataclass
 class Candidates:
-    "Nominated cells of one image."
+    "Cells of one image that may contain an object."
     kernels: Tensor  # (P, D)
-    scores: Tensor   # (P,) class score times maskness
+    scores: Tensor   # (P,) 0..1, class score times maskness
     classes: Tensor  # (P,) long
     areas: Tensor    # (P,) pixels of the mask at stride 4
     strides: Tensor  # (P,) a mask must have more pixels than this
@@ -79,7 +79,7 @@ def areas_and_maskness(
 def _stretch(
     length: int, size: int, out_size: int, device: torch.device,
 ) -> Tensor:   # (length, out_size)
-    "Weights of places at stride 4 in the original: enlarge by 4, crop to `size`, resize."
+    "Weights of positions at stride 4 in the original: upsample by 4, crop to `size`, resize."
     line = F.interpolate(torch.eye(length, device=device)[None], scale_factor=4, mode="linear",
                          align_corners=False)[..., :size]
     return F.interpolate(line, size=out_size, mode="linear", align_corners=False)[0]
@@ -90,7 +90,7 @@ def to_original(
     size: tuple[int, int],      # unpadded input height, width
     out_size: tuple[int, int],  # original height, width
     threshold: float = 0.5,
-    chunk_size: int = 32,       # masks enlarged at once: bounds the memory
+    chunk_size: int = 32,       # masks resized at once: bounds the memory
 ) -> Tensor:                    # (N, *out_size) bool
     "Bilinear to the input, crop the padding, bilinear to the original, threshold."
     rows, columns = (_stretch(n, s, o, soft.device)
@@ -116,7 +116,7 @@ def to_instances(
     cfg,                             # SOLOv2Config: thresholds and limits
     nms: str = "matrix",             # "matrix", "mask", or "none": every candidate, without limits
 ) -> Instances:
-    "Candidates to final instances: rank, draw, NMS, enlarge."
+    "Instances of the candidates: rank, masks, NMS, original size; ConfigError for an unknown nms."
     if nms not in ("matrix", "mask", "none"):
         raise ConfigError(f"unknown nms '{nms}'. Use matrix, mask or none.")
     cand = rank(cand, None if nms == "none" else cfg.max_before_nms)
@@ -137,11 +137,11 @@ def to_instances(
 # %% ../../nbs/2_detector/08_inference.ipynb #c1400026
 @dataclass(frozen=True)
 class Query:
-    "One image as a prompt sees it."
+    "Input of a prompt: the outputs of the network and the labels of one image."
     outputs: Outputs             # of the batch
-    b: int                       # which image of it
-    prompts: Prompts | None      # what is known of the image, in input pixel indices
-    padded: tuple[int, int]      # height and width of the input
+    b: int                       # index of the image in the batch
+    prompts: Prompts | None      # its labels, in input pixel indices
+    padded: tuple[int, int]      # height and width of the padded input
     cfg: SOLOv2Config
     quirks: Quirks = FIXED
     level: int = -1              # prompt "point": -1 selects the level adaptively
@@ -150,7 +150,7 @@ class Query:
 @in_fp32
 def candidates(
     outputs: Outputs,              # of the batch
-    b: int,                        # which image of it
+    b: int,                        # index of the image in the batch
     prompt: str,                   # a name in registry.PROMPTS
     prompts: Prompts | None,       # in input pixel indices
     padded: tuple[int, int],       # height and width of the input

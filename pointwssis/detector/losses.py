@@ -30,7 +30,7 @@ def focal_loss(
 
 # %% ../../nbs/2_detector/06_losses.ipynb #1fd3fc4b
 class _SummedDice(torch.autograd.Function):
-    "Dice losses of one image's positives, summed, with their gradient, some pixels at a time."
+    "Sum of the Dice losses of one image's positive cells, with its gradient, in chunks."
     @staticmethod
     def forward(ctx: Any, kernels: Tensor, features: Tensor, masks: Tensor, obj: Tensor,
                 chunk_size: int) -> Tensor:   # (P, D), (D, n), (N, n), (P,)
@@ -59,7 +59,7 @@ class _SummedDice(torch.autograd.Function):
 def mask_dice_loss(
     outputs: Outputs,
     targets: Targets,
-    chunk_size: int = 2**21,   # pixels drawn at once: bounds the memory
+    chunk_size: int = 2**21,   # mask pixels at once: bounds the memory
 ) -> Tensor:                # scalar
     "Mean of 1 - 2ab / (a^2 + b^2) over all positives, with 0.001 added to each square sum."
     kernels, features, masks = (flatten_levels(outputs.kernels), outputs.mask_features.flatten(2),
@@ -75,7 +75,9 @@ def losses(
     outputs: Outputs,
     targets: Targets,
 ) -> dict[str, Tensor]:                          # "loss_ins" (times 3) and "loss_cate", scalars
-    "Mean Dice over all positives, focal loss over all cells (SOLOv2, section 3); never waits."
+    """Dice loss, a mean over all P positive cells, and focal loss over all B x T cells.
+
+    Neither makes the host wait for a GPU. SOLOv2 (arXiv 2003.10152), section 3."""
     logits, classes = flatten_levels(outputs.category_logits).float(), targets.classes
     positives = ((classes >= 0) & (classes < logits.shape[2])).sum()
     cate = focal_loss(logits, classes) / (positives + 1)

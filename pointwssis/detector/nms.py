@@ -19,7 +19,7 @@ __all__ = ['matrix_nms', 'mask_nms']
 DEVICES = ("cuda", "mps", "cpu")
 
 def in_fp32(function: Callable) -> Callable:
-    "The function, computed without autocast also where its caller has switched it on."
+    "The function with autocast switched off, whatever its caller has set."
     @wraps(function)
     def exact(*args: Any, **kwargs: Any) -> Any:
         cuda, mps, cpu = (torch.autocast(kind, enabled=False) for kind in DEVICES)
@@ -70,7 +70,7 @@ def matrix_nms(
     classes: Tensor,      # (N,)
     sigma: float = 2.0,
 ) -> Tensor:              # (N,) lowered scores
-    "Matrix NMS with a Gaussian decay (SOLOv2, section 3.4)."
+    "Scores (N,) after Matrix NMS with a Gaussian decay (SOLOv2, section 3.4)."
     if not len(scores): return scores
     iou = _rivals(masks, classes)
     covered = iou.amax(0)[:, None]
@@ -80,9 +80,9 @@ def matrix_nms(
 def mask_nms(
     masks: Tensor,        # (N, h, w) bool, best first
     classes: Tensor,      # (N,)
-    iou: float = 0.5,
-) -> Tensor:              # (N,) bool, the survivors
-    "Greedy NMS within a class, as a fixed point instead of a loop over masks."
+    iou: float = 0.5,     # 0..1; above it, the mask of lower score goes
+) -> Tensor:              # (N,) bool, True for masks that stay
+    "Masks that stay after greedy NMS within each class (PointWSSIS, section 3, for pseudo labels)."
     if not len(classes): return classes.bool()
     above = _rivals(masks, classes) > iou
     keep, last = ~above.any(0), None

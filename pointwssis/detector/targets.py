@@ -76,13 +76,13 @@ def positive_cells(
 
 # %% ../../nbs/2_detector/05_targets.ipynb #773d96ed
 def _owners(image: Tensor, cell: Tensor, obj: Tensor, shape: tuple[int, int]) -> Tensor:
-    "(B, T): the last object that claims each cell, -1 where none does."
+    "(B, T) index of the last object with this positive cell, or -1."
     owner = torch.full((shape[0] * shape[1],), -1, dtype=torch.long, device=obj.device)
     return owner.scatter_reduce_(0, image * shape[1] + cell, obj, "amax").view(shape)
 
 def _ignored(cfg: SOLOv2Config, truths: list[Truth], padded: tuple[int, int],
              owner: Tensor) -> Tensor:
-    "(B, T) bool: cells about a point without a mask, at every level, that no object claims."
+    "(B, T) bool: cells around a point without a mask, at every level, except those of objects."
     hit = torch.zeros_like(owner, dtype=torch.bool)
     near = torch.cartesian_prod(*2 * [torch.arange(-1, 2, device=owner.device)])
     for b, t in enumerate(truths):
@@ -106,7 +106,10 @@ def assign(
     instances: list[Truth],           # one an image, on one device
     feature_size: tuple[int, int],    # height, width of the mask features (padded size / 4)
 ) -> Targets:
-    "Targets of a batch (SOLOv2, section 3; METHOD, section 2)."
+    """Targets of a batch of B images (SOLOv2, section 3).
+
+    Classes (B, T) of all cells, P positive cells, and masks (N, H / 4, W / 4) of all N objects.
+    Empty masks have no positive cell. Input boxes and points are in input pixels."""
     padded, dev = (4 * feature_size[0], 4 * feature_size[1]), instances[0].masks.device
     measured = (found for t in instances for found in _measured(t.masks, feature_size))
     rows, columns, masks = (torch.cat(part) for part in zip(*measured))

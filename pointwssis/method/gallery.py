@@ -60,7 +60,7 @@ def spread(
 
 # %% ../../nbs/1_method/09_gallery.ipynb #af62156c
 def _places(data: CocoData, image_id: int, records: list[dict]) -> list[int]:
-    "The place of each record's object among all of the image, those without a mask included."
+    "Position of each record's object among all objects of the image, with or without a mask."
     ids = [a.get("point_id", a["id"]) for a in records]
     dropped = {a["id"] for a in data.info.get("dropped_points", []) if a["image_id"] == image_id}
     order = {n: place for place, n in enumerate(sorted(dropped.union(ids)))}
@@ -71,7 +71,7 @@ def known(
     image_id: int,
     title: str = "",
 ) -> dict[str, Any]:  # an item for `show_grid`
-    "An image with the masks and points that its records hold, a colour an object."
+    "An image with the masks and points of its records, one colour for each object."
     records = [a for a in data.annotations[image_id] if not a["iscrowd"]]
     masked = [a for a in records if "segmentation" in a]
     return {"image": data.read_image(image_id), "title": title,
@@ -93,7 +93,7 @@ def show_split(
 def _predicted(
     model: Any, data: CocoData, image_id: int, size: DataConfig, score: float, title: str,
 ) -> dict[str, Any]:   # an item for `show_grid`
-    "An image with the masks that a network predicts, a colour a mask."
+    "An image with the predicted masks of a network, one colour for each mask."
     from pointwssis.detector.predict import predict_image
     image = data.read_image(image_id)
     masks = predict_image(model, image, size, score).masks.numpy()
@@ -131,8 +131,7 @@ def lowest_scoring(
     count: int = 4,
 ) -> list[int]:      # image ids, that of the lowest score first
     "The images that hold the pseudo masks of the lowest score."
-    masks = [a for records in pseudo.annotations.values() for a in records if "score" in a]
-    ordered = sorted(masks, key=lambda a: a["score"])
+    ordered = sorted((a for a in pseudo.records() if "score" in a), key=lambda a: a["score"])
     return list(dict.fromkeys(a["image_id"] for a in ordered))[:count]
 
 # %% ../../nbs/1_method/09_gallery.ipynb #f39e1d34
@@ -156,8 +155,8 @@ def show_quantiles(
     shares: Sequence[float] = SHARES,
 ) -> Figure:
     "True masks above pseudo masks at quantiles of their IoU, among the clicks that have a mask."
-    made = {a["point_id"]: a for of in pseudo.annotations.values() for a in of if "point_id" in a}
-    true = {a["id"]: a for of in truth.annotations.values() for a in of}
+    made = {a["point_id"]: a for a in pseudo.records() if "point_id" in a}
+    true = {a["id"]: a for a in truth.records()}
     ious = {int(n): iou for n, iou in pseudo_quality(pseudo, truth)["ious"].items()}
     ious = {n: iou for n, iou in ious.items() if n in made}
     above, below = [], []

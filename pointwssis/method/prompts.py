@@ -29,7 +29,7 @@ def peak_scores(outputs: Outputs, b: int) -> Tensor:   # (T, C)
                            for x in outputs.category_logits])[0]
 
 def _of_image(levels: list[Tensor], b: int) -> Tensor:
-    "(T, C): the cells of image b."
+    "(T, C) values of all cells of image b."
     return flatten_levels([x[b:b + 1] for x in levels])[0]
 
 def _above(outputs: Outputs, b: int, scores: Tensor, cfg: SOLOv2Config,
@@ -44,12 +44,15 @@ def _above(outputs: Outputs, b: int, scores: Tensor, cfg: SOLOv2Config,
     return Candidates(kernels, scores[cell, label] * maskness, label, areas, strides, points)
 
 def unprompted(outputs: Outputs, b: int, cfg: SOLOv2Config) -> Candidates:
-    "Every cell whose class score is a peak above the threshold."
+    """Candidates of image b without labels: cells whose class score is a peak over the threshold.
+
+    N candidates, one for each cell and class with such a score, none linked to a point. Scores are
+    class probability times maskness, both 0..1. SOLOv2 (arXiv 2003.10152), section 3."""
     return _above(outputs, b, peak_scores(outputs, b), cfg)
 
 # %% ../../nbs/1_method/03_prompts.ipynb #30330bf2
 def _object_cells(prompts: Prompts, padded: tuple[int, int], cfg: SOLOv2Config) -> Tensor:
-    "(T, C): which point owns each positive cell and class, -1 elsewhere; later points win."
+    "(T, C) index of the point that owns each positive cell and class, or -1; later points win."
     if prompts.boxes is None:
         raise ConfigError("this prompt needs each object's box: give Prompts with boxes.")
     _, obj, cell = positive_cells(cfg, prompts.xy, prompts.boxes, padded)
@@ -60,7 +63,10 @@ def _object_cells(prompts: Prompts, padded: tuple[int, int], cfg: SOLOv2Config) 
 
 def by_category(outputs: Outputs, b: int, prompts: Prompts, padded: tuple[int, int],
                 cfg: SOLOv2Config, quirks: Quirks) -> Candidates:
-    "Inference among the image's classes; `category_at_objects`: at the true objects' cells only."
+    """Candidates of image b among the classes of its `prompts`, otherwise as `unprompted`.
+
+    Quirk `category_at_objects`: at the positive cells of the prompts' boxes only, each linked to
+    its point; ConfigError without boxes. A weak label of PointWSSIS's ablation (section 4)."""
     scores = peak_scores(outputs, b)
     if quirks.category_at_objects:
         owner = _object_cells(prompts, padded, cfg)
@@ -92,28 +98,30 @@ def points_inside(
 # %% ../../nbs/1_method/03_prompts.ipynb #847f42cb
 def point_guided(
     outputs: Outputs,             # of the batch
-    b: int,                       # which image
-    prompts: Prompts,             # in input pixel indices
-    padded: tuple[int, int],
+    b: int,                       # index of the image in the batch
+    prompts: Prompts,             # N points, in input pixel indices
+    padded: tuple[int, int],      # height and width of the padded input
     cfg: SOLOv2Config,
-    level: int = -1,              # -1: adaptive pyramid-level selection, else always this level
+    level: int = -1,              # -1: adaptive pyramid-level selection; else this level only
     quirks: Quirks = FIXED,       # `one_point_a_cell`: a later point replaces an earlier one
-    alone: bool = False,          # whether a level loses by the other points inside its mask
-) -> Candidates:                  # one a point, its score is its maskness
-    "One candidate a point: its cell at the level with the best maskness times class score."
+    alone: bool = False,          # divide a level's score by 1 + other points inside its mask
+) -> Candidates:                  # N, in the order of the points; scores: maskness, 0..1
+    """One candidate for each point: its cell at the level with the best maskness times class score.
+
+    PointWSSIS (arXiv 2303.15062), section 3.2: adaptive pyramid-level selection. Fewer than N
+    candidates only with the quirk `one_point_a_cell`."""
     cells = point_cells(prompts.xy, padded, cfg, quirks)                                   # (N, L)
     if level >= 0: cells = cells[:, [level]]
+    features = outputs.mask_features[b].float()             # (D, h, w)
     kernels = _of_image(outputs.kernels, b)[cells].float()  # (N, L, D)
-    agreed = _of_image(outputs.category_logits, b)[cells,
-                                                   prompts.classes[:, None]].float().sigmoid()
-    measured = areas_and_maskness(kernels.flatten(0, 1), outputs.mask_features[b].float(),
-                                  cfg.mask_threshold)
+    logits = _of_image(outputs.category_logits, b)[cells, prompts.classes[:, None]]
+    agreed = logits.float().sigmoid()                       # (N, L)
+    measured = areas_and_maskness(kernels.flatten(0, 1), features, cfg.mask_threshold)
     areas, maskness = (x.view_as(agreed) for x in measured)
     n = torch.arange(len(cells), device=cells.device)
     chosen = maskness * agreed
     if alone:
-        chosen = chosen / (1 + points_inside(kernels, outputs.mask_features[b].float(), prompts.xy,
-                                             cfg.mask_threshold))
+        chosen = chosen / (1 + points_inside(kernels, features, prompts.xy, cfg.mask_threshold))
     if quirks.one_point_a_cell:
         chosen = chosen.masked_fill(_replaced(cells, sum(s * s for s in cfg.num_grids)), -1)
     best = n, chosen.argmax(1)
@@ -125,7 +133,10 @@ def point_guided(
 # %% ../../nbs/1_method/03_prompts.ipynb #f1a3291e
 def point_with_size(outputs: Outputs, b: int, prompts: Prompts, padded: tuple[int, int],
                     cfg: SOLOv2Config) -> Candidates:
-    "Every positive cell of every object, with score 1."
+    """Candidates of image b at every positive cell of every object, linked to the object's point.
+
+    Scores are maskness, 0..1. `prompts` has boxes (N, 4), else ConfigError. For the
+    training pairs of the refiner (PointWSSIS, section 3.3); elsewhere an oracle."""
     owner = _object_cells(prompts, padded, cfg)
     return _above(outputs, b, (owner >= 0).float(), cfg, owner)
 

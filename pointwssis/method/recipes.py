@@ -13,6 +13,7 @@ from faster_coco_eval import mask as rle_api
 
 from ..config import SOLOv2Config
 from ..data.coco import CocoData, decode, encode
+from ..data.points import xy_by_id
 from .pseudo_labels import PseudoMask, without_duplicates
 from ..registry import RECIPES
 
@@ -25,7 +26,7 @@ def share_pixels(
     points: list[tuple[float, float]], # x, y of each mask's point in pixels
     ids: list[int],                    # of the annotations; decides between equal distances
 ) -> list[dict]:                       # N masks without a common pixel; some may be empty
-    "Give each pixel that several masks claim to the nearest point."
+    "Masks in which each pixel of several masks belongs to the nearest point only."
     if not rles: return []
     height, width = rles[0]["size"]
     nearest, owner = np.full((height, width), np.inf), np.full((height, width), -1)
@@ -40,11 +41,10 @@ def compete(
     masks: list[PseudoMask],   # grouped by image, at most one a point
     weak: CocoData,            # points only
 ) -> list[PseudoMask]:         # same points, same order, disjoint masks; some may be empty
-    "Share the pixels of each image between its points."
-    found: list[PseudoMask] = []
-    for image_id, group in groupby(masks, key=lambda m: m.image_id):
+    "Masks of each image without a common pixel: a pixel belongs to the nearest point."
+    found, xy = [], xy_by_id(weak)
+    for _, group in groupby(masks, key=lambda m: m.image_id):
         of = list(group)
-        xy = {a["id"]: a["point"] for a in weak.annotations[image_id]}
         shared = share_pixels([m.rle for m in of], [xy[m.point_id] for m in of],
                               [m.point_id for m in of])
         found += [replace(m, rle=rle) for m, rle in zip(of, shared)]
@@ -60,12 +60,14 @@ class Recipe:
     # on the teacher's and on the refined masks
     after: Callable[[list[PseudoMask], CocoData, SOLOv2Config], list[PseudoMask]]
 
-def _suppress(masks: list[PseudoMask], weak: CocoData, cfg: SOLOv2Config) -> list[PseudoMask]:
+def _suppressed(masks: list[PseudoMask], weak: CocoData, cfg: SOLOv2Config) -> list[PseudoMask]:
     return without_duplicates(masks, cfg.nms_iou)
 
-RECIPES.register("paper")(Recipe("point", lambda masks, weak: masks, _suppress))
-RECIPES.register("competition")(Recipe("competing_points", compete, lambda masks, weak,
-                                       cfg: compete(masks, weak)))
+def _shared(masks: list[PseudoMask], weak: CocoData, cfg: SOLOv2Config) -> list[PseudoMask]:
+    return compete(masks, weak)
+
+RECIPES.register("paper")(Recipe("point", lambda masks, weak: masks, _suppressed))
+RECIPES.register("competition")(Recipe("competing_points", compete, _shared))
 
 # %% ../../nbs/1_method/05_recipes.ipynb #c0a10010
 def reasons(
@@ -74,6 +76,6 @@ def reasons(
 ) -> dict[int, str]:                         # by annotation id
     "For each point without a mask, the first step after which it has none."
     left = [{m.point_id for m in masks if rle_api.area(m.rle)} for masks in steps.values()]
-    every = [a["id"] for records in weak.annotations.values() for a in records]
-    first = {i: next((name for name, ids in zip(steps, left) if i not in ids), "") for i in every}
+    first = {a["id"]: next((name for name, ids in zip(steps, left) if a["id"] not in ids), "")
+             for a in weak.records()}
     return {i: reason for i, reason in first.items() if reason}

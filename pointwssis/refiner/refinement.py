@@ -27,17 +27,17 @@ __all__ = ['refine']
 def _clicks(
     xy: Tensor, height: int, width: int, quirks: Quirks,
 ) -> Tensor:   # (N, 2) image pixels -> (N, 2)
-    "Clicks in image pixels, or by quirks in indices, cut to 1/10000 of the image's sides."
+    "Points in image pixels; by quirks in indices, or cut to 1/10000 of the image's sides."
     if quirks.crops_by_index: xy = (xy.cpu().double() - .5).clamp(min=0)
     return coarse(xy, height, width) if quirks.coarse_points else xy
 
 def windows(
     rough: Tensor,     # (N, H, W) bool, none empty
-    xy: Tensor,        # (N, 2) clicks, image pixels
+    xy: Tensor,        # (N, 2) points, image pixels
     scale: float,      # window side over box side
     quirks: Quirks = FIXED,
 ) -> Tensor:           # (N, 4) float x0 y0 x1 y1, half open
-    "The crop window of each rough mask and its click; published clicks are those of `_clicks`."
+    "Crop window of each rough mask and its point; published points are those of `_clicks`."
     boxes = tight_boxes(rough).tolist()
     found = [crop_window(box, point, scale, *rough.shape[-2:], quirks)
              for box, point in zip(boxes, xy.tolist())]
@@ -49,16 +49,16 @@ def class_channel(
     quirks: Quirks,
     training: bool,
 ) -> Tensor:           # (N,) index of the point channel
-    "The point channel of a class; `next_channel`: its neighbour, at inference alone."
+    "Point channel of each class; with `next_channel`, at inference, the channel after it."
     return classes + 1 if quirks.next_channel and not training else classes
 
 def point_maps(
-    xy: Tensor,        # (N, 2) crop pixels, corner of the crop = 0
+    xy: Tensor,        # (N, 2) crop pixels; the corner of the crop is 0
     size: int,         # of the crop, pixels
     sigma: float,      # crop pixels
     quirks: Quirks,
 ) -> Tensor:           # (N, 1, size, size)
-    "Point maps of the clicks; `whole_pixel_points`: each on a whole pixel."
+    "Point maps; with `whole_pixel_points`, each on a whole pixel."
     return gaussian_map(xy.floor() if quirks.whole_pixel_points else xy - .5, size, size,
                         sigma)[:, None]
 
@@ -184,7 +184,9 @@ def refine(
     points: Tensor,              # (N, 2) x y in image pixels
     classes: Tensor,             # (N,) 0-based
     quirks: Quirks = FIXED,
-    batch: int = 64,
+    batch: int = 64,             # crops at once
 ) -> Tensor:                     # (N, H, W) bool
-    "Refine the masks of one image. An empty mask, before or after, leaves the rough one as it was."
+    """Refined masks of one image (PointWSSIS, section 3.3).
+
+    An empty rough mask, and one whose refined mask would be empty, stay as they are."""
     return refine_many(net, [(image, rough, points, classes)], quirks, batch)[0]

@@ -5,7 +5,6 @@
 # %% ../../nbs/7_report/19_own_page.ipynb #e42e4ea8
 from __future__ import annotations
 import base64, csv, io, os
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -110,10 +109,8 @@ def _scores(run: Path, metrics: dict[str, Any]) -> tuple[list[dict], str]:
 def _by_class(weak: CocoData, refined: CocoData, metrics: dict[str, Any]) -> list[dict]:
     "Scores and clicks of each class."
     names = weak.categories.names
-    def count(records: list[dict]) -> Counter:
-        return Counter(names[weak.categories.index(a["category_id"])] for a in records)
-    clicks, missing = (count([a for i in weak.ids for a in weak.annotations[i]]),
-                       count(refined.info.get("dropped_points", [])))
+    clicks, missing = map(weak.categories.count,
+                          (weak.records(), refined.info.get("dropped_points", [])))
     ap = {short: metrics["models"][name]["per_class"]
           for short, name in (("teacher", "teacher"), ("student", "student_sw_refined"))}
     return [{"name": name, "clicks": clicks[name], "missing": missing[name],

@@ -67,11 +67,6 @@ def _outlined(data: CocoData) -> CocoData:
         raise DataError(f"{data.path}: has no outline. Give the outlined images as --masks.")
     return data.select(kept)
 
-def _counts(data: CocoData) -> Counter:
-    "Objects by class name."
-    return Counter(data.categories.names[data.categories.index(a["category_id"])] for i in data.ids
-                   for a in data.annotations[i])
-
 def _clicked(data: CocoData, outlined: set[str], notes: list[str]) -> CocoData:
     "The clicked images that are not outlined."
     both = [i for i in data.ids if data.images[i]["file_name"] in outlined and data.annotations[i]]
@@ -118,7 +113,7 @@ def hold_out(
 # %% ../../nbs/6_runs/15_own_data.ipynb #3f488c9e
 def _check_classes(weak: CocoData, used: tuple[str, ...], masks: Path) -> None:
     "DataError for a class that is clicked on and never outlined."
-    for name, count in _counts(weak).items():
+    for name, count in weak.categories.count(weak.records()).items():
         if name not in used:
             raise DataError(f"{weak.path}: class '{name}' has {count} clicks and no outline in "
                             f"{masks}. Outline some of its objects, or leave it out "
@@ -138,7 +133,8 @@ def gather(
     def read(path: Path, **more: Any) -> CocoData:
         return read_annotations(format_of(path), path, **how, **more)
     found = _outlined(read(masks, classes=classes))
-    used = tuple(name for name in found.categories.names if _counts(found)[name])
+    counts = found.categories.count(found.records())
+    used = tuple(name for name in found.categories.names if counts[name])
     strong, notes = (found if used == found.categories.names
                      else _outlined(read(masks, classes=used)), [])
     clicked = {"classes": classes} if classes else {}

@@ -67,7 +67,7 @@ def open_release(
 
 # %% ../../nbs/6_runs/10_published.ipynb #c073bab3
 def _trained(opened: OpenRelease, model: SOLOv2, val: CocoData) -> CategoryTable:
-    "The classes of a published network: those of the release's labels, else of the data set."
+    "Classes of a published network: those of the release's labels, else of the data set."
     labels = next((path for name in ("s", "w", "train") if (path := opened.has(name))), None)
     table = load(labels).categories if labels else val.categories
     if len(table) == model.cfg.num_classes: return table
@@ -116,7 +116,7 @@ def evaluate_refiner(opened: OpenRelease, part: str) -> dict[str, Any]:
 # %% ../../nbs/6_runs/10_published.ipynb #c1385669
 @lru_cache(maxsize=1)
 def _hidden(weak: Path, train: Path | None) -> CocoData | None:
-    "The weak images with their true masks, if anybody has outlined them."
+    "The weak images with their true masks, if these exist."
     ids = load(weak).ids
     full = load(train, need="masks") if train else None
     if full and (known := [i for i in ids if i in full.images]): return full.select(known)
@@ -168,7 +168,7 @@ def _scores(values: dict[str, Any]) -> str:
 
 def evaluate_part(opened: OpenRelease, part: str, links: dict[str, Any],
                   force: bool = False) -> str:   # what became of it
-    "Judge one link, unless `links` knows it or something is missing."
+    "Evaluate one part, unless `links` has its result or a file is missing."
     missing = [name for name in (part, *EVALUATORS[part][0]) if not opened.has(name)]
     if missing: return f"left out, for there is no {' and no '.join(missing)}"
     mark, files = _marks(opened, part)
@@ -187,12 +187,12 @@ def reproduce_published(
     overrides: dict[str, Any] | None = None,  # dotted keys of Config
     root: str = "",                     # the data set's folder; "": in `folder`
     runs: str | Path = RUNS,
-    dataset: str = "",                  # judge only this one
+    dataset: str = "",                  # evaluate only this one
     split: str = "",                    # and only this one
-    force: bool = False,                # judge again what is known
+    force: bool = False,                # evaluate known parts again
     tell: Tell = lambda release, part, what: None,
-) -> list[Path]:   # <runs>/<dataset>/<split>/published/metrics.json, where anything could be judged
-    "Judge every link of every release in a folder."
+) -> list[Path]:   # <runs>/<dataset>/<split>/published/metrics.json, if evaluated
+    "Evaluate every part of every release in a folder."
     found = [r for r in find_releases(folder)
              if dataset in ("", r.dataset) and split in ("", r.split)]
     if not found:

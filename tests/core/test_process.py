@@ -14,15 +14,19 @@ import pytest
 
 from pointwssis import process
 from pointwssis.core import StageError, write_json
-from pointwssis.process import claim, clear_remains, end_orphans, no_survivors
+from pointwssis.process import MARK, claim, clear_remains, end_orphans, mark_of, orderly_end, undisturbed
 from pointwssis.runs import runner
 
 ROOT = Path(__file__).parents[2]
-LEAVES = """import os, subprocess, sys
-from pointwssis.process import no_survivors
-with no_survivors("here"):
-    print(subprocess.Popen(["sleep", "120"], start_new_session=True, stdout=subprocess.DEVNULL).pid, flush=True)
-    END"""
+STARTS = """import os, subprocess, sys, time
+from pointwssis.process import MARK, end_marked, mark_of, orderly_end, undisturbed
+environ = os.environ | {MARK: mark_of("here")}
+with orderly_end():
+    try:
+        print(subprocess.Popen(["sleep", "120"], start_new_session=True, stdout=subprocess.DEVNULL, env=environ).pid, flush=True)
+        END
+    finally:
+        with undisturbed(): end_marked(mark_of("here"))"""
 
 
 def python(code: str, **kw) -> subprocess.Popen:
@@ -96,21 +100,19 @@ def test_temporary_files_of_a_killed_process_go_with_the_next_claim(tmp_path):
 
 
 def test_descendants_of_a_killed_process_are_ended_and_no_others():
-    killed = python(LEAVES.replace("END", "os.kill(os.getpid(), 9)"))
+    killed = python(STARTS.replace("END", "os.kill(os.getpid(), 9)"))
     orphan = int(killed.stdout.readline())
     assert killed.wait() == -signal.SIGKILL and psutil.pid_exists(orphan)
-    with no_survivors("here"), subprocess.Popen(["sleep", "120"]) as mine:
-        foreign = subprocess.Popen(["sleep", "120"], env={**os.environ, process.MARK: f"pid:[1]|{killed.pid}|here"})   # of a container
-        assert orphan in end_orphans() and ended(orphan)
-        assert mine.poll() is None and foreign.poll() is None
-        mine.kill()
-    foreign.kill()
-    foreign.wait()
+    mine, foreign = (subprocess.Popen(["sleep", "120"], env=os.environ | {MARK: mark})
+                     for mark in (mark_of("here"), f"pid:[1]|{killed.pid}|here"))   # the second in a container
+    assert orphan in end_orphans() and ended(orphan)
+    assert mine.poll() is None and foreign.poll() is None
+    for child in (mine, foreign): child.kill(); child.wait()
 
 
 def test_a_number_used_again_is_no_owner(monkeypatch):
     "The owner's number now belongs to a process that began after the orphan."
-    orphan = subprocess.Popen(["sleep", "120"], env={**os.environ, process.MARK: "none"})
+    orphan = subprocess.Popen(["sleep", "120"], env={**os.environ, MARK: "none"})
     time.sleep(.1)
     younger = subprocess.Popen(["sleep", "120"])
     found = psutil.Process(orphan.pid)
@@ -122,25 +124,26 @@ def test_a_number_used_again_is_no_owner(monkeypatch):
 
 @pytest.mark.parametrize("number", process.ENDING)
 def test_a_signal_ends_the_descendants(number):
-    asked = python(LEAVES.replace("END", "import time; time.sleep(60)"))
+    asked = python(STARTS.replace("END", "time.sleep(60)"))
     child = int(asked.stdout.readline())
     asked.send_signal(number)
     assert asked.wait(timeout=60) == 128 + number and ended(child)
 
 
-def test_a_second_interrupt_waits_for_the_sweep(monkeypatch):
+def test_a_second_interrupt_waits_for_the_sweep():
     "Whoever presses Ctrl-C twice leaves nothing behind either."
     swept = []
-    def slow(mark): os.kill(os.getpid(), signal.SIGINT); time.sleep(.1); swept.append(mark)
-    monkeypatch.setattr(process, "end_marked", slow)
-    with pytest.raises(KeyboardInterrupt), no_survivors("here"): raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt), undisturbed():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(.1)
+        swept.append("here")
     assert len(swept) == 1 and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_in_a_thread_signals_are_left_alone():
     before, found = [signal.getsignal(n) for n in process.ENDING], []
     def work():
-        with no_survivors("here"): found.append([signal.getsignal(n) for n in process.ENDING])
+        with orderly_end(), undisturbed(): found.append([signal.getsignal(n) for n in process.ENDING])
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
@@ -167,7 +170,7 @@ def test_processes_of_others_and_systems_without_proc(monkeypatch):
     monkeypatch.setattr(os, "readlink", missing)
     monkeypatch.setattr(Path, "read_text", missing)
     assert process.mark_of("here") == f"machine|{os.getpid()}|here" and process.memory_kills() == 0
-    with no_survivors("here"): assert end_orphans() == []
+    assert end_orphans() == []
 
 
 def test_how_a_process_ended(monkeypatch):

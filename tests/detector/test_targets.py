@@ -20,7 +20,7 @@ boxes = st.lists(st.tuples(corner, st.integers(6, 90), st.integers(6, 60)), max_
 
 
 def loop_assign(truth, padded):
-    "The rule of METHOD section 2, one object and one cell at a time."
+    "The rule of positive cells (SOLOv2, section 3), one object and one cell at a time."
     found = []
     for level, ((low, high), s) in enumerate(zip(CFG.scale_ranges, CFG.num_grids)):
         for k, (mask, box) in enumerate(zip(truth.masks, truth.boxes.tolist())):

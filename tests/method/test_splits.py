@@ -210,7 +210,7 @@ def test_an_object_annotated_twice_keeps_two_ids_in_a_renumbered_split(tmp_path)
     weak = coco.load(take_split(folder, "5p", truth, tmp_path / "new")[1], need="points")
     assert sorted(a["id"] for a in weak.annotations[image]) == sorted(a["id"] for a in truth.annotations[image])
     truth.annotations[image].pop()
-    with pytest.raises(DataError, match="has no object of its class in image .* that no other click means"):
+    with pytest.raises(DataError, match="has no object of its class in image .* that no other point has taken"):
         take_split(folder, "5p", truth, tmp_path / "new")
 
 

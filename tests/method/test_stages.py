@@ -125,7 +125,7 @@ def test_a_published_split_goes_through_every_stage(places, root):
     chain.run(*BLIND, "supervised", "evaluate")
     assert chain.files("pseudo") == {f"bdd100k_ins_labels_train_25p_{name}.json" for name in ("sw", "sw_refined")}
     assert chain.metrics["evaluate"]["points"] == chain.half("w").num_annotations
-    with pytest.raises(ConfigError, match="point_strategy 'random' cannot be had from data.split_dir"):
+    with pytest.raises(ConfigError, match="point_strategy 'random' needs masks, data.split_dir has"):
         Chain(places / "moved", "shapes", "25p", data, **changes, point_strategy="random").run("split")
 
 
