@@ -1,11 +1,14 @@
 """Broken input for everything that reads a user's files: each input works or gives one clear error.
 
-    python tests/fuzz.py --inputs 100000     by hand; the tests run a few hundred of each kind
+    python tests/fuzz.py --inputs 100000           by hand; the tests run a few hundred of each kind
+    python tests/fuzz_guided.py exports 10000      of one kind, led by the code that they reach (pip install atheris)
 """
 from __future__ import annotations
 import argparse
+import io
 import json
 import math
+import re
 import tempfile
 import time
 from collections import Counter
@@ -14,14 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 
 from pointwssis.config import override
 from pointwssis.core import PointWSSISError
 from pointwssis.data import coco, store
-from pointwssis.data.record_checks import NEEDS
+from pointwssis.data.convert import read_annotations
 from pointwssis.data.masks import decode, encode
 from pointwssis.data.points import points_of
+from pointwssis.data.record_checks import NEEDS
 from pointwssis.data.survey import survey, survey_lines
 from pointwssis.method.splits import percentage
 from pointwssis.runs.arguments import setting
@@ -146,6 +151,44 @@ def read_override(key: str, value: str) -> None:
     assert all(map(math.isfinite, numbers))
 
 
+SAMPLES = Path(__file__).parent / "recorded/formats"
+TOOLS = {"coco": "coco.json", "cvat": "cvat.xml", "label_studio": "label_studio.json", "labelme": "labelme/cat.json", "csv": "clicks.csv"}
+GOOD_FILES = {tool: (SAMPLES / name).read_text(encoding="utf-8") for tool, name in TOOLS.items()}
+
+
+_held = io.BytesIO()
+Image.new("RGB", (40, 30), "white").save(_held, "png")
+PICTURE = _held.getvalue()
+
+
+@st.composite
+def exports(draw) -> tuple[str, str]:
+    "A tool and a file as it exports it, with letters or whole values exchanged."
+    tool = draw(st.sampled_from(sorted(TOOLS)))
+    text = draw(near(GOOD_FILES[tool], '{}[]",:\\0e-<>/&;= '))
+    values = sorted(set(re.findall(r'"[^"\n]*"|[\d.]+', text)))
+    for _ in range(draw(st.integers(0, 2))):
+        if not values: break
+        odd = draw(st.one_of(NUMBERS.map(str), ANYTHING.map(json.dumps), st.sampled_from(['"../x.png"', '"nan"', '""', "9" * 400])))
+        text = text.replace(draw(st.sampled_from(values)), odd, 1)
+    return tool, text
+
+
+def read_export(export: tuple[str, str]) -> None:
+    "Read a tool's file, folders of files included, beside the two images that it names."
+    tool, text = export
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "export" / Path(TOOLS[tool]).name
+        path.parent.mkdir()
+        path.write_bytes(text.encode("utf-8", "surrogatepass"))
+        (Path(folder) / "photos/in").mkdir(parents=True)
+        for name in ("cat.png", "in/two.png"): (Path(folder) / "photos" / name).write_bytes(PICTURE)
+        data = read_annotations(tool, path.parent if tool == "labelme" else path, Path(folder) / "photos")
+        for i in data.ids:
+            for a in data.annotations[i]:
+                if "segmentation" in a: assert data.mask(a).shape == (30, 40)
+
+
 KINDS: dict[str, tuple[Callable, tuple[st.SearchStrategy, ...]]] = {
     "masks": (read_rle, (SEGMENTATIONS,)),
     "sizes": (read_sizes, (st.one_of(st.just(20), st.integers(-2, 50), HUGE), st.one_of(st.just(30), st.integers(-2, 50), HUGE), COUNTS)),
@@ -155,14 +198,14 @@ KINDS: dict[str, tuple[Callable, tuple[st.SearchStrategy, ...]]] = {
     "overrides": (read_override, (st.one_of(st.sampled_from(OPTIONS), near("student_train.lr", "abc._=\0")),
                                   st.one_of(ANYTHING.map(lambda v: json.dumps(v)), st.text(max_size=12), near("[[1, 72], [72, 144]]", "[],0e-N"),
                                             st.integers(1, 10**5).map(lambda n: "[" * n), st.just("9" * 5000)))),
+    "exports": (read_export, (exports(),)),
     "splits": (percentage, (st.one_of(st.text(max_size=8), st.floats().map(lambda v: f"{v}p"), st.integers()),)),
 }
 
 
-def fuzz(kind: str, inputs: int, seconds: float = 5) -> Counter:
-    "Try that many inputs of a kind; counts of those that worked and were refused; `seconds` are of the CPU."
+def test_of(kind: str, inputs: int, seen: Counter, seconds: float = 5) -> Callable[[], None]:
+    "A test of that many inputs of a kind, which counts those that worked and were refused; `seconds` are of the CPU."
     function, strategies = KINDS[kind]
-    seen: Counter = Counter()
 
     @settings(max_examples=inputs, deadline=None, database=None, derandomize=inputs < 1000, phases=[Phase.generate],
               suppress_health_check=list(HealthCheck))
@@ -175,7 +218,12 @@ def fuzz(kind: str, inputs: int, seconds: float = 5) -> Counter:
             what = "refused"
         assert time.process_time() - start < seconds, args
         seen[what] += 1
-    one()
+    return one
+
+
+def fuzz(kind: str, inputs: int, seconds: float = 5) -> Counter:
+    "Try that many inputs of a kind; counts of those that worked and were refused."
+    test_of(kind, inputs, seen := Counter(), seconds)()
     return seen
 
 

@@ -66,7 +66,7 @@ class ImageFolder:
         if _LEAVES.search(name):
             raise DataError(f"{where}: file name {name!r} leaves the image folder. "
                             f"Write names relative to {self.root}, without '..'.")
-        if (self.root / name).is_file(): return name
+        if os.path.isfile(self.root / name): return name
         alike = self._by_last_part.get(name.rpartition("/")[2], [])
         if len(alike) == 1: return alike[0]
         if alike:

@@ -94,7 +94,7 @@ def picture_path(data: CocoData, record: dict) -> Path:
     "Path of an image record's file; DataError when a symbolic link leads out of the image folder."
     path, root = data.image_root/record["file_name"], os.path.join(_real(str(data.image_root)), "")
     folder = _real(str(path.parent))
-    target = os.path.realpath(path) if path.is_symlink() else os.path.join(folder, path.name)
+    target = os.path.realpath(path) if os.path.islink(path) else os.path.join(folder, path.name)
     if target.startswith(root): return path
     raise DataError(f"{path}: image {record['id']} of {data.path} is a link that leaves the image "
                     "folder. Copy the picture into the folder.")

@@ -33,6 +33,8 @@ def read_xml(path: Path) -> Element:
     except expat.ExpatError as e:
         place = str(e).partition(": ")[2]
         raise DataError(f"{path}: broken XML at {place}. Export it again.") from None
+    except LookupError as e:
+        raise DataError(f"{path}: {e}. Export it again, in UTF-8.") from None
     except OSError as e:
         raise DataError(f"{path}: cannot be read: {e.strerror}. Give the XML file.") from None
     return tree.close()

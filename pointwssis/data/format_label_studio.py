@@ -4,7 +4,7 @@
 
 # %% ../../nbs/4_data/24_format_label_studio.ipynb #18d71d53
 from __future__ import annotations
-import re
+import os, re
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import numpy as np
 
 from ..core import DataError, read_json, write_json
-from .formats import AnnotatedImage, Annotation, AnnotationSet
+from .formats import AnnotatedImage, Annotation, AnnotationSet, numbers_of
 from .masks import MOST_PIXELS, decode, encode
 from ..registry import FORMATS
 
@@ -92,8 +92,8 @@ def _size(result: dict, where: str) -> tuple[int, int]:
 
 def _pixels(places: list, size: tuple[int, int], where: str) -> list[float]:
     "Percentages x, y as pixels, in one list."
-    if any(not isinstance(p, (list, tuple)) or [type(v) in (int, float) for v in p] != [True, True]
-           for p in places):
+    places = [numbers_of(list(p)) or [] if isinstance(p, (list, tuple)) else [] for p in places]
+    if any(len(p) != 2 for p in places):
         raise DataError(f"{where}: its coordinates are not numbers. Export the project again.")
     outside = next((v for p in places for v in p if not 0 <= v <= 100), None)
     if outside is not None:
@@ -105,6 +105,8 @@ def _annotation(result: dict, size: tuple[int, int], record: str, where: str) ->
     "A keypoint, polygon or brush mask."
     value = result["value"]
     labels = next((value[key] for key in _LABELS if value.get(key)), [])
+    if not isinstance(labels, list) or not all(isinstance(v, str) for v in labels):
+        raise DataError(f"{where}: its classes are no list of names. Export the project again.")
     if len(labels) != 1:
         raise DataError(f"{where}: has {len(labels)} classes. Give it one in Label Studio.")
     if "rle" in value:
@@ -135,7 +137,7 @@ def _name(task: dict, root: Path | None, where: str) -> str:
                         "(not JSON-MIN).")
     if "d=" in parts.query or not (parts.scheme or name.startswith("/")): return name
     last = name.rpartition("/")[2]
-    own = root is not None and (root / last).is_file()
+    own = root is not None and os.path.isfile(root / last)
     return last if own else re.sub(r"^[0-9a-f]{8}-", "", last)
 
 def _submitted(task: dict, where: str) -> dict | None:

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from ..core import DataError, read_json, write_json
-from .formats import AnnotatedImage, Annotation, AnnotationSet
+from .formats import AnnotatedImage, Annotation, AnnotationSet, numbers_of
 from .masks import box_of, decode, encode
 from ..registry import FORMATS
 
@@ -26,11 +26,10 @@ __all__ = []
 def _corners(shape: dict, where: str) -> list[float]:
     "x, y, x, y, ... of a shape."
     points = shape.get("points")
-    if not isinstance(points, list) or any(not isinstance(p, list)
-                                           or [type(v) in (int, float) for v in p] != [True, True]
-                                           for p in points):
+    found = [numbers_of(p) or [] for p in points] if isinstance(points, list) else [[]]
+    if any(len(p) != 2 for p in found):
         raise DataError(f"{where}: 'points' is not a list of [x, y]. Draw the shape again.")
-    return [float(v) for p in points for v in p]
+    return [v for p in found for v in p]
 
 def _png_mask(shape: dict, size: tuple[int, int], where: str) -> np.ndarray:   # (H, W) bool
     "The pixels of a mask shape."

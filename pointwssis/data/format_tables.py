@@ -12,7 +12,7 @@ from typing import Any
 from . import coco
 from ..core import DataError, atomic_path, nearest
 from .annotation_checks import checked
-from .formats import AnnotatedImage, Annotation, AnnotationSet
+from .formats import AnnotatedImage, Annotation, AnnotationSet, numbers_of
 from ..registry import FORMATS
 
 # %% auto #0
@@ -84,11 +84,9 @@ class Csv:
 def _keypoint(values: Any, where: str) -> tuple[float, float] | None:
     "The one labelled keypoint, if there are keypoints."
     if values is None: return None
-    numbers = (isinstance(values, list) and not len(values) % 3
-               and {type(v) for v in values} <= {int, float})
-    if not numbers:
+    if (numbers := numbers_of(values)) is None or len(numbers) % 3:
         raise DataError(f"{where}: 'keypoints' is not a list [x, y, visible, ...]. Mend it.")
-    shown = [(float(x), float(y)) for x, y, visible in zip(*[iter(values)] * 3) if visible > 0]
+    shown = [(x, y) for x, y, visible in zip(*[iter(numbers)] * 3) if visible > 0]
     if len(shown) == 1: return shown[0]
     raise DataError(f"{where}: has {len(shown)} labelled keypoints, a click is one. "
                     "Keep one, or write \"point\": [x, y].")
@@ -96,10 +94,10 @@ def _keypoint(values: Any, where: str) -> tuple[float, float] | None:
 def _point(a: dict, where: str) -> tuple[float, float] | None:
     "The click of a COCO annotation."
     if "point" not in a: return _keypoint(a.get("keypoints"), where)
-    point = a["point"]
-    if isinstance(point, list) and [type(v) in (int, float) for v in point] == [True, True]:
-        return tuple(map(float, point))
-    raise DataError(f"{where}: 'point' is {point!r}. Write [x, y] in pixels of the image.")
+    point = numbers_of(a["point"]) or ()
+    if len(point) == 2: return tuple(point)
+    raise DataError(f"{where}: 'point' is {str(a['point'])[:40]}. "
+                    "Write [x, y] in pixels of the image.")
 
 def _object(a: dict, names: dict[int, str], path: Path) -> Annotation:
     "A COCO annotation."

@@ -6,6 +6,7 @@
 from __future__ import annotations
 import re
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Protocol
 
@@ -55,6 +56,15 @@ class AnnotationFormat(Protocol):
         "Write labels for correction in the tool; formats without this method are only read."
 
 # %% ../../nbs/4_data/20_formats.ipynb #54620943
+def numbers_of(
+    values: object,     # as JSON gives it
+) -> list[float] | None:
+    "The numbers of a list as floats; None where it is no list, or one is no finite number."
+    if not isinstance(values, list) or any(type(v) not in (int, float) for v in values): return None
+    try: found = [float(v) for v in values]
+    except OverflowError: return None
+    return found if all(map(isfinite, found)) else None
+
 def find_format(name: str) -> AnnotationFormat:
     "The format of that name; case, hyphens and underscores do not matter."
     def plain(text: str) -> str: return re.sub("[-_ ]", "", text).lower()

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/4_data/02_image_files.ipynb #e82b0665
 from __future__ import annotations
-import struct, warnings
+import os, struct, warnings
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +60,7 @@ def _fault(path: Path, error: Exception) -> str:
                 "Cut it into tiles, or shrink it together with its annotations.")
     if isinstance(error, FileNotFoundError):
         return "is missing. Check the data root or fetch the file."
-    if path.is_file() and not path.stat().st_size:
+    if os.path.isfile(path) and not path.stat().st_size:
         return "cannot be read: it is empty (0 bytes). Fetch the file again."
     if isinstance(error, UnidentifiedImageError):
         return "cannot be read as an image. Is it complete, and a JPEG, PNG, TIFF or WebP?"

@@ -4,6 +4,7 @@
 
 # %% ../../nbs/1_method/06_split_stage.ipynb #5d1a0c04
 from __future__ import annotations
+import os
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ __all__ = ['split']
 def check_images(data: CocoData) -> None:
     "DataError for the first image that is missing or outside the image folder."
     for record in data.images.values():
-        if (path := coco.picture_path(data, record)).is_file(): continue
+        if os.path.isfile(path := coco.picture_path(data, record)): continue
         cure = "Check the data root or fetch the file."
         raise DataError(f"{path}: image {record['id']} of {data.path} is missing. {cure}")
 

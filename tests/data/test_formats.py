@@ -1,5 +1,6 @@
 "Annotation formats: samples of every tool are read alike, labels go out and come back, and a fault is one line with file, record and cure."
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -199,6 +200,7 @@ FAULTS = {
     "label studio, a box": ("label_studio", edit("label_studio.json", '"width": 0.5', '"width": 3, "height": 3'), "task 11, result bbb: 'keypointlabels' is neither a click nor an outline"),
     "label studio, broken brush": ("label_studio", edit("label_studio.json", '"rle": [0, ', '"rle": [1, '), "task 12, result ddd: its brush mask is broken. Export"),
     "label studio, two classes": ("label_studio", edit("label_studio.json", '["cat"]', '["cat", "dog"]'), "task 11, result aaa: has 2 classes. Give it one"),
+    "label studio, a class without a name": ("label_studio", edit("label_studio.json", '["cat"]', "[3]"), "task 11, result aaa: its classes are no list of names. Export"),
     "label studio, not tasks": ("label_studio", lambda w: (w / "label_studio.json").write_text("{}"), "is no list of tasks. Export the project as JSON"),
     "labelme, a box": ("labelme", edit("labelme/cat.json", '"polygon"', '"rectangle"'), "cat.json: shape 1 is a rectangle, neither a click nor an outline. Draw"),
     "labelme, climbing": ("labelme", edit("labelme/two.json", '"two.png"', '"../../../secret.png"'), "labelme: two.json: no image 'secret.png' in"),
@@ -298,3 +300,23 @@ def test_a_new_format_is_one_class(work):
 def test_the_formats_are_found_by_themselves():
     assert set(FORMATS) == {"coco", "csv", "cvat", "label_images", "label_studio", "labelme", "masks", "voc"}
     assert all(FORMATS[name].__doc__ for name in FORMATS)
+
+
+HUGE = "9" * 400
+
+
+@pytest.mark.parametrize("tool, file, old, new, said", [
+    ("labelme", "labelme/cat.json", "[10, 5]", f"[{HUGE}, 5]", "'points' is not a list of"),
+    ("coco", "coco.json", "30.5", HUGE, "is not a list|Write .x, y."),
+    ("label_studio", "label_studio.json", None, HUGE, "not numbers|no percentage"),
+    ("cvat", "cvat.xml", "utf-8", "tf-8", "unknown encoding: tf-8. Export it again, in UTF-8"),
+    ("csv", "clicks.csv", "cat.png", f"{HUGE}.png", "no image '9+.png'"),
+])
+def test_numbers_and_names_without_measure_are_one_line(work, tool, file, old, new, said):
+    "JSON allows integers that no float holds, a file system no name of 400 letters."
+    text = (work / file).read_text()
+    if old is None: old = re.search(r'"x": ([\d.]+)', text)[1]
+    assert old in text
+    (work / file).write_text(text.replace(old, new, 1))
+    with pytest.raises(DataError, match=said) as caught: read_annotations(tool, work / SOURCES.get(tool, file), work / "photos")
+    assert "\n" not in str(caught.value)
