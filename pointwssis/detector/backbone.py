@@ -167,14 +167,20 @@ def load_body(
     body.load_state_dict({k: state[k].to(own[k].dtype) if k in wanted else own[k] for k in own})
 
 # %% ../../nbs/2_detector/01_backbone.ipynb #7b0dc806
+def _frozen_norm(norm: nn.BatchNorm2d) -> nn.Module:
+    "The frozen form of one batch norm; timm's holds the activation too, and keeps it."
+    if hasattr(norm, "act"):
+        from timm.layers import freeze_batch_norm_2d   # slow to import
+        return freeze_batch_norm_2d(norm)
+    frozen = FrozenBatchNorm2d(norm.num_features, eps=norm.eps)
+    frozen.load_state_dict({k: v for k, v in norm.state_dict().items()
+                            if k != "num_batches_tracked"})
+    return frozen
+
 def freeze_norm(module: nn.Module) -> nn.Module:
     "Replace every batch norm in `module` by its frozen form with the same statistics."
     for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            frozen = FrozenBatchNorm2d(child.num_features, eps=child.eps)
-            frozen.load_state_dict({k: v for k, v in child.state_dict().items()
-                                    if k != "num_batches_tracked"})
-            setattr(module, name, frozen)
+        if isinstance(child, nn.BatchNorm2d): setattr(module, name, _frozen_norm(child))
         else: freeze_norm(child)
     return module
 

