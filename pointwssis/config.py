@@ -175,6 +175,14 @@ def neutral_keys(
     return {above + stored_name(f) for f in fields(part) if f.metadata.get("neutral")}.union(*inner)
 
 # %% ../nbs/9_core/04_config.ipynb #ea7fc305
+def name_after(
+    folder: Path,
+    kind: str,     # before the name of a preset, and for a folder whose name has no letter
+) -> str:          # of a folder of results
+    "The name of a run on the data of a folder."
+    name = re.sub(r"[^\w-]+", "_", folder.resolve().name).strip("_-")[:90]
+    return f"{kind}_{name}" if name in DATASETS else name or kind
+
 def run_name(
     cfg: Config,
 ) -> str:          # of a folder
@@ -183,8 +191,7 @@ def run_name(
         raise ConfigError(f"name '{cfg.name}' is that of a preset, with its own published numbers. "
                           "Pass another as --name.")
     if cfg.name or cfg.dataset != "custom" or not cfg.data.root: return cfg.name or cfg.dataset
-    folder = re.sub(r"[^\w-]+", "_", Path(cfg.data.root).resolve().name).strip("_-")[:90]
-    return f"custom_{folder}" if folder in DATASETS else folder or "custom"
+    return name_after(Path(cfg.data.root), "custom")
 
 # %% ../nbs/9_core/04_config.ipynb #02c7a4b2
 def _frozen(net: SOLOv2Config) -> str:

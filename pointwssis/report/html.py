@@ -179,7 +179,7 @@ def _sections(runs: Path, figures: Path, known: dict[str, dict]) -> list[dict[st
     return made
 
 @cache
-def _templates() -> Environment:
+def templates() -> Environment:
     made = Environment(
         loader=FileSystemLoader(PACKAGE), autoescape=select_autoescape(["html"]), trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined)
@@ -201,7 +201,7 @@ def page_texts(
     sections = _sections(Path(runs), figures, known)
     shown = dict(title=TITLE, sections=sections, facts=[*known.values()], source=source,
                  files=files)
-    return {figures / f"report.{kind}": _templates().get_template(f"page.{kind}").render(shown)
+    return {figures / f"report.{kind}": templates().get_template(f"page.{kind}").render(shown)
             for kind in ("html", "md")}
 
 def write_page(

@@ -10,27 +10,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader
+from faster_coco_eval import mask as rle_api
 from matplotlib.figure import Figure
 
-import pointwssis
 from ..config import Config, run_name
 from ..core import atomic_path, read_json
-from ..data.coco import CocoData, decode, save
+from ..data.coco import CocoData, decode, encode, save
 from ..data.show import curves, show_grid
 from ..method.gallery import known, open_artifact, open_val
 from .bootstrap import drawn_score, paired_difference
+from .html import templates
 from .matches import read_matches
+from .tables import one_decimal
 
 # %% auto #0
 __all__ = []
 
 # %% ../../nbs/7_report/19_own_page.ipynb #c183a453
-def doubtful_images(
+def mean_scores(
     weak: CocoData,     # clicked images
     pseudo: CocoData,   # with their pseudo labels
 ) -> list[tuple[int, float]]:   # image id and mean score of its clicks, lowest first
-    "Clicked images, the most doubtful first."
+    "Clicked images by the mean score of their pseudo labels."
     scores = {a["point_id"]: a["score"] for i in weak.ids for a in pseudo.annotations[i]
               if "point_id" in a}
     mean = {i: float(np.mean([scores.get(a["id"], 0.) for a in weak.annotations[i]]))
@@ -44,9 +45,10 @@ def undecided(
     return float(sum(1 - abs(2 * s - 1) for s in scores))
 
 # %% ../../nbs/7_report/19_own_page.ipynb #4ef374c8
-def _overlap(truth: np.ndarray, found: list[np.ndarray]) -> float:
-    "IoU of a mask with the most similar one."
-    return max((float((truth & m).sum() / max(1, (truth | m).sum())) for m in found), default=0.)
+def _best_iou(val: CocoData, a: dict, found: list[dict]) -> float:
+    "IoU of an object with the most similar result of its class."
+    same = [r["segmentation"] for r in found if r["category_id"] == a["category_id"]]
+    return float(rle_api.iou(same, [encode(val.mask(a))], [0]).max()) if same else 0.
 
 def worst_images(
     val: CocoData,
@@ -59,10 +61,7 @@ def worst_images(
         if r["score"] >= score: found[r["image_id"]].append(r)
     rows = []
     for i in val.ids:
-        size = val.images[i]["height"], val.images[i]["width"]
-        truths = [(a["category_id"], val.mask(a)) for a in val.annotations[i] if not a["iscrowd"]]
-        masks = [(r["category_id"], decode(r["segmentation"], *size)) for r in found[i]]
-        ious = [_overlap(m, [other for k, other in masks if k == kind]) for kind, m in truths]
+        ious = [_best_iou(val, a, found[i]) for a in val.annotations[i] if not a["iscrowd"]]
         if ious: rows.append((i, float(np.mean(ious)), found[i]))
     return sorted(rows, key=lambda row: row[1])
 
@@ -77,7 +76,7 @@ def _worst_figure(val: CocoData, rows: list[tuple[int, float, list[dict]]]) -> F
     return show_grid(items, columns=max(1, len(rows)), size=2.5)
 
 def _pseudo_figure(weak: CocoData, refined: CocoData, rows: list[tuple[int, float]]) -> Figure:
-    "Clicks above pseudo labels of the most doubtful images."
+    "Clicks above pseudo labels of images with the lowest scores."
     items = ([known(weak, i, "clicks") for i, _ in rows]
              + [known(refined, i, f"mean score {score:.2f}") for i, score in rows])
     return show_grid(items, columns=max(1, len(rows)), size=2.5)
@@ -86,9 +85,6 @@ def _pseudo_figure(weak: CocoData, refined: CocoData, rows: list[tuple[int, floa
 _NETWORKS = {"teacher": "teacher, outlines alone",
              "student_sw_refined": "student, outlines and clicks"}
 
-def _number(value: float | None) -> str:
-    return "—" if value is None or not np.isfinite(value) else f"{value:.1f}"
-
 def _scores(run: Path, metrics: dict[str, Any]) -> tuple[list[dict], str]:
     "Rows of the networks, and a sentence on their difference."
     record, rows, samples = read_matches(run / "evaluate/matches.json")["val"], [], {}
@@ -96,9 +92,9 @@ def _scores(run: Path, metrics: dict[str, Any]) -> tuple[list[dict], str]:
         samples[name] = drawn_score(record, name)
         low, high = np.nanpercentile(samples[name].drawn()[1:], (2.5, 97.5))
         detail = metrics["models"][name]
-        rows.append({"name": label, "ap": _number(detail["ap_percent"]),
-                     "ap50": _number(detail["ap50_percent"]),
-                     "interval": f"[{_number(low)}, {_number(high)}]"})
+        rows.append({"name": label, "ap": one_decimal(detail["ap_percent"]),
+                     "ap50": one_decimal(detail["ap50_percent"]),
+                     "interval": f"[{one_decimal(low)}, {one_decimal(high)}]"})
     gain = paired_difference([samples["student_sw_refined"]], [samples["teacher"]])
     if gain is None:
         return rows, "The images to judge by are too few for an interval of the difference."
@@ -114,7 +110,7 @@ def _by_class(weak: CocoData, refined: CocoData, metrics: dict[str, Any]) -> lis
     ap = {short: metrics["models"][name]["per_class"]
           for short, name in (("teacher", "teacher"), ("student", "student_sw_refined"))}
     return [{"name": name, "clicks": clicks[name], "missing": missing[name],
-             **{k: _number(of.get(name)) for k, of in ap.items()}} for name in names]
+             **{k: one_decimal(of.get(name)) for k, of in ap.items()}} for name in names]
 
 # %% ../../nbs/7_report/19_own_page.ipynb #8d1142dc
 def _png(figure: Figure) -> str:
@@ -124,7 +120,7 @@ def _png(figure: Figure) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 def _pictures(cfg: Config, run: Path, weak: CocoData, refined: CocoData, val: CocoData,
-              doubts: list[tuple[int, float]]) -> list[dict]:
+              scores: list[tuple[int, float]]) -> list[dict]:
     "Titles, sentences and pictures."
     worst = worst_images(val,
                          read_json(run / "evaluate/artifacts/results_student_sw_refined.json"))[:4]
@@ -134,19 +130,19 @@ def _pictures(cfg: Config, run: Path, weak: CocoData, refined: CocoData, val: Co
     parts = [("The worst predictions", "Images to judge by whose objects the student finds least "
                                        "well: outlines above, predictions with a score of at "
                                        "least 0.3 below.", _worst_figure(val, worst))]
-    if doubts:
-        parts.append(("The most doubtful pseudo labels",
-                      "Clicked images whose masks the teacher was least sure of.",
-                      _pseudo_figure(weak, refined, doubts[:4])))
+    if scores:
+        parts.append(("Pseudo labels with the lowest scores",
+                      "Clicked images whose masks have the lowest mean score of the teacher.",
+                      _pseudo_figure(weak, refined, scores[:4])))
     return [{"title": title, "text": text, "png": _png(figure)}
             for title, text, figure in [*parts,
                                         ("Training", "The loss of each network.", curves(history))]]
 
-def _next(weak: CocoData, doubts: list[tuple[int, float]],
+def _next(weak: CocoData, scores: list[tuple[int, float]],
           unseen: list[tuple[str, float]]) -> list[dict]:
     "Images to annotate, the most useful first."
     outline = [{"file": weak.images[i]["file_name"], "do": "outline",
-                "why": f"its clicks have a mean score of {score:.2f}"} for i, score in doubts]
+                "why": f"its clicks have a mean score of {score:.2f}"} for i, score in scores]
     return (outline
             + [{"file": name, "do": "click", "why": "the student is undecided about "
                                                     f"{count:.1f} objects"}
@@ -174,18 +170,17 @@ def write_own_page(
     weak, refined, val = (open_artifact(cfg, split, split, "_w.json"),
                           open_artifact(cfg, split, run / "pseudo/artifacts", "_sw_refined.json"),
                           open_val(cfg, split))
-    strong, metrics, doubts = (open_artifact(cfg, split, split, "_s.json"),
+    strong, metrics, scores = (open_artifact(cfg, split, split, "_s.json"),
                                read_json(run / "evaluate/metrics.json"),
-                               doubtful_images(weak, refined))
+                               mean_scores(weak, refined))
     write_labels(refined, weak, out / "pseudo_labels.json")
-    todo, weights = _next(weak, doubts, unseen), run / "student_refined/artifacts/last.safetensors"
+    todo, weights = _next(weak, scores, unseen), run / "student_refined/artifacts/last.safetensors"
     with atomic_path(out / "next.csv") as temporary, open(temporary, "w", newline="",
                                                           encoding="utf-8") as file:
         csv.writer(file).writerows([("file", "do", "why"),
                                     *((row["file"], row["do"], row["why"]) for row in todo)])
     networks, difference = _scores(run, metrics)
-    page = Environment(loader=FileSystemLoader(Path(pointwssis.__file__).parent),
-                       autoescape=True).get_template("own_page.html").render(
+    page = templates().get_template("own_page.html").render(
         name=run_name(cfg), strong=len(strong.ids), outlines=strong.num_annotations,
         weak=len(weak.ids), clicks=weak.num_annotations, judged=len(val.ids),
         networks=networks, difference=difference, classes=_by_class(weak, refined, metrics),
@@ -195,7 +190,7 @@ def write_own_page(
         correct=f"pointwssis convert coco {out / 'pseudo_labels.json'} correct.xml --to "
                 "cvat\npointwssis convert cvat corrected.xml outlines.json --images "
                 f"{os.path.relpath(val.image_root.resolve())}",
-        pictures=_pictures(cfg, run, weak, refined, val, doubts),
+        pictures=_pictures(cfg, run, weak, refined, val, scores),
         next=[*todo[:8], *(row for row in todo[8:] if row["do"] == "click")][:16])
     with atomic_path(out / "index.html") as temporary: temporary.write_text(page, encoding="utf-8")
     return out / "index.html"

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/7_report/06_tables.ipynb #a2b6a3e6
 from __future__ import annotations
-import csv, io, json, re
+import csv, io, json, math, re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -69,6 +69,10 @@ def _links(of: Sequence[str], root: str) -> list[Span]:
     named = [(folder.split("/")[2].removeprefix("s"), quote(f"{root}/{folder}/notebook.ipynb"))
              for folder in folders]
     return [part for name, link in named for part in (Span(", "), Span(name, link=link))][1:]
+
+def one_decimal(value: float | None, unit: str = "") -> str:
+    "A number for people; a dash where there is none."
+    return "—" if value is None or not math.isfinite(value) else f"{value:.1f}{unit}"
 
 def _spread(sd: float | None) -> str: return "" if sd is None else f" ± {sd:.1f}"
 

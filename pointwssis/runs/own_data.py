@@ -4,18 +4,17 @@
 
 # %% ../../nbs/6_runs/15_own_data.ipynb #88d53e18
 from __future__ import annotations
-import os, re
+import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..core import ConfigError, DataError, read_json, rng
+from ..core import DataError, read_json, rng
 from ..data.annotation_checks import ImageFolder
 from ..data.coco import CategoryTable, CocoData, save
 from ..data.convert import read_annotations
-from ..registry import DATASETS
 
 # %% auto #0
 __all__ = []
@@ -163,11 +162,6 @@ def _check_apart(strong: CocoData, weak: CocoData, judged: CocoData) -> None:
                         "Judge by other images.")
 
 # %% ../../nbs/6_runs/15_own_data.ipynb #b09d66f9
-def name_for(images: Path) -> str:
-    "A run's name after the image folder."
-    name = re.sub(r"[^\w-]+", "_", images.resolve().name).strip("_-")[:90] or "own"
-    return f"own_{name}" if name in DATASETS else name
-
 def share_name(own: OwnSet) -> str:
     "The name of the split: outlined images among all, in percent."
     return f"{100 * len(own.strong.ids) / (len(own.strong.ids) + len(own.weak.ids)):.3g}p"

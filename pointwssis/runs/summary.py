@@ -10,6 +10,7 @@ from typing import Any
 from ..config import NETWORKS
 from ..core import read_json
 from ..report.results import figures_beside, share_of
+from ..report.tables import one_decimal
 
 # %% auto #0
 __all__ = ['summary']
@@ -20,17 +21,15 @@ LABELS = {"pseudo masks, teacher's": ("pseudo_sw_miou_percent", "points_without_
           "pseudo masks, refined": ("pseudo_sw_refined_miou_percent", "points_without_mask")}
 
 def _read(path: Path) -> dict[str, Any]: return read_json(path) if path.is_file() else {}
-def _number(value: float | None, unit: str = "") -> str:
-    return "—" if value is None else f"{value:.1f}{unit}"
 
 def _rows(scores: dict[str, Any], labels: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     "Name, AP, mIoU and matched clicks of every result of a run."
     points = labels.get("points")
     def matched(key: str) -> float | None:
         return 100 * (1 - labels[key] / points) if points and key in labels else None
-    return [*((net.title, _number(scores.get(f"{net.metric}_ap_percent")), "", "")
+    return [*((net.title, one_decimal(scores.get(f"{net.metric}_ap_percent")), "", "")
               for net in NETWORKS.values()),
-            *((name, "", _number(scores.get(miou)), _number(matched(missing), "%"))
+            *((name, "", one_decimal(scores.get(miou)), one_decimal(matched(missing), "%"))
               for name, (miou, missing) in LABELS.items())]
 
 # %% ../../nbs/6_runs/08_summary.ipynb #7ba2d838

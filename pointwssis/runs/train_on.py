@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from ..config import Config
+from ..config import Config, name_after
 from ..core import CheckpointError, DataError, pick_device, read_json
 from ..data.annotation_checks import ImageFolder
 from ..data.coco import CocoData
 from ..report.own_page import undecided, write_own_page
 from ..report.results import RUNS
-from .own_data import OwnSet, gather, name_for, prepare, share_name
+from .own_data import OwnSet, gather, prepare, share_name
 from .runner import reproduce
 from .settings import SIZES, Facts, Setting, facts_of, facts_of_folder, suggested
 from .settings import table_of
@@ -144,10 +144,10 @@ def train_on(
     settings, notes = _settings(facts_of(own.strong, own.weak), size,
                                 overrides.get("device", "auto"))
     for note in notes: say(note)
-    data = Path(runs) / (name or name_for(images)) / "data"
+    name = name or name_after(images, "own")
+    data = Path(runs) / name / "data"
     params = {"dataset": "custom", "split": share_name(own), "seed": seed, "data_root": str(data),
-              "overrides": {**plain_values(settings), "name": name or name_for(images),
-                            **overrides}}
+              "overrides": {**plain_values(settings), "name": name, **overrides}}
     table = table_of(settings, overrides)
     say(table)
     config_of(**params)   # a wrong option is said before anything is written
