@@ -734,6 +734,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
                                                                                               'pointwssis/detector/backbone.py'),
                                               'pointwssis.detector.backbone._blocks': ( '2_detector/backbone.html#_blocks',
                                                                                         'pointwssis/detector/backbone.py'),
+                                              'pointwssis.detector.backbone._early': ( '2_detector/backbone.html#_early',
+                                                                                       'pointwssis/detector/backbone.py'),
                                               'pointwssis.detector.backbone._frozen_norm': ( '2_detector/backbone.html#_frozen_norm',
                                                                                              'pointwssis/detector/backbone.py'),
                                               'pointwssis.detector.backbone._msra': ( '2_detector/backbone.html#_msra',

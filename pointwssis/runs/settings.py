@@ -121,29 +121,35 @@ class Size:
     lr: float
     steps: tuple[int, int]   # of the student: least and most
     crop: int                # of the refiner, pixels
+    middle: tuple[int, int]  # pixels of the middle object at the input: least and most
 
 _NARROW = {"fpn_channels": 64, "instance_channels": 64, "instance_convs": 2, "mask_channels": 32,
            "num_kernels": 32}
-SIZES = {"small": Size("timm:efficientnet_lite0", _NARROW, 384, 1e-3, (500, 1500), 96),
-         "base": Size("torchvision:resnet50", {}, 800, 1e-4, (3000, 20_000), 256),
-         "large": Size("torchvision:resnet101", {}, 1333, 1e-4, (5000, 40_000), 256)}
+SIZES = {"small": Size("timm:efficientnet_lite0", _NARROW, 384, 1e-3, (500, 1500), 96,
+                      (20, 96)),
+         "base": Size("torchvision:resnet50", {}, 800, 1e-4, (3000, 20_000), 256,
+                     (24, 256)),
+         "large": Size("torchvision:resnet101", {}, 1333, 1e-4, (5000, 40_000), 256,
+                      (24, 256))}
 _HALF = {"channel_order": "rgb", "pixel_mean": (127.5,) * 3, "pixel_std": (127.5,) * 3}
 _IMAGENET = {"channel_order": "rgb", "pixel_mean": IMAGENET_MEAN, "pixel_std": IMAGENET_STD}
 
-def _input_side(facts: Facts, most: int) -> tuple[int, str]:
+def _input_side(facts: Facts, size: Size) -> tuple[int, str]:
     "Long side at the input, and the reason."
     own, middle = float(np.median(facts.long_sides)), float(np.median(facts.sizes))
-    wanted = max(own, 24 / middle)
-    side = int(max(96, min(most, wanted)) // 32 * 32)
+    least, most = (pixels / middle for pixels in size.middle)
+    wanted = min(max(own, least), max(most, 96))
+    side = int(max(96, min(size.long_side, wanted)) // 32 * 32)
     why = (f"images have {own:.0f} pixels" if wanted == own
-           else f"so that the middle object has 24 pixels instead of {middle * own:.0f}")
-    return side, why + (f", at most {most} for this network" if wanted > most else "")
+           else f"so that the middle object has {middle * wanted:.0f} pixels "
+                f"instead of {middle * own:.0f}")
+    return side, why + (f", at most {size.long_side} for this network" if wanted > size.long_side
+                        else "")
 
 # %% ../../nbs/6_runs/16_settings.ipynb #2f922c6e
 def _network(size: Size, weights: str) -> list[Setting]:
     "Backbone, heads and normalisation of all three networks."
-    frozen = {"frozen_stages": 0 if size.backbone.startswith("timm") or not weights else 2,
-              "frozen_norm": bool(weights)}
+    frozen = {"frozen_stages": 2 if weights else 0, "frozen_norm": bool(weights)}
     why = f"ImageNet weights: {weights or 'none, so everything is trained'}"
     norm = _HALF if size.backbone == "timm:efficientnet_lite0" else _IMAGENET
     found = [Setting(f"{who}.{key}", value, why) for who in ("teacher", "student")
@@ -151,14 +157,14 @@ def _network(size: Size, weights: str) -> list[Setting]:
                                 **size.heads}.items()]
     if weights and size.lr > 5e-4:
         found += [Setting(f"{who}_train.backbone_lr_factor", .1,
-                          "ImageNet weights with frozen norm diverge at the heads' rate")
+                          "pretrained layers change less than new heads")
                   for who in ("teacher", "student")]
     return [*found, Setting("refiner.backbone", size.backbone, why),
             Setting("refiner.weights", weights, why)]
 
 def _sizes(facts: Facts, size: Size) -> list[Setting]:
     "Image size, levels and grids."
-    side, why = _input_side(facts, size.long_side)
+    side, why = _input_side(facts, size)
     bounds, finest = level_bounds(facts.sizes * side), _finest(facts.clicks, side)
     share = 100 * shared_cells(facts.clicks, finest)
     grids = tuple(max(6, round(finest * k)) for k in (1, 6 / 7, 4 / 7, 3 / 7, 2 / 7))
@@ -206,6 +212,7 @@ def suggested(
     facts: Facts,
     size: str = "small",    # small, base or large
     weights: str = "",      # of the backbone: "", "package", "imagenet" or a file
+    device: str = "cpu",    # a type of torch.device
 ) -> list[Setting]:
     "Options that suit a set, with their reasons."
     if size not in SIZES:
@@ -215,6 +222,10 @@ def suggested(
     small = [Setting(f"refiner.{key}", value, "a small refiner") for key, value in
              {"aspp_channels": 64, "decoder_channels": (96, 64, 48, 32),
               "sigma": 4.0}.items()] if size == "small" else []
+    if size == "small" and device == "cpu":
+        small += [Setting(f"{part}_train.precision", "fp32",
+                          "depthwise convolutions are slower in bf16 on a CPU")
+                  for part in ("teacher", "student", "refiner")]
     return [*_network(chosen, weights), *_sizes(facts, chosen), *_schedules(facts, chosen), *small,
             Setting("refiner.crop_size", chosen.crop, "of the crop around an object, pixels"),
             Setting("refiner.perturb_prob", .5, "few outlines, so examples are varied"),

@@ -61,9 +61,10 @@ MOST_UNSEEN = 60   # images in no file that the student looks at
 
 def _settings(facts: Facts, size: str, device: str) -> tuple[list[Setting], list[str]]:
     "Settings from the data and the device, and notes on them."
-    size = size or ("base" if pick_device(device).type == "cuda" else "small")
+    kind = pick_device(device).type
+    size = size or ("base" if kind == "cuda" else "small")
     weights, origin = start_weights(size) if size in SIZES else ("", "")
-    return suggested(facts, size, weights), [f"ImageNet weights: {origin}"]
+    return suggested(facts, size, weights, kind), [f"ImageNet weights: {origin}"]
 
 def plain_values(settings: list[Setting]) -> dict[str, Any]:
     "Values by key, as papermill can write them into a notebook."

