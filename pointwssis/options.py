@@ -36,8 +36,8 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 class SOLOv2Config:
     """One SOLOv2 network and its decoding, frozen. Defaults: the published ResNet-101 student.
 
-    scale_ranges: tuple[tuple[Index, Size], ...]
-    num_grids: tuple[Size, ...]
+    scale_ranges: sqrt(width * height) of the boxes of each level, half open, input pixels.
+    num_grids: S of each level; a level predicts S x S cells. Thresholds are probabilities 0 to 1.
     `SOLOv2` raises ConfigError for a backbone that does not exist.
     SOLOv2 (arXiv 2003.10152), section 3; PointWSSIS (arXiv 2303.15062), section 4.
 
@@ -51,8 +51,8 @@ class SOLOv2Config:
     weights: str = ""
     num_classes: Size = 80
     # sqrt(w * h) of the box, half open, input pixels
-    scale_ranges: tuple[tuple[int, int], ...] = STUDENT_RANGES
-    num_grids: tuple[int, ...] = STUDENT_GRIDS                  # cells a side, per level
+    scale_ranges: tuple[tuple[Index, Size], ...] = STUDENT_RANGES
+    num_grids: tuple[Size, ...] = STUDENT_GRIDS                 # cells a side, per level
     fpn_channels: Size = 256
     instance_channels: Size = 512
     instance_convs: Size = 4

@@ -111,7 +111,7 @@ def test_a_user_may_rely_on_few_names():
     "Names in `__all__` of all modules; a notebook keeps an internal name out with `exporti`."
     nodes = [node for path in (ROOT / "pointwssis").rglob("*.py") if not path.stem.startswith("_") for node in ast.parse(path.read_text(encoding="utf-8")).body]
     lists = [node.value.elts for node in nodes if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"]
-    assert sum(map(len, lists)) <= 147
+    assert sum(map(len, lists)) <= 146
 
 
 def modules() -> dict[str, ast.Module]:

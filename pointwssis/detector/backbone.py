@@ -55,7 +55,10 @@ def build_body(
     name: str,                # "msra_resnet50", "msra_resnet101", "torchvision:NAME" or "timm:NAME"
     pretrained: bool = False, # the library's own ImageNet weights (needs the network once)
 ) -> nn.Module:
-    "An ImageNet network by name, for (B, 3, H, W) images; ConfigError for an unknown name."
+    """An ImageNet network by name, for (B, 3, H, W) images.
+
+    Raises ConfigError for an unknown name, CheckpointError where weights cannot be fetched. The
+    paper's: `msra_resnet101` (PointWSSIS, section 4)."""
     library, _, model = name.partition(":")
     if name in MSRA: return _msra(name.removeprefix("msra_resnet"), pretrained)
     builders = {"torchvision": _torchvision, "timm": _timm}

@@ -24,7 +24,9 @@ def training_batch(
     cfg: SOLOv2Config,                   # of the network that is trained
     items: list[tuple[int, Sample]],     # of a `CocoDataset`
 ) -> dict:  # "images" (B, 3, H, W) uint8, "sizes" (B, 2) long, "targets", "image_ids"
-    "B images with their targets (SOLOv2, section 3), in host memory; sizes are in pixels."
+    """Batch of B images with their targets (SOLOv2, section 3), in host memory.
+
+    images: (B, 3, H, W) uint8, padded to multiples of 32; sizes: (B, 2) height, width in pixels."""
     batch = collate(items)
     height, width = batch["images"].shape[2:]
     targets = assign(cfg, batch["truth"], (height // 4, width // 4))

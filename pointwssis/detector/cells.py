@@ -18,7 +18,10 @@ __all__ = ['Outputs', 'point_cells']
 # %% ../../nbs/2_detector/03_cells.ipynb #6b433323
 @dataclass
 class Outputs:
-    "One forward pass of SOLOv2 over a batch of B images, L levels."
+    """Output of SOLOv2 for a batch of B images of H x W pixels, on L levels of S x S cells.
+
+    category_logits: L x (B, C, S, S); kernels: L x (B, D, S, S); mask_features: (B, D, H/4, W/4);
+    pyramid: p2 .. p6. SOLOv2 (arXiv 2003.10152), section 3."""
     category_logits: list[Tensor]  # L x (B, C, S, S)
     kernels: list[Tensor]          # L x (B, D, S, S)
     mask_features: Tensor          # (B, D, H / 4, W / 4)
@@ -76,5 +79,8 @@ def point_cells(
     cfg: SOLOv2Config,
     quirks: Quirks = FIXED,   # as `cells_at`
 ) -> Tensor:                  # (N, L) long, on the axis of `flatten_levels`
-    "Cell that contains each point, at each level (PointWSSIS, section 3.2)."
+    """Cell that contains each of N points, at each of L levels: (N, L) indices of all T cells.
+
+    xy: (N, 2) in input pixel indices, where the centre of the first pixel is 0. Points outside the
+    input get the nearest cell. PointWSSIS (arXiv 2303.15062), section 3.2."""
     return cell_index(cells_at(xy, padded, cfg, quirks)[:, :, None], cfg)[..., 0]

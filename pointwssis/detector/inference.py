@@ -24,7 +24,10 @@ __all__ = ['Instances', 'Candidates', 'Query']
 # %% ../../nbs/2_detector/08_inference.ipynb #4d1a01a6
 @dataclass
 class Instances:
-    "Instances of one image, best first."
+    """N instances of one image of H x W pixels, by descending score.
+
+    masks: (N, H, W) bool at original size; scores: (N,) 0..1; classes: (N,) 0-based; points: (N,)
+    index of the prompt's point, -1 without. SOLOv2 (arXiv 2003.10152), section 3."""
     masks: Tensor    # (N, H, W) bool, original size
     scores: Tensor   # (N,) float
     classes: Tensor  # (N,) long, 0-based
@@ -35,7 +38,10 @@ class Instances:
 # %% ../../nbs/2_detector/08_inference.ipynb #d6d29257
 @dataclass
 class Candidates:
-    "Cells of one image that may contain an object."
+    """P cells of one image that may contain an object.
+
+    kernels: (P, D); scores: (P,) 0..1; classes: (P,) 0-based; areas: (P,) pixels at stride 4;
+    strides: (P,) pixels; points: (P,) index of a point or -1. SOLOv2, section 3."""
     kernels: Tensor  # (P, D)
     scores: Tensor   # (P,) 0..1, class score times maskness
     classes: Tensor  # (P,) long
@@ -137,7 +143,10 @@ def to_instances(
 # %% ../../nbs/2_detector/08_inference.ipynb #c1400026
 @dataclass(frozen=True)
 class Query:
-    "Input of a prompt: the outputs of the network and the labels of one image."
+    """Input of a prompt: the outputs of the network and the labels of image b of the batch.
+
+    Points are in input pixel indices; `padded` is height and width of the input in pixels.
+    PointWSSIS (arXiv 2303.15062), section 3.2."""
     outputs: Outputs             # of the batch
     b: int                       # index of the image in the batch
     prompts: Prompts | None      # its labels, in input pixel indices

@@ -70,7 +70,9 @@ def matrix_nms(
     classes: Tensor,      # (N,)
     sigma: float = 2.0,
 ) -> Tensor:              # (N,) lowered scores
-    "Scores (N,) after Matrix NMS with a Gaussian decay (SOLOv2, section 3.4)."
+    """Scores (N,) after Matrix NMS with a Gaussian decay (SOLOv2, section 3.4).
+
+    masks: (N, h, w) bool, sorted by descending score. No mask is removed."""
     if not len(scores): return scores
     iou = _rivals(masks, classes)
     covered = iou.amax(0)[:, None]
@@ -82,7 +84,9 @@ def mask_nms(
     classes: Tensor,      # (N,)
     iou: float = 0.5,     # 0..1; above it, the mask of lower score goes
 ) -> Tensor:              # (N,) bool, True for masks that stay
-    "Masks that stay after greedy NMS within each class (PointWSSIS, section 3, for pseudo labels)."
+    """Masks (N,) bool that stay after greedy NMS within each class.
+
+    masks: (N, h, w) bool, sorted by descending score. For pseudo labels: PointWSSIS, section 3."""
     if not len(classes): return classes.bool()
     above = _rivals(masks, classes) > iou
     keep, last = ~above.any(0), None

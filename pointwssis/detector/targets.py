@@ -22,7 +22,10 @@ __all__ = ['Targets', 'assign']
 # %% ../../nbs/2_detector/05_targets.ipynb #6c40b94c
 @dataclass
 class Targets:
-    "Targets of a batch. P positives: (cell, object) pairs, ordered by level, image, object, cell."
+    """Targets of a batch of B images with T cells each and N objects in all.
+
+    classes: (B, T), C for background, -1 ignored; masks: (N, H/4, W/4). P positive (cell, object)
+    pairs, ordered by level, image, object, cell. SOLOv2 (arXiv 2003.10152), section 3."""
     classes: Tensor            # (B, T) long, C marks background, -1 ignored
     image: Tensor              # (P,) long
     cell: Tensor               # (P,) long, on the flat axis of `cells.flatten_levels`

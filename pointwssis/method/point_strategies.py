@@ -71,7 +71,10 @@ def point_of(
     strategy: str,             # a name in registry.POINTS
     rng: np.random.Generator,  # for `random`, `jittered` and `border`
 ) -> tuple[float, float]:      # x, y in pixels, 0 <= x < W and 0 <= y < H
-    "Point on a mask; DataError for an empty mask, ConfigError for an unknown strategy."
+    """Point x, y in pixels on a mask (H, W) bool; the centre of the first pixel is (0.5, 0.5).
+
+    Raises DataError for an empty mask, ConfigError for an unknown strategy. The paper's strategy is
+    `centroid` (PointWSSIS, section 3.1)."""
     place = POINTS[strategy]
     if not mask.any():
         raise DataError("the mask is empty, so it has no point. Remove the annotation.")
@@ -84,7 +87,10 @@ def weak_annotation(
     strategy: str,             # a name in registry.POINTS
     rng: np.random.Generator,
 ) -> dict[str, Any]:           # id, image_id, category_id, point, iscrowd 0, and nothing more
-    "Weak annotation of an object: its class and a point (PointWSSIS, section 3.1)."
+    """Weak annotation of an object: id, image, class and a point [x, y] in pixels of the image.
+
+    mask: (H, W) bool. Raises DataError, with the annotation's id, for an empty mask.
+    PointWSSIS (arXiv 2303.15062), section 3.1."""
     try: x, y = point_of(mask, strategy, rng)
     except DataError as e:
         place = f"annotation {annotation['id']} of image {annotation['image_id']}"

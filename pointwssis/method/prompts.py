@@ -108,8 +108,9 @@ def point_guided(
 ) -> Candidates:                  # N, in the order of the points; scores: maskness, 0..1
     """One candidate for each point: its cell at the level with the best maskness times class score.
 
-    PointWSSIS (arXiv 2303.15062), section 3.2: adaptive pyramid-level selection. Fewer than N
-    candidates only with the quirk `one_point_a_cell`."""
+    PointWSSIS (arXiv 2303.15062), section 3.2: adaptive pyramid-level selection. Points
+    are in input pixel indices, kernels (N, D). Fewer than N candidates only with the quirk
+    `one_point_a_cell`."""
     cells = point_cells(prompts.xy, padded, cfg, quirks)                                   # (N, L)
     if level >= 0: cells = cells[:, [level]]
     features = outputs.mask_features[b].float()             # (D, h, w)

@@ -30,7 +30,7 @@ __all__ = ['PseudoMask', 'refine_masks', 'without_duplicates', 'write_pseudo', '
 # %% ../../nbs/1_method/04_pseudo_labels.ipynb #2ede65d5
 @dataclass(frozen=True)
 class PseudoMask:
-    "A mask of the teacher or of the refiner for one point."
+    "A mask of the teacher or of the refiner for one point, at the original size of its image."
     point_id: int      # id of the weak annotation; -1 when the prompt gave no point
     image_id: int
     class_index: int   # 0-based
@@ -55,7 +55,10 @@ def rough_masks(
     known: Callable[[list[Point]], Any] = list,  # an image's points -> its prompts
     journal: Journal | None = None,              # of lists of PseudoMask, by image
 ) -> list[PseudoMask]:     # grouped by image; empty masks are left out
-    "Masks of the teacher for the points of the weak images (PointWSSIS, section 3.2)."
+    """Masks of the teacher for the points of the weak images (PointWSSIS, section 3.2).
+
+    Masks are at original size, scores 0..1; a point may have no mask, or several under a prompt
+    that allows them."""
     journal = Journal(kind=list[PseudoMask]) if journal is None else journal
     def work(ids: list[int]) -> list[list[PseudoMask]]:
         points = [points_of(weak, i) for i in ids]
@@ -126,7 +129,9 @@ def without_duplicates(
     masks: list[PseudoMask],  # grouped by image
     iou: float = 0.5,         # 0..1; above it, the mask of lower score goes
 ) -> list[PseudoMask]:
-    "Masks after greedy mask NMS within each image and class (PointWSSIS, section 3)."
+    """Masks after greedy mask NMS within each image and class (PointWSSIS, section 3).
+
+    Of two masks with an IoU above `iou` (0..1), the one with the higher score stays."""
     kept: list[PseudoMask] = []
     for _, group in groupby(sorted(masks, key=lambda m: (m.image_id, m.class_index, -m.score)),
                             key=lambda m: (m.image_id, m.class_index)):
@@ -150,7 +155,7 @@ def unmatched_points(
     weak: CocoData,
     masks: list[PseudoMask],
 ) -> list[dict]:           # weak annotations
-    "Points without a mask: it was empty, or another mask suppressed it."
+    "Weak annotations, points in pixels, whose mask is missing or empty."
     matched = {m.point_id for m in masks if rle_api.area(m.rle)}
     return [a for a in weak.records() if a["id"] not in matched]
 

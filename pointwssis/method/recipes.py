@@ -53,7 +53,9 @@ def compete(
 # %% ../../nbs/1_method/05_recipes.ipynb #c0a1000e
 @dataclass(frozen=True)
 class Recipe:
-    "A rule that makes labels of the masks of different points."
+    """Prompt and steps that make disjoint or deduplicated labels of the masks of all points.
+
+    The steps take and return lists of `PseudoMask`. `paper` is PointWSSIS, section 3."""
     prompt: str  # instead of "point"
     # on the teacher's masks, for the refiner
     before: Callable[[list[PseudoMask], CocoData], list[PseudoMask]]

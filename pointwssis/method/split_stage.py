@@ -51,7 +51,10 @@ def _halves(cfg: Config, truth: CocoData, out: Path) -> tuple[Path, Path]:
 
 # %% ../../nbs/1_method/06_split_stage.ipynb #5d1a0c09
 def split(cfg: Config, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
-    "Divide the training images: strong ones keep masks, weak ones one point for each object."
+    """Divide the training images: strong ones keep masks, weak ones one point for each object.
+
+    Writes both files into `out` and returns counts. Raises DataError for a missing image, a broken
+    mask or a half without objects, before any training. PointWSSIS, section 3.1."""
     draw = DATASETS[cfg.dataset].draw
     if draw and not cfg.data.root: draw(data_root(cfg, out))
     truth = open_truth(cfg, out)

@@ -88,7 +88,10 @@ def write_split(
     out_dir: str | Path,
     stem: str = STEM,
 ) -> tuple[Path, Path]:  # {stem}_{split}_s.json with masks, {stem}_{split}_w.json with points only
-    "Draw a split and write its strong and its weak file."
+    """Draw a split; write its strong file (masks) and its weak file (points, in pixels).
+
+    Raises ConfigError for a share outside 0..100 percent or an unknown strategy, DataError for a
+    file without images or a strong half without objects. PointWSSIS, section 3.1."""
     if not truth.ids:
         raise DataError(f"{truth.path}: has no image to divide into strong and weak. Check that "
                         f"this is the training file.")
@@ -154,7 +157,10 @@ def take_split(
     out_dir: str | Path,
     stem: str = STEM,
 ) -> tuple[Path, Path]:       # as `write_split`
-    "Copy a published split: masks of its strong half, points and classes of its weak half."
+    """Copy a published split: masks of its strong half, points (pixels) and classes of its weak half.
+
+    Raises DataError for missing files, an image in both halves, other classes, or a point without
+    an object in `truth`. PointWSSIS, section 3.1."""
     name = split_name(percent)
     strong, weak = (_half(Path(folder), name, letter, truth.image_root, need)
                     for letter, need in (("s", "masks"), ("w", "points")))
@@ -172,8 +178,13 @@ def take_split(
                          w=(records["w"], _under_true_ids(weak, truth)))
 
 # %% ../../nbs/1_method/02_splits.ipynb #b682b63f
-def add_weak(weak: Path, more: Path) -> None:
-    "Append the images of a set without masks to a weak file; boxes become points."
+def add_weak(
+    weak: Path,   # file of `write_split`; changed
+    more: Path,   # COCO file with boxes or points
+) -> None:
+    """Append the images of a set without masks to a weak file.
+
+    The centre of a box, in pixels, is its point. Raises DataError for an unknown class."""
     have, extra = read_json(weak), load(more, need="points")
     names = {c["name"]: c["id"] for c in have["categories"]}
     if unknown := set(extra.categories.names) - set(names):

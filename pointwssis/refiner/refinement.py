@@ -186,7 +186,7 @@ def refine(
     quirks: Quirks = FIXED,
     batch: int = 64,             # crops at once
 ) -> Tensor:                     # (N, H, W) bool
-    """Refined masks of one image (PointWSSIS, section 3.3).
+    """Refined masks (N, H, W) bool of one image (PointWSSIS, section 3.3).
 
     An empty rough mask, and one whose refined mask would be empty, stay as they are."""
     return refine_many(net, [(image, rough, points, classes)], quirks, batch)[0]
