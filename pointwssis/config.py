@@ -61,6 +61,8 @@ class Config:
     # of the run's folder; "" the preset's, or that of the user's data folder
     name: Annotated[str, Meta(pattern=r"^(\w[\w-]{0,99})?$")] = field(default="", metadata=NEUTRAL)
     device: str = field(default="auto", metadata=NEUTRAL)
+    # a whole run trains the comparisons, too: teacher_long, student_without_points
+    controls: bool = field(default=False, metadata=NEUTRAL | LATER)
     data: DataConfig = field(default_factory=DataConfig)
     teacher: SOLOv2Config = field(default_factory=lambda: SOLOv2Config(scale_ranges=TEACHER_RANGES,
                                                                        num_grids=TEACHER_GRIDS))
@@ -228,15 +230,20 @@ class Network(NamedTuple):
     part: str      # of Config: `teacher` or `student`, with its schedule beside it
     metric: str    # its name in metrics.json: {metric}_ap_percent
     title: str     # for people
+    control: bool = False   # a comparison, which no other stage builds on
 
 NETWORKS = {"teacher": Network("teacher", "teacher", "teacher"),   # by stage
             "student": Network("student", "student_sw", "student"),
             "student_refined": Network("student", "student_sw_refined",
                                        "student with refined masks"),
-            "supervised": Network("student", "supervised", "supervised")}
+            "supervised": Network("student", "supervised", "supervised"),
+            "teacher_long": Network("student", "teacher_long", "teacher, student's schedule", True),
+            "student_without_points": Network("student", "student_without_points",
+                                              "student without points", True)}
 TRAINED = {"refiner": "refiner_train"} | {stage: f"{net.part}_train"
                                           for stage, net in NETWORKS.items()}  # stage: its schedule
-ASKED = {"pseudo": "teacher_train", "evaluate": "student_train"}       # stages that only predict
+ASKED = {"pseudo": "teacher_train", "pseudo_without_points": "teacher_train",
+         "evaluate": "student_train"}       # stages that only predict
 
 def precision_of(
     stage: str,

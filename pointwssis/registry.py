@@ -204,5 +204,5 @@ RECIPES = Registry("recipe", "pointwssis.method.recipes")            # Recipe: s
 # a class with read and write; see data.formats
 FORMATS = Registry("format", "pointwssis.data.format_*")
 DATASETS = Registry("preset", "pointwssis.runs.presets")             # Preset: see runs.presets
-TABLES = Registry("table", "pointwssis.report.comparisons")          # Table
+TABLES = Registry("table", "pointwssis.report.comparisons*")         # Table
 FIGURES = Registry("figure", "pointwssis.report.figures_*")          # Figure

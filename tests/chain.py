@@ -5,12 +5,12 @@ from pointwssis.core import file_hash
 from pointwssis.data import coco
 from pointwssis.method import stages
 from pointwssis.method.gallery import open_artifact
-from pointwssis.runs.stage_graph import config_of
+from pointwssis.runs.stage_graph import STAGES, config_of
 
 TINY = {"teacher_train.steps": 6, "teacher_train.checkpoint_steps": (2, 4), "student_train.steps": 4, "refiner_train.steps": 3,
         "teacher_train.batch_size": 4, "student_train.batch_size": 4, "refiner_train.batch_size": 4}
 BLIND = ("teacher", "refiner", "pseudo", "student", "student_refined")     # stages that must not know the truth
-STUDENTS = {"student": {"labels": "sw"}, "student_refined": {"labels": "sw_refined"}}
+CONTROLS = ("teacher_long", "pseudo_without_points", "student_without_points")     # they must not either
 
 
 class Chain:
@@ -24,7 +24,7 @@ class Chain:
         for name in names:
             out = self.folder / name
             out.mkdir(parents=True)
-            self.metrics[name] = getattr(stages, name.removesuffix("_refined"))(self.cfg, self.inputs, out, **STUDENTS.get(name, {}))
+            self.metrics[name] = getattr(stages, STAGES[name].notebook or name)(self.cfg, self.inputs, out, **STAGES[name].fixed)
             self.inputs[name] = out
         return self
 
@@ -37,7 +37,7 @@ class Chain:
 
     def hashes(self) -> dict[str, str]:
         "What the blind stages have made: weights and annotation files."
-        paths = [path for name in BLIND for pattern in ("*.safetensors", "*.json") for path in self.inputs[name].glob(pattern)]
+        paths = [path for name in (*BLIND, *CONTROLS) for pattern in ("*.safetensors", "*.json") for path in self.inputs[name].glob(pattern)]
         return {str(path.relative_to(self.folder)): file_hash(path) for path in paths if path.name != "history.json"}
 
 

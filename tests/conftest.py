@@ -33,7 +33,7 @@ def stages(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(runner, "_machine", lambda *_: {"device": "CPU", "precision": ""})     # loads no torch
     monkeypatch.setattr(runner, "default_jobs", lambda *_: 1)
     for name in {stage.notebook or stage.name for stage in runner.STAGES.values()}:
-        labels = '\nlabels = "sw"' if name == "student" else ""
+        labels = {"student": '\nlabels = "sw"', "pseudo": "\npoints = True"}.get(name, "")
         notebook(tmp_path / "stages" / f"{name}.ipynb", writes(name), parameters=PARAMETERS + labels)
     return tmp_path / "stages"
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core import ConfigError, nearest
+from ..registry import POINTS
 
 _all_ = ["Ablation", "ABLATIONS"]
 
@@ -28,8 +29,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "refiner_image_mask": _inputs("image", "mask"),
     "refiner_image_point": _inputs("image", "point"),
     "refiner_mask_point": _inputs("mask", "point"),
-    **{f"points_{name}": {"point_strategy": name}
-       for name in ("deepest", "random", "jittered", "border")},
+    **{f"points_{name}": {"point_strategy": name} for name in POINTS if name != "centroid"},
     **{f"click_gain_{n}": {"refiner.click_gain": float(n)} for n in (3, 8)},
     "unanswered_background": {"unanswered": "background"},
     "published": {"behaviour": "published"},
@@ -49,40 +49,42 @@ def settings_of(
 @dataclass(frozen=True)
 class Ablation:
     "A table of the paper that varies one thing."
-    question: str
+    subject: str             # a noun phrase
     varied: str              # heading of the first column
     rows: dict[str, str]     # what the reader sees: variant
 
+CLICKS = {"centroid": "centre of mass", "deepest": "deepest inside", "random": "anywhere inside",
+          "jittered": "centre, missed by 10%", "border": "near the border"}   # others: their names
+
 ABLATIONS: dict[str, Ablation] = {
-    "weak_labels": Ablation("What is a point worth beside other weak labels?", "weak label", {
+    "weak_labels": Ablation("Weak labels: none, classes, points.", "weak label", {
         "none": "prompt_none", "classes of the image": "prompt_category", "point": "",
         "point and size (oracle)": "prompt_point_with_size"}),
-    "levels": Ablation("Which pyramid level should answer a point?", "level", {
+    "levels": Ablation("Pyramid level that a point's mask is decoded at.", "level", {
         **{f"always {i + 1} of 5": f"level_{i}" for i in range(5)}, "adaptive": "",
         "by true size (oracle)": "prompt_point_with_size"}),
-    "refiner_inputs": Ablation("What does the refiner have to see?", "inputs", {
+    "refiner_inputs": Ablation("Inputs of the refiner.", "inputs", {
         "image": "refiner_image", "rough mask": "refiner_mask", "point": "refiner_point",
         "image, rough mask": "refiner_image_mask",
         "image, point": "refiner_image_point", "rough mask, point": "refiner_mask_point",
         "all three": ""}),
-    "points": Ablation("Does it matter where an annotator clicks?", "click", {
-        "centre of mass": "", "deepest inside": "points_deepest",
-        "anywhere inside": "points_random", "centre, missed by 10%": "points_jittered",
-        "near the border": "points_border"}),
-    "click_gain": Ablation("How loud must the click be beside the image when the refiner begins to "
-                           "learn?", "click's filters", {
+    "points": Ablation("Position of the click on the object.", "click", {
+        CLICKS.get(name, name): "" if name == "centroid" else f"points_{name}"
+        for name in POINTS}),
+    "click_gain": Ablation("Scale of the refiner's point filters at initialisation.",
+                           "point filters", {
         "as drawn": "", "three times": "click_gain_3", "eight times": "click_gain_8"}),
-    "unanswered": Ablation("What should a student make of a click without a mask?",
+    "unanswered": Ablation("Surroundings of points without a mask in the student's training.",
                            "surroundings of the click", {
         "ignored": "", "background": "unanswered_background"}),
-    "behaviour": Ablation("What do the faults of the published code cost?", "behaviour",
+    "behaviour": Ablation("Effect of the published code's faults.", "behaviour",
                           {"fixed": "", "published": "published"}),
 }
 
 def choose_tables(
     names: str,              # "all", or keys of ABLATIONS with commas between them; "" for none
 ) -> dict[str, Ablation]:
-    "The tables that somebody asked for."
+    "Return the tables of these names."
     wanted = list(ABLATIONS) if names == "all" else [name.strip() for name in names.split(",")
                                                      if name.strip()]
     for name in wanted:

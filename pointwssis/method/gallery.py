@@ -115,14 +115,15 @@ def show_predictions(
 def show_pseudo(
     weak: CocoData,
     rough: CocoData,            # pseudo labels without refiner
-    refined: CocoData,          # and with
+    refined: CocoData | None = None,   # and with
     ids: Sequence[int] | None = None,  # None: spread over the weak images
     count: int = 4,
 ) -> Figure:
     "Clicks, the teacher's masks and refined masks of weak images, one below the other."
     ids = spread(weak, count) if ids is None else ids
     rows = ((weak, "clicks"), (rough, "teacher's masks"), (refined, "refined masks"))
-    items = [known(data, i, title) for data, title in rows for i in ids]
+    items = [known(data, i, title) for data, title in rows
+             if data is not None for i in ids]
     return show_grid(items, columns=max(1, len(ids)))
 
 # %% ../../nbs/1_method/09_gallery.ipynb #2e22aeee

@@ -14,15 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..config import NETWORKS, Config, SOLOv2Config, TrainConfig
-from ..config import check_detectors, check_start, precision_of, to_dict
-from ..core import DataError, device_name, file_hash, pick_device, rng, write_json
+from ..config import NETWORKS, Config, SOLOv2Config, to_dict
+from ..core import DataError, file_hash, pick_device, rng, write_json
 from ..data import evaluation as judge
 from ..data.coco import CategoryTable, CocoData, box_of
 from ..data.points import Point, Prompts, as_prompts
-from ..data.show import thinned
-from ..data.transforms import CocoDataset, tight_boxes
-from ..detector.batches import detector_batch, loader
+from ..data.transforms import tight_boxes
 from ..detector.predict import load_model, predict_all, predictor
 from ..journal import Journal, UNFINISHED, recall
 from . import pseudo_labels
@@ -31,70 +28,16 @@ from .point_strategies import point_of
 from .pseudo_labels import PseudoMask
 from .recipes import reasons
 from .split_stage import split
+from .training_stages import arithmetic, fit_detector
+from .training_stages import student, supervised, teacher
 from ..refiner.training import Pair, pairs_of
-from ..registry import DETECTORS, PROMPTS, RECIPES, REFINERS
-from ..training.device import describe
-from ..training.trainer import train
+from ..registry import PROMPTS, RECIPES, REFINERS
 from ..training.weights import load_into, load_weights, save_weights
 
-_all_ = ["split", "pseudo"]
+_all_ = ["split", "pseudo", "teacher", "supervised", "student"]
 
 # %% auto #0
-__all__ = ['teacher', 'supervised', 'student', 'refiner', 'evaluate', 'split', 'pseudo']
-
-# %% ../../nbs/1_method/07_stages.ipynb #b5e4d0f2
-def arithmetic(
-    cfg: Config,
-    stage: str,    # its name in the graph
-) -> str:          # such as "CPU, 2 threads, fp32: no bf16 instructions"
-    "Device and precision of a stage, for its first line."
-    device, precision = pick_device(cfg.device), precision_of(stage, cfg)
-    return describe(device, *precision) if precision else device_name(device)
-
-# %% ../../nbs/1_method/07_stages.ipynb #c1cde445
-def fit_detector(
-    cfg: Config,
-    data: CocoData,             # what to learn from
-    net: SOLOv2Config,
-    schedule: TrainConfig,
-    out: Path,                  # gets last.safetensors, history.json and the engine's files
-    start: Path | None = None,  # weights of the same network to begin with
-    log_every: int = 20,        # steps a row of history.json
-) -> dict[str, Any]:
-    "Train one detector on one data set."
-    if not start: check_start(net, "teacher" if net is cfg.teacher else "student")
-    check_detectors(cfg, len(data.categories))
-    device = pick_device(cfg.device)
-    torch.manual_seed(cfg.seed)
-    model = DETECTORS[net.detector](replace(net, num_classes=len(data.categories)))
-    if start: load_into(model, load_weights(start), start)
-    unmatched = "background" if cfg.quirks.unmatched_as_background else cfg.unmatched_points
-    dataset = CocoDataset(data, schedule, cfg.seed, cfg.data.cache_images, unmatched)
-    batches = loader(dataset, schedule, device, partial(detector_batch, model.cfg))
-    history = train(model, lambda network, batch: network.loss(batch), batches, schedule, out,
-                    cfg.seed, device, length=len(dataset), log_every=log_every)
-    write_json(out/"history.json", history)
-    return {"images": len(data.ids), "steps": schedule.steps, "final_loss": history[-1]["loss"],
-            "images_per_s": float(np.median([r["images_per_s"] for r in history])),
-            "history": thinned(history)}
-
-# %% ../../nbs/1_method/07_stages.ipynb #4ae0fe02
-def teacher(cfg: Config, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
-    "SOLOv2 on the strong images alone; earlier checkpoints are kept for the refiner."
-    return fit_detector(cfg, open_artifact(cfg, inputs["split"], inputs["split"], "_s.json"),
-                        cfg.teacher, cfg.teacher_train, out)
-
-def supervised(cfg: Config, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
-    "SOLOv2 on all masks: what the student would be if nobody had saved annotation time."
-    return fit_detector(cfg, open_truth(cfg, inputs["split"]), cfg.student, cfg.student_train, out)
-
-def student(cfg: Config, inputs: dict[str, Path], out: Path,
-            labels: str = "sw_refined") -> dict[str, Any]:
-    "SOLOv2 on strong masks and pseudo masks; `labels` is \"sw\" or \"sw_refined\"."
-    start = inputs["teacher"]/"last.safetensors" if cfg.student_start == "teacher" else None
-    return fit_detector(cfg,
-                        open_artifact(cfg, inputs["split"], inputs["pseudo"], f"_{labels}.json"),
-                        cfg.student, cfg.student_train, out, start)
+__all__ = ['refiner', 'evaluate', 'split', 'pseudo', 'teacher', 'supervised', 'student']
 
 # %% ../../nbs/1_method/07_stages.ipynb #fb0c6326
 def points_and_boxes(cfg: Config, data: CocoData, image_id: int) -> tuple[list[Point], Prompts]:
@@ -231,8 +174,23 @@ def lost_at(weak: CocoData, answers: list[PseudoMask], rough: list[PseudoMask],
     if refined is not None: steps["the refined mask is empty"] = refined
     return reasons(weak, steps | {"masks of other points hold its pixels": kept})
 
-def pseudo(cfg: Config, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
-    "`sw` and `sw_refined`: strong masks and a pseudo mask for every point that got one."
+def _without_points(cfg: Config, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
+    "`sw_without_points`: strong masks and the masks that the teacher predicts without points."
+    cfg = replace(cfg, prompt="none", recipe="paper")
+    strong, weak = (open_artifact(cfg, inputs["split"], inputs["split"], ending)
+                    for ending in ("_s.json", "_w.json"))
+    found = rough_labels(cfg, inputs, weak, pick_device(cfg.device), out)
+    kept = pseudo_labels.without_duplicates(found, cfg.teacher.nms_iou)
+    pseudo_labels.write_pseudo(out/f"{cfg.data.split_stem}_{cfg.split}_sw_without_points.json",
+                               strong, weak, kept, False)
+    return {"masks": len(kept), "mean_score": float(np.mean([m.score for m in kept]))
+            if kept else None}
+
+def pseudo(cfg: Config, inputs: dict[str, Path], out: Path, points: bool = True) -> dict[str, Any]:
+    """`sw` and `sw_refined`: strong masks and a pseudo mask for every point that got one.
+
+    points: False makes `sw_without_points` instead."""
+    if not points: return _without_points(cfg, inputs, out)
     device, pointed = pick_device(cfg.device), uses_points(cfg.prompt)
     strong, weak = (open_artifact(cfg, inputs["split"], inputs["split"], ending)
                     for ending in ("_s.json", "_w.json"))

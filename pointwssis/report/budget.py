@@ -18,7 +18,8 @@ from ..core import ConfigError, DataError, nearest
 from ..data.show import save_picture, style
 from .html import write_page
 from .provenance import write_sums
-from .results import ARMS, SECONDS_PER_MASK, SECONDS_PER_POINT, Measured
+from .results import ARMS, ASSUMED, POINT_SECONDS, SECONDS_PER_MASK
+from .results import SECONDS_PER_POINT, Measured, hours_of
 from .results import collect, comparable, figures_beside, measured
 
 # %% auto #0
@@ -64,7 +65,13 @@ def option(
     return Option(arm, masks, points, expected, (known[right - (at[right] != hours)], known[right]))
 
 # %% ../../nbs/7_report/08_budget.ipynb #3d13a884
-ERROR_BARS = "error bars: ± 1 standard deviation over seeds"
+ERROR_BARS, HOLLOW = "error bars: ± 1 standard deviation over seeds", "hollow: n = 1"
+
+def spread_note(counts: Sequence[int]) -> str | None:
+    "Title of a legend: error bars over several seeds, hollow markers for one."
+    said = [ERROR_BARS] * (max(counts) > 1) + [HOLLOW] * (min(counts) == 1)
+    return "\n".join(said) or None
+
 LINES = {  # marker, colour, dash, name
     "points": ("D", "C2", "-", "masks and points (student)"),
     "masks": ("o", "C0", "--", "masks alone (teacher)")}
@@ -76,6 +83,24 @@ def _draw(
     spread = [m.sd or 0 for m in known] if any(m.sd for m in known) else None
     look = dict(fmt=marker, c=colour, ms=size, label=name)
     ax.errorbar([m.hours for m in known], [m.ap for m in known], spread, **look)
+    one = [m for m in known if m.seeds == 1]
+    hollow = dict(marker=marker, mec=colour, mfc="white", ms=size, ls="", zorder=3)
+    ax.plot([m.hours for m in one], [m.ap for m in one], **hollow)
+
+def hours_between(
+    m: Measured,
+    seconds_per_mask: float = SECONDS_PER_MASK,
+) -> dict[str, float]:   # hours_low, hours_high
+    "Hours of a measurement at the least and the most time for a point."
+    low, high = (hours_of(m.masks, m.points, seconds_per_mask, s) for s in POINT_SECONDS)
+    return {"hours_low": low, "hours_high": high}
+
+def _draw_band(ax: Any, known: Sequence[Measured], ap: np.ndarray, seconds_per_mask: float) -> None:
+    "Shade the hours of the points, from the least to the most time for one."
+    ends = [hours_between(m, seconds_per_mask) for m in known]
+    low, high = ([end[key] for end in ends] for key in ("hours_low", "hours_high"))
+    name = "{:g} to {:g} s a point".format(*POINT_SECONDS)
+    ax.fill_betweenx(ap, low, high, color="C2", alpha=.15, lw=0, label=name)
 
 def hours_figure(
     found: Sequence[Measured],                # of one data set
@@ -83,6 +108,7 @@ def hours_figure(
     hours: float | None = None,               # a budget to mark
     best: Option | None = None,               # and its plan
     size: tuple[float, float] = (3.3, 2.8),   # inches
+    seconds_per_mask: float = SECONDS_PER_MASK,   # of the band
 ) -> Figure:
     "Draw AP against hours of annotation, for each way to label."
     with style():
@@ -92,6 +118,7 @@ def hours_figure(
             known = [m for m in found if m.arm == arm]
             line = rising([m.ap for m in known], [m.seeds for m in known])
             ax.plot([m.hours for m in known], line, dash, c=colour, lw=1)
+            if known and arm == "points": _draw_band(ax, known, line, seconds_per_mask)
             if bare := [m for m in known if m.share < 100]: _draw(ax, bare, marker, colour, name)
         full = [m for m in found if m.share == 100][:1]
         if full: _draw(ax, full, "^", "C3", "full supervision", 6)
@@ -101,11 +128,11 @@ def hours_figure(
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.xaxis.set_major_formatter("{x:g}")
         ax.xaxis.set_minor_formatter(NullFormatter())
-        top, bars = max(m.ap + (m.sd or 0) for m in found), any(m.sd for m in found)
+        top = max(m.ap + (m.sd or 0) for m in found)
         ax.set(xlabel="annotation time (hours of one person)", ylabel="mask AP (%)",
                ylim=(0, 1.08 * top or 1))
         ax.set_title(title, parse_math=False)
-        fig.legend(loc="outside lower center", ncols=2, title=ERROR_BARS if bars else None)
+        fig.legend(loc="outside lower center", ncols=2, title=spread_note([m.seeds for m in found]))
     return fig
 
 # %% ../../nbs/7_report/08_budget.ipynb #6ce3078d
@@ -189,15 +216,16 @@ def planned(
         lacking = f"no run of '{dataset}' has both split/metrics.json and an AP"
         raise DataError(f"{runs}: {lacking}. Run its stages split to evaluate.")
     text, best = advise(found, hours)
-    assumed = ("assumed: as long as a box, because our sources give no time for a point with its "
-               "class; set it with --seconds-per-point")
+    assumed = f"{ASSUMED}; set it with --seconds-per-point"
     basis = "as given" if seconds_per_point is not None else assumed
     said = f"{dataset}: {seconds_per_mask:g} s a mask, {price:g} s a point ({basis}).\n{text}"
     about: dict[str, Any] = {
         "shows": "plan", "dataset": dataset, "hours": hours, "seconds_per_mask": seconds_per_mask,
         "seconds_per_point": price, "caption": said.replace("\n", " "),
-        "note": comparable(dataset), "values": [vars(m) for m in found]}
-    return said, hours_figure(found, dataset, hours, best), about
+        "note": comparable(dataset),
+        "values": [vars(m) | hours_between(m, seconds_per_mask) for m in found]}
+    figure = hours_figure(found, dataset, hours, best, seconds_per_mask=seconds_per_mask)
+    return said, figure, about
 
 # %% ../../nbs/7_report/08_budget.ipynb #69004dd2
 def plan(

@@ -17,6 +17,7 @@ from .bootstrap import DrawnScore, Interval, drawn_score
 from .bootstrap import paired_difference, paired_share
 from .matches import Record, read_matches
 from .results import PUBLISHED, WITHOUT_POINTS, figures_beside, hours_of
+from .results import with_matched
 
 # %% auto #0
 __all__ = ['Evidence', 'Cell', 'cell']
@@ -74,6 +75,8 @@ class Evidence:
         name, _, place = reference.partition("#")
         if name == "published": return _given(place)
         entry = self.file(name)
+        if place.endswith("_matched_percent") and isinstance(entry, dict):
+            return with_matched(entry).get(place)
         for key in place.split("."): entry = entry.get(key) if isinstance(entry, dict) else None
         return entry
 
@@ -126,13 +129,19 @@ def _paired(
     found: Interval | None = compare(a, b) if alike else None
     return {"low": found and found.low, "high": found and found.high}
 
+def _reference(evidence: Evidence, of: Sequence[str], against: Sequence[str]) -> Numbers:
+    "The other side of a comparison on the same runs, and their number."
+    return {"reference": _mean(evidence, against, ())["value"], "n": len(of)}
+
 def _gain(evidence: Evidence, of: Sequence[str], against: Sequence[str]) -> Numbers:
-    return _difference(evidence, of, against) | _paired(evidence, of, against, paired_difference)
+    return (_difference(evidence, of, against) | _reference(evidence, of, against)
+            | _paired(evidence, of, against, paired_difference))
 
 def _share(evidence: Evidence, of: Sequence[str], against: Sequence[str]) -> Numbers:
     ours, theirs = (_mean(evidence, part, ())["value"] for part in (of, against))
     value = 100 * ours / theirs if theirs else None
-    return {"value": value} | _paired(evidence, of, against, paired_share)
+    return ({"value": value} | _reference(evidence, of, against)
+            | _paired(evidence, of, against, paired_share))
 
 # %% ../../nbs/7_report/05_evidence.ipynb #bb9c5482
 def run_of(reference: str) -> str:
@@ -218,7 +227,7 @@ def _stages_behind(place: str) -> list[str]:
     "Stages other than the evaluation whose work a metric is."
     found = DRAWN.fullmatch(place)
     if place.startswith("stages."): return [place.split(".")[1]]
-    if found and found[1]: return ["pseudo"]
+    if place.startswith("pseudo_"): return ["pseudo"]
     return [TRAINED[found[2]]] if found and found[2] in TRAINED else []
 
 def stages_of(

@@ -14,20 +14,23 @@ from matplotlib.figure import Figure
 from ..data.show import style
 from ..method.ablations import ABLATIONS
 from ..registry import FIGURES
-from .budget import ERROR_BARS, hours_figure
+from .budget import ERROR_BARS, hours_between, hours_figure, spread_note
 from .figures import Drawing, compared, over_seeds, seeds_caption
-from .results import CAPTIONS, PUBLISHED, SECONDS_PER_MASK, SECONDS_PER_POINT
+from .results import CAPTIONS, POINT_SECONDS, PRICES, PUBLISHED
 from .results import lines, measured, share_of
+from .schedules import schedule_caption
 
 # %% auto #0
 __all__ = []
 
 # %% ../../nbs/7_report/10_figures_scores.ipynb #afae72a3
-SERIES = {  # marker, dash, name; the colours are the first four of the style file
+SERIES = {  # marker, dash, name; the colours are those of the style file
     "teacher_ap_percent": ("o", "-", "teacher"),
     "student_sw_ap_percent": ("s", ":", "student of teacher's masks"),
     "student_sw_refined_ap_percent": ("D", "-", "student of refined masks"),
-    "supervised_ap_percent": ("^", "--", "full supervision")}
+    "supervised_ap_percent": ("^", "--", "full supervision"),
+    "teacher_long_ap_percent": ("v", ":", "teacher, student's schedule"),
+    "student_without_points_ap_percent": ("x", ":", "student without points")}
 
 def _draw_lines(ax: Any, made: list[dict], published: dict[str, float]) -> None:
     "One line a series over the splits; published values as hollow marks."
@@ -38,6 +41,10 @@ def _draw_lines(ax: Any, made: list[dict], published: dict[str, float]) -> None:
         x, y, sd = zip(*points)
         spread = [s or 0 for s in sd] if any(sd) else None
         ax.errorbar(x, y, spread, marker=marker, c=f"C{i}", ls=dash, label=name)
+        one = [(share_of(p["split"]), p["here"]) for p in made if p["result"] == key
+               and p["seeds"] == 1]
+        hollow = dict(marker=marker, mec=f"C{i}", mfc="white", ls="", zorder=3)
+        if one: ax.plot(*zip(*one), **hollow)
     marks = dict(fmt="D", mfc="none", c="black", ms=6, label="published student (test-dev)")
     if published: ax.errorbar([*map(share_of, published)], [*published.values()], **marks)
     ticks = sorted({share_of(p["split"]) for p in made})
@@ -45,20 +52,25 @@ def _draw_lines(ax: Any, made: list[dict], published: dict[str, float]) -> None:
     ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
     ax.set(xlabel="images with masks (%)", ylim=(0, 1.04 * ax.get_ylim()[1]))
     ax.minorticks_off()
-    spread = ERROR_BARS if any(p["sd"] for p in made) else None
-    ax.figure.legend(loc="outside lower center", ncols=2, title=spread)
+    counts = [p["seeds"] for p in made if p["result"] in SERIES and p["seeds"]] or [0]
+    ax.figure.legend(loc="outside lower center", ncols=2, title=spread_note(counts))
 
 def _draw_bars(ax: Any, made: list[dict]) -> None:
     "One bar a series, its value on top."
-    for i, key in enumerate(SERIES):
+    known = {p["result"] for p in made if p["here"] is not None}
+    shown = {key: look for key, look in SERIES.items() if key in known}
+    for i, key in enumerate(shown):
         for point in (p for p in made if p["result"] == key and p["here"] is not None):
             whiskers = dict(yerr=point["sd"], error_kw={"lw": .8})
             bar = ax.bar(i, point["here"], width=.7, color=f"C{i}", **whiskers)
             ax.bar_label(bar, fmt="%.1f", padding=2, fontsize=7)
     names = [name.replace(" of ", "\nof ").replace(" masks", "\nmasks").replace("full ", "full\n")
-             for _, _, name in SERIES.values()]
-    ax.set_xticks(range(len(SERIES)), names)
-    spread = f"\n({ERROR_BARS})" if any(p["sd"] for p in made) else ""
+             .replace("without", "\nwithout").replace(", ", ",\n").replace("'s s", "'s\ns")
+             for _, _, name in shown.values()]
+    ax.set_xticks(range(len(shown)), names)
+    counts = [p["seeds"] for p in made if p["result"] in SERIES and p["seeds"]]
+    note = spread_note(counts) if counts else ""
+    spread = f"\n({note})" if note else ""
     ax.set(xlabel=f"{share_of(made[0]['split']):g}% of the images with masks{spread}")
     ax.margins(y=.12)
 
@@ -88,7 +100,8 @@ def ap_by_split(runs: str | Path, rows: Sequence[dict]) -> Drawing | None:
     if all(r["seed"] is None for r in main): return None
     made = [p for p in lines(main) if p["result"] in SERIES]
     seeds = seeds_caption(range(max(p["seeds"] for p in made)))
-    caption = f"Mask AP by the share of images that keep their masks. {seeds}"
+    said = schedule_caption(runs, main)
+    caption = f"Mask AP by the share of images that keep their masks. {seeds} {said}".rstrip()
     return Drawing(partial(ap_figure, main), caption, made)
 
 # %% ../../nbs/7_report/10_figures_scores.ipynb #9cdff250
@@ -97,12 +110,12 @@ def ap_by_hours(runs: str | Path, rows: Sequence[dict]) -> Drawing | None:
     "AP against hours of annotation."
     found = measured(runs, rows)
     if not found: return None
-    caption = (f"Mask AP against hours of annotation: {SECONDS_PER_MASK:g} s a mask (PointSup), "
-               f"{SECONDS_PER_POINT:g} s a point with its class (assumed: as long as a box). "
-               "Lines: the nearest monotone fit. "
+    low, high = POINT_SECONDS
+    caption = (f"Mask AP against hours of annotation: {PRICES}; "
+               f"band: {low:g} to {high:g} s a point. Lines: the nearest monotone fit. "
                + seeds_caption(range(max(m.seeds for m in found))))
     draw = partial(hours_figure, found, rows[0]["dataset"])
-    return Drawing(draw, caption, [vars(m) for m in found])
+    return Drawing(draw, caption, [vars(m) | hours_between(m) for m in found])
 
 # %% ../../nbs/7_report/10_figures_scores.ipynb #bd31a60a
 STUDENT = "student_sw_refined_ap_percent"
@@ -189,7 +202,7 @@ def _ablation_caption(table: str, first: list[dict], values: list[dict], panels:
     share = f"At {share_of(first[0]['split']):g}% of the images with masks."
     trained = {v["seeds"] for v in values if v["result"] == STUDENT}
     fewer = len(panels) > 1 and min(trained) < len(first)
-    parts = [ABLATIONS[table].question, share, INFLATED * (table == "weak_labels"),
+    parts = [ABLATIONS[table].subject, share, INFLATED * (table == "weak_labels"),
              seeds_caption(r["seed"] for r in first),
              f"Students: {min(trained)} of these seeds." if fewer else ""]
     return " ".join(filter(None, parts))

@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from ..config import NETWORKS
 from ..core import ConfigError, StageError, read_json
 
 # %% auto #0
@@ -26,13 +27,29 @@ PUBLISHED = {"coco": {   # {data set: {result: {split: AP}}}
 
 RESULTS = {  # key in metrics.json: name in tables
     "teacher_ap_percent": "teacher, AP",
-    "pseudo_sw_miou_percent": "teacher's masks, mIoU",
-    "pseudo_sw_refined_miou_percent": "refined masks, mIoU",
+    "teacher_long_ap_percent": "teacher with the student's schedule, AP",
+    "pseudo_sw_matched_percent": "teacher's masks, matched points in %",
+    "pseudo_sw_miou_found_percent": "teacher's masks, mIoU of matched points",
+    "pseudo_sw_miou_percent": "teacher's masks, mIoU of all points",
+    "pseudo_sw_refined_matched_percent": "refined masks, matched points in %",
+    "pseudo_sw_refined_miou_found_percent": "refined masks, mIoU of matched points",
+    "pseudo_sw_refined_miou_percent": "refined masks, mIoU of all points",
     "pseudo_sw_ap_percent": "teacher's masks, AP",
     "pseudo_sw_refined_ap_percent": "refined masks, AP",
+    "student_without_points_ap_percent": "student without points, AP",
     "student_sw_ap_percent": "student of teacher's masks, AP",
     "student_sw_refined_ap_percent": "student of refined masks, AP",
     "supervised_ap_percent": "supervised, AP"}
+CONTROLS = {f"{net.metric}_ap_percent" for net in NETWORKS.values() if net.control}
+UNMATCHED = "In mIoU of all points, an object without a mask counts 0."
+
+def results_in(
+    rows: Iterable[dict],   # from `collect`, of one data set
+) -> list[str]:             # keys of RESULTS
+    "Results that a table shows: controls and shares of matched points only where a run has them."
+    known = {key for row in rows for key, value in row["metrics"].items() if value is not None}
+    return [key for key in RESULTS if key in known
+            or not (key in CONTROLS or "matched" in key or "found" in key)]
 
 # %% ../../nbs/7_report/01_results.ipynb #366a5b41
 @dataclass(frozen=True)
@@ -69,6 +86,10 @@ def comparable(dataset: str) -> str:
 
 # %% ../../nbs/7_report/01_results.ipynb #4f735c02
 SECONDS_PER_MASK, SECONDS_PER_POINT = 79.2, 7.0
+POINT_SECONDS = (2.0, 15.0)   # of the band in plots
+ASSUMED = "assumed: as long as a box, because our sources give no time for a point with its class"
+PRICES = (f"{SECONDS_PER_MASK:g} s a mask (PointSup), {SECONDS_PER_POINT:g} s a point with its "
+          f"class ({ASSUMED})")
 
 def hours_of(
     masks: float,
@@ -100,11 +121,25 @@ def share_of(
     "Share of the images with masks: '12.5p' is 12.5."
     return float(split.rstrip("p%"))
 
+def matched_share(
+    metrics: dict[str, Any],   # of an evaluation
+    name: str,                 # "sw" or "sw_refined"
+) -> float | None:
+    "Percentage of the points that have a mask: mIoU of all points over that of the matched ones."
+    every, matched = (metrics.get(f"pseudo_{name}_{key}_percent") for key in ("miou", "miou_found"))
+    return 100 * every / matched if every is not None and matched else None
+
+def with_matched(metrics: dict[str, Any]) -> dict[str, Any]:
+    "The metrics of an evaluation with the shares of matched points."
+    shares = {f"pseudo_{name}_matched_percent": matched_share(metrics, name)
+              for name in ("sw", "sw_refined")}
+    return {key: share for key, share in shares.items() if share is not None} | metrics
+
 def _row(dataset: str, folder: str, seed: int | None, path: Path) -> dict[str, Any]:
     "One evaluation; `folder` is a split, or a split and the name of an ablation's variant."
     split, _, variant = folder.partition("-")
     named = {"dataset": dataset, "split": split, "variant": variant, "seed": seed}
-    return named | {"metrics": read_json(path)}
+    return named | {"metrics": with_matched(read_json(path))}
 
 def _order(row: dict) -> tuple:
     seed = -1 if row["seed"] is None else row["seed"]
@@ -161,8 +196,9 @@ def lines(
 ) -> list[dict]:           # keys as in `_line`
     "One line a split and result, the seeds taken together."
     splits = {r["split"]: [s for s in rows if s["split"] == r["split"]] for r in rows}
+    shown = results_in(rows)
     return [_line(rows[0]["dataset"], split, key, of_split)
-            for split, of_split in splits.items() for key in RESULTS]
+            for split, of_split in splits.items() for key in shown]
 
 # %% ../../nbs/7_report/01_results.ipynb #18455a13
 ARMS = {"points": "student_sw_refined_ap_percent",   # a way to label: its AP

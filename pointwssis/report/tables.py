@@ -30,7 +30,8 @@ NOTES = {
 INTERVALS = (
     f"Brackets: the middle 95% of {RESAMPLES} draws of the images with replacement, both sides on "
     "the same draws, mean over the seeds that both have. Bold: zero is outside. The interval is "
-    "about the networks that were trained, not about networks of other seeds.")
+    "about the networks that were trained, not about networks of other seeds. After 'from' stands "
+    "the other side on the same seeds, n is their number.")
 Table = dict[str, Any]   # dataset, caption, columns, rows, notes, statistics, root, runs
 
 # %% ../../nbs/7_report/06_tables.ipynb #1d46a34d
@@ -46,7 +47,9 @@ def _with_few_marked(row: Sequence[str | Cell]) -> list[str | Cell]:
     def runs(entry: str | Cell) -> set[str]:
         return set() if isinstance(entry, str) else {run_of(r) for r in entry.of}
     named = set().union(*(runs(e) for e in row if not isinstance(e, str) and e.how == "runs"))
-    return [replace(e, mark=e.mark + "⁶") if set() < runs(e) < named else e for e in row]
+    def few(entry: str | Cell) -> bool:   # a comparison prints its own number of runs
+        return set() < runs(entry) < named and entry.how not in COMPARING
+    return [replace(e, mark=e.mark + "⁶") if few(e) else e for e in row]
 
 # %% ../../nbs/7_report/06_tables.ipynb #fa9b62d7
 MARKS = re.compile(r"[\\`*\[\]<>|$]")   # of Markdown, and of formulas
@@ -83,14 +86,18 @@ def _between(numbers: dict[str, float | None]) -> str:
 def _gain(numbers: dict[str, float | None]) -> list[Span]:
     low, high = numbers["low"], numbers["high"]
     real = low is not None and (low > 0 or high < 0)
-    return [Span(f"{numbers['value']:+.1f}", bold=real), Span(_between(numbers))]
+    return [Span(f"{numbers['value']:+.1f}", bold=real), Span(_between(numbers) + _beside(numbers))]
+
+def _beside(numbers: dict[str, float | None]) -> str:
+    "The other side of a comparison, and the number of runs."
+    return f" from {numbers['reference']:.1f}, n = {numbers['n']}"
 
 # %% ../../nbs/7_report/06_tables.ipynb #fa9b62d8
 FORMATS: dict[str, Callable[[dict], list[Span]]] = {   # by recipe
     "mean": lambda n: [Span(f"{n['value']:.1f}" + _spread(n["sd"]))],
     "difference": lambda n: [Span(f"{n['value']:+.1f}")],
     "gain": _gain,
-    "share": lambda n: [Span(f"{n['value']:.1f}%{_between(n)}")],
+    "share": lambda n: [Span(f"{n['value']:.1f}%{_between(n)}, n = {n['n']}")],
     "total": lambda n: [Span(f"{n['value']:.0f}")],
     "hours": lambda n: [Span(f"{n['value']:.1f}")],
     "minutes": lambda n: [Span(f"{n['value']:.1f}")]}

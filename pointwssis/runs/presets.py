@@ -86,12 +86,13 @@ SHAPES = {  # the embedded data set, from random weights
     "refiner.aspp_channels": 64,
     "refiner.decoder_channels": (64, 48, 32), "refiner.perturb_prob": .8, "refiner.sigma": 3.0,
     **{f"refiner_train.{k}": v for k, v in (_FAST | {"steps": 300, "lr": 1e-3}).items()},
-    "data.short_side": 128, "data.long_side": 128, "data.cache_images": True,
+    "data.short_side": 128, "data.long_side": 128, "data.cache_images": True, "controls": True,
 }
 
 # %% ../../nbs/6_runs/01_presets.ipynb #02de0002
 DEMO = SHAPES | {"teacher_train.steps": 240, "teacher_train.checkpoint_steps": (120, 180),
-                 "refiner_train.steps": 200, "student_train.steps": 560, "recipe": "competition"}
+                 "refiner_train.steps": 200, "student_train.steps": 560, "recipe": "competition",
+                 "controls": False}
 
 # %% ../../nbs/6_runs/01_presets.ipynb #212300a6
 ANIMALS7 = {  # seven animals in 700 photographs, MobileNetV2 from ImageNet weights given as a file
@@ -109,7 +110,7 @@ ANIMALS7 = {  # seven animals in 700 photographs, MobileNetV2 from ImageNet weig
     "refiner.decoder_channels": (96, 64, 48, 32), "refiner.perturb_prob": .5, "refiner.sigma": 4.0,
     **{f"refiner_train.{k}": v for k, v in (_FAST | {"steps": 300, "lr": 1e-3}).items()},
     "data.short_side": 256, "data.long_side": 320, "data.cache_images": True,
-    "student_start": "teacher",
+    "student_start": "teacher", "controls": True,
 }
 
 # %% ../../nbs/6_runs/01_presets.ipynb #71614869

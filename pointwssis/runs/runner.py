@@ -28,8 +28,8 @@ from .kernels import one_directory, share_threads
 from .places import check_inputs, prepare_folder, refuse_other, set_aside, take_over
 from .places import twin_of
 from .stage_graph import RUN, STAGES, Stage, config_of, expected, find_stage
-from .stage_graph import finished, is_done, of_run, output_hashes, ready_needs
-from .stage_graph import run_folder, size_of
+from .stage_graph import finished, is_done, needs_of, of_run, output_hashes
+from .stage_graph import ready_needs, run_folder, size_of, wanted_stages
 
 # %% auto #0
 __all__ = ['Outcome', 'run_stage', 'reproduce']
@@ -348,7 +348,7 @@ def reproduce(
     runs: str | Path = RUNS,   # the folder of all runs
     force: bool = False,
     notebooks: Path = NOTEBOOKS,
-    stages: Iterable[str] = tuple(STAGES),  # which, in the order of the graph
+    stages: Iterable[str] | None = None,  # in the order of the graph; None: `wanted_stages`
     tell: Callable[[str, Outcome | None], None] = lambda name, outcome: None,
     jobs: int = 0,               # stages at the same time; 0: see `default_jobs`
     pool: Kernels | None = None, # of several such calls
@@ -356,7 +356,8 @@ def reproduce(
 ) -> list[Outcome]:              # in the order of `stages`
     """Run every stage of the pipeline that is not up to date, independent ones side by side.
 
-    params, runs and same_code: as for `run_stage`. stages: names in the order of the graph.
+    params, runs and same_code: as for `run_stage`. stages: names in the order of the graph; None
+    takes all, controls only where the option `controls` is set.
     jobs: stages at the same time; 0 takes two on a CPU with two cores, else one.
     Returns one `Outcome` a stage: folder, wall time in seconds, metrics (AP and mIoU in percent).
     Raises ConfigError, DataError, CheckpointError or StageError; the next call goes on from there.
@@ -369,9 +370,11 @@ def reproduce(
     if pool is None:
         with kernels() as pool:
             return reproduce(params, runs, force, notebooks, stages, tell, jobs, pool, same_code)
-    cfg, wanted, stages = config_of(**of_run(params)), check_jobs(jobs), tuple(stages)
+    cfg, wanted = config_of(**of_run(params)), check_jobs(jobs)
+    stages = wanted_stages(cfg) if stages is None else tuple(stages)
     if not force: _check_places(params, Path(os.path.relpath(runs)), stages)
-    graph = {name: [need for need in find_stage(name).needs if need in stages] for name in stages}
+    graph = {name: [need for need in needs_of(find_stage(name), cfg) if need in stages]
+             for name in stages}
     def places() -> int:
         pool.jobs = pool.jobs or wanted or default_jobs(pool[0], cfg)
         return pool.jobs

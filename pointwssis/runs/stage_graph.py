@@ -34,6 +34,8 @@ class Stage:
     resumes: bool = False           # an interrupted run of it can go on where it stopped
     always: bool = False            # cheap, and reads more than its inputs: never skipped
     optional: tuple[str, ...] = ()  # needs that it can do without
+    starts: tuple[str, ...] = ()    # needs that only give the first weights; see `needs_of`
+    control: bool = False           # a comparison, made where the option `controls` is set
     reads: tuple[str, ...] = ("train",)  # halves of the data set whose images it opens
 
 # %% ../../nbs/6_runs/02_stage_graph.ipynb #3fdfe096
@@ -41,6 +43,8 @@ class Stage:
 WEAK = ("split", "point_strategy", "prompt", "level", "pseudo_score", "recipe")
 TEACHER, REFINER, STUDENT = (("teacher", "teacher_train"), ("refiner", "refiner_train"),
                              ("student", "student_train", "student_start", "unanswered"))
+# settings without effect on a student whose labels hold no point
+ALONE = (*TEACHER, *REFINER, "behaviour", "student_start", "unanswered")
 WEIGHTS, LAST = ("*.safetensors",), ("last.safetensors",)
 
 # %% ../../nbs/6_runs/02_stage_graph.ipynb #f120b77d
@@ -53,19 +57,42 @@ STAGES: dict[str, Stage] = {stage.name: stage for stage in (
           ("split", "prompt", "level", "pseudo_score", "recipe", *STUDENT), resumes=True),
     Stage("pseudo", {"split": ("*_s.json", "*_w.json"), "teacher": WEIGHTS, "refiner": WEIGHTS},
           ("split", *STUDENT), resumes=True),
+    Stage("pseudo_without_points", {"split": ("*_s.json", "*_w.json"), "teacher": LAST},
+          ("split", "point_strategy", "prompt", "level", "recipe", *REFINER, *STUDENT), "pseudo",
+          {"points": False}, True, control=True),
     Stage("student", {"split": (), "teacher": LAST, "pseudo": ("*_sw.json",)},
           (*WEAK, *TEACHER, *REFINER), "student", {"labels": "sw"}, True),
     Stage("student_refined", {"split": (), "teacher": LAST, "pseudo": ("*_sw_refined.json",)},
           (*WEAK, *TEACHER, *REFINER), "student",
           {"labels": "sw_refined"}, True),
-    Stage("supervised", {"split": ()},
-          (*WEAK, *TEACHER, *REFINER, "behaviour", "student_start", "unanswered"), resumes=True),
+    Stage("supervised", {"split": (), "teacher": LAST}, (*WEAK, *ALONE), resumes=True,
+          starts=("teacher",)),
+    Stage("teacher_long", {"split": ("*_s.json",), "teacher": LAST}, (*WEAK, *ALONE), "student",
+          {"labels": "s"}, True, starts=("teacher",), control=True),
+    Stage("student_without_points", {"split": (), "teacher": LAST,
+                                     "pseudo_without_points": ("*_sw_without_points.json",)},
+          (*WEAK, *ALONE), "student", {"labels": "sw_without_points"}, True, control=True),
     Stage("evaluate", {"split": ("*.json",), "pseudo": ("*.json",),
                        **dict.fromkeys(NETWORKS, WEIGHTS)}, resumes=True, optional=tuple(NETWORKS),
                        reads=("train", "val")),
     Stage("report", {"split": ("*.json",), "pseudo": ("*.json",), "student_refined": WEIGHTS,
                      "evaluate": ()}, always=True),
 )}
+
+# %% ../../nbs/6_runs/02_stage_graph.ipynb #c0de17a2
+def needs_of(
+    stage: Stage,
+    cfg: Config,
+) -> dict[str, tuple[str, ...]]:   # as Stage.needs
+    "Inputs of a stage; a network that starts from the backbone needs no teacher."
+    left_out = () if cfg.student_start == "teacher" else stage.starts
+    return {need: patterns for need, patterns in stage.needs.items() if need not in left_out}
+
+def wanted_stages(
+    cfg: Config,
+) -> tuple[str, ...]:   # in the order of the graph
+    "Stages of a whole run, controls included where the configuration has them."
+    return tuple(name for name, stage in STAGES.items() if cfg.controls or not stage.control)
 
 # %% ../../nbs/6_runs/02_stage_graph.ipynb #805638e4
 def find_stage(
@@ -157,7 +184,7 @@ def ready_needs(
     def is_ready(need: str) -> bool:
         return (is_done(folder / need) and is_done(folder / need,
                                                    expected(STAGES[need], cfg, folder)[0]))
-    return {need: patterns for need, patterns in stage.needs.items()
+    return {need: patterns for need, patterns in needs_of(stage, cfg).items()
             if need not in stage.optional or is_ready(need)}
 
 def _drawn(halves: tuple[str, ...], cfg: Config, split: Path) -> dict[str, str]:

@@ -28,7 +28,8 @@ def _rows(scores: dict[str, Any], labels: dict[str, Any]) -> list[tuple[str, str
     def matched(key: str) -> float | None:
         return 100 * (1 - labels[key] / points) if points and key in labels else None
     return [*((net.title, one_decimal(scores.get(f"{net.metric}_ap_percent")), "", "")
-              for net in NETWORKS.values()),
+              for net in NETWORKS.values()
+              if not net.control or f"{net.metric}_ap_percent" in scores),
             *((name, "", one_decimal(scores.get(miou)), one_decimal(matched(missing), "%"))
               for name, (miou, missing) in LABELS.items())]
 

@@ -16,7 +16,7 @@ from ..method.splits import split_name
 from ..report.results import RUNS
 from .kernels import kernels
 from .runner import Outcome, reproduce
-from .stage_graph import STAGES, config_of, run_folder
+from .stage_graph import config_of, run_folder, wanted_stages
 
 # %% auto #0
 __all__ = ['Experiment', 'experiments', 'reproduce_all']
@@ -62,8 +62,10 @@ def experiments(
         changes = {**(overrides or {}), **settings_of(variant)}
         return Experiment({"dataset": dataset, "split": split, "seed": seed, "data_root": data_root,
                            "overrides": changes}, stages)
+    whole = wanted_stages(config_of(dataset, splits[0], data_root=data_root,
+                                    overrides=overrides))
     for seed in seeds:
-        runs += [run(split, seed, "", tuple(STAGES)) for split in splits]
+        runs += [run(split, seed, "", whole) for split in splits]
         runs += [run(splits[0], seed, v, LABELS
                      if labels_only and v not in STUDENTS_ONLY else VARIANT) for v in variants]
     return runs

@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 import torch
 
+from pointwssis.config import NETWORKS
 from pointwssis.core import ConfigError, DataError, file_hash, read_json
 from pointwssis.data import coco, shapes
 from pointwssis.data.points import points_of
 from pointwssis.data.transforms import CocoDataset, tight_boxes
-from pointwssis.method import stages
+from pointwssis.method import stages, training_stages
 from pointwssis.method.gallery import open_artifact, open_truth
 from pointwssis.registry import DATASETS, POINTS
 from pointwssis.runs.runner import NOTEBOOKS
 from pointwssis.runs.stage_graph import STAGES, config_of
-from chain import BLIND, TINY, Chain, linked
+from chain import BLIND, CONTROLS, TINY, Chain, linked
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def root(drawn) -> Path: return drawn
 @pytest.fixture(scope="module")
 def whole(places, root) -> Chain:
     "All stages, the truth in its place."
-    return Chain(places / "whole", "shapes", "25p", root).run("split", *BLIND, "supervised", "evaluate")
+    return Chain(places / "whole", "shapes", "25p", root).run("split", *BLIND, *CONTROLS, "supervised", "evaluate")
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +43,15 @@ def blind(places, root) -> Chain:
     copy = Path(shutil.copytree(root, places / "copy"))
     chain = Chain(places / "blind", "shapes", "25p", copy).run("split")
     shutil.rmtree(copy / "annotations")
-    return chain.run(*BLIND)
+    return chain.run(*BLIND, *CONTROLS)
 
 
 def test_no_stage_before_the_evaluation_needs_the_truth(whole, blind):
     seen = whole.hashes()
     assert blind.hashes() == seen
     labels = {f"pseudo/instances_train2017_25p_{name}.json" for name in ("sw", "sw_refined")}
-    assert {f"{name}/last.safetensors" for name in BLIND if name != "pseudo"} | labels | {"teacher/step_2.safetensors"} <= set(seen)
+    labels |= {"pseudo_without_points/instances_train2017_25p_sw_without_points.json"}
+    assert {f"{name}/last.safetensors" for name in (*BLIND, *CONTROLS) if "pseudo" not in name} | labels | {"teacher/step_2.safetensors"} <= set(seen)
 
 
 def test_the_audit_would_notice_a_difference(whole):
@@ -106,7 +108,7 @@ def test_less_sure_masks_do_not_become_labels(whole, places):
 @pytest.mark.parametrize("unanswered, treated", [("ignore", "ignore"), ("background", "background")])
 def test_unanswered_clicks_are_ignored_or_background(whole, places, monkeypatch, unanswered, treated):
     seen = []
-    monkeypatch.setattr(stages, "CocoDataset", lambda *args: seen.append(args[-1]) or CocoDataset(*args))
+    monkeypatch.setattr(training_stages, "CocoDataset", lambda *args: seen.append(args[-1]) or CocoDataset(*args))
     cfg = config_of("shapes", "25p", 0, whole.cfg.data.root, {**TINY, "student_train.steps": 1, "unanswered": unanswered})
     stages.student(cfg, whole.inputs, places / f"unanswered_{unanswered}")
     assert seen == [treated]
@@ -132,7 +134,7 @@ def test_a_published_split_goes_through_every_stage(places, root):
 def test_the_truth_is_opened_in_few_places():
     package = Path(stages.__file__).parents[1]
     assert {(path.stem, f) for path in package.rglob("*.py") for f in callers("open_truth", path)} == {
-        ("split_stage", "split"), ("stages", "supervised"), ("stages", "evaluate"),
+        ("split_stage", "split"), ("training_stages", "supervised"), ("stages", "evaluate"),
         ("stages", "refiner_weights"), ("stages", "quality"),     # the second is a part of the first; only under `weights_by_truth`
         ("stages", "prompts_for"), ("match_records", "evaluation_record")}                                       # only for the oracle that knows sizes
     notebooks = {path.stem: nbformat.read(path, 4).cells for path in NOTEBOOKS.glob("*.ipynb")}
@@ -230,6 +232,52 @@ def test_full_supervision_does_not_depend_on_the_split(places, root):
     assert len(hashes) == 1
 
 
+COMPARED = ("student", "student_refined", "supervised", "teacher_long", "student_without_points")
+
+
+def trained_with(monkeypatch, chain: Chain, folder: Path, **changes) -> list[tuple]:
+    "Networks of a comparison: network, schedule, first weights and number of images."
+    seen, cfg = [], config_of("shapes", "25p", 0, chain.cfg.data.root, {**TINY, **changes})
+
+    def fit(cfg, data, net, schedule, out, start=None):
+        seen.append((net, schedule, start and start.parent.name, len(data.ids)))
+        return {}
+    monkeypatch.setattr(training_stages, "fit_detector", fit)
+    for name in COMPARED: getattr(stages, STAGES[name].notebook or name)(cfg, chain.inputs, folder / name, **STAGES[name].fixed)
+    return seen
+
+
+@pytest.mark.parametrize("start, weights", [("backbone", None), ("teacher", "teacher")])
+def test_compared_networks_differ_in_their_labels_alone(whole, places, monkeypatch, start, weights):
+    "Students, supervised network and controls: one network, one schedule, the same first weights."
+    seen = trained_with(monkeypatch, whole, places / start, student_start=start)
+    cfg = config_of("shapes", "25p", 0, whole.cfg.data.root, TINY)
+    assert [one[:3] for one in seen] == [(cfg.student, cfg.student_train, weights)] * len(COMPARED)
+    assert dict(zip(COMPARED, (one[3] for one in seen))) == dict.fromkeys(COMPARED, 12) | {"teacher_long": 3}
+
+
+def test_a_training_says_its_steps_and_its_start(whole):
+    assert {name: (whole.metrics[name]["steps"], whole.metrics[name]["start"]) for name in ("teacher", *COMPARED)} == {
+        "teacher": (6, "backbone"), **dict.fromkeys(COMPARED, (4, "backbone"))}
+
+
+def test_pseudo_labels_without_points_know_none(whole, places):
+    "Whatever prompt and recipe the run has, the control's masks are those of the prompt `none`, from the teacher alone."
+    sure = {"teacher.score_threshold": 0.0, "teacher.update_threshold": 0.0, "teacher.max_per_image": 4, "pseudo_score": 0.0}
+    made = []
+    for recipe in ("paper", "competition"):
+        cfg = config_of("shapes", "25p", 0, whole.cfg.data.root, {**TINY, **sure, "recipe": recipe})
+        out = places / f"control_{recipe}"
+        inputs = {name: whole.inputs[name] for name in ("split", "teacher")}
+        found = stages.pseudo(cfg, inputs, out, points=False)
+        assert [path.name for path in out.glob("*.json")] == ["instances_train2017_25p_sw_without_points.json"]
+        data = open_artifact(cfg, whole.inputs["split"], out, "_sw_without_points.json")
+        answers = [a for i in whole.half("w").ids for a in data.annotations[i]]
+        assert len(answers) == found["masks"] > 0 and not [a for a in answers if "point_id" in a] and data.info["dropped_points"] == []
+        made.append(answers)
+    assert made[0] == made[1]
+
+
 def test_the_built_in_data_set_is_drawn_by_the_split(places, monkeypatch):
     few = replace(DATASETS["shapes"], draw=lambda root: shapes.write(root, train=4, val=1))
     monkeypatch.setitem(DATASETS._found, "shapes", few)
@@ -241,12 +289,14 @@ def test_the_built_in_data_set_is_drawn_by_the_split(places, monkeypatch):
 
 def test_evaluation_measures_every_network_and_both_label_sets(whole):
     found = whole.metrics["evaluate"]
-    scores = {f"{name}_ap_percent" for name in ("teacher", "student_sw", "student_sw_refined", "supervised")}
+    networks = [net.metric for net in NETWORKS.values()]
+    scores = {f"{name}_ap_percent" for name in networks}
+    assert {"teacher_long_ap_percent", "student_without_points_ap_percent"} < scores
     quality = {f"pseudo_{name}_{k}_percent" for name in ("sw", "sw_refined") for k in ("miou", "miou_found", "ap")}
     counts = {f"pseudo_{name}_{k}" for name in ("sw", "sw_refined") for k in ("masks", "masks_right")}
     assert scores | quality | counts | {"points", "points_without_mask", "models"} == set(found)
     assert all(np.isfinite(found[k]) for k in scores | quality)
-    for name in ("teacher", "student_sw", "student_sw_refined", "supervised"):
+    for name in networks:
         detail = found["models"][name]
         assert {"ap_percent", "ap50_percent", "ap75_percent", "aps_percent", "apm_percent", "apl_percent", "per_class"} == set(detail)
         assert set(detail["per_class"]) == set(shapes.CLASSES) and detail["ap_percent"] == found[f"{name}_ap_percent"]
@@ -315,7 +365,7 @@ def test_a_stage_goes_on_image_by_image_and_ends_with_the_same_bytes(whole, plac
         again = asked(patch, 0)
         if stage != "refiner": getattr(stages, stage)(whole.cfg, whole.inputs, out)
         else: assert len(stages.training_pairs(whole.cfg, whole.half("s"), [whole.inputs["teacher"] / f"step_{n}.safetensors" for n in (2, 4)], torch.device("cpu"), out=out))
-    unbroken = {"refiner": 2, "pseudo": 2, "evaluate": 4}[stage]
+    unbroken = {"refiner": 2, "pseudo": 2, "evaluate": 6}[stage]
     assert len(before) == until and len(after) == unbroken - until and again == []
     assert found == whole.metrics[stage]
     same = {path.name for pattern in ("*.json", "last.safetensors") for path in whole.inputs[stage].glob(pattern)} - {"history.json"}

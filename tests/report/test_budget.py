@@ -130,7 +130,7 @@ def test_the_figure_shows_what_was_measured_and_the_plan(runs):
     assert star.get_xydata().tolist() == [[5, best.ap]] and "(hours" in ax.get_xlabel() and "(%)" in ax.get_ylabel()
     assert "standard deviation over seeds" in figure.legends[0].get_title().get_text()
     single = [m for m in found if m.sd is None]
-    assert hours_figure(single).legends[0].get_title().get_text() in ("", "None")
+    assert hours_figure(single).legends[0].get_title().get_text() == "hollow: n = 1"
 
 
 def test_the_plan_is_written_and_says_its_assumption(runs, tmp_path):

@@ -16,6 +16,7 @@ from pointwssis.method.ablations import ABLATIONS
 from pointwssis.report.figures import compared, figures_of, of_main_split, over_seeds, seeds_caption, write_figures
 from pointwssis.report.figures_details import curves_figure, gains, gains_figure, proposals, proposals_figure
 from pointwssis.report.figures_scores import SERIES, ablation_figure, ap_figure
+from pointwssis.report.results import CONTROLS
 from pointwssis.report.matches import Detections, Matches, Overlaps, Record
 from pointwssis.report.provenance import write_sums
 
@@ -88,7 +89,7 @@ def test_every_figure_is_one_column_wide_and_labelled(coco, toys, tmp_path):
 def test_lines_over_splits_with_published_values(coco):
     ax = ap_figure(coco).axes[0]
     drawn = {h.get_label(): h.lines[0] for h in ax.containers}
-    assert sorted(drawn) == sorted(["published student (test-dev)", *(name for _, _, name in SERIES.values())])
+    assert sorted(drawn) == sorted(["published student (test-dev)", *(name for key, (_, _, name) in SERIES.items() if key not in CONTROLS)])
     assert drawn["student of refined masks"].get_xydata().tolist() == [[5, 32.26], [10, 36], [12.5, 34]]
     assert drawn["published student (test-dev)"].get_xydata().tolist() == [[5, 33.7], [10, 35.8]]
     ours = [line for name, line in drawn.items() if "published" not in name]
@@ -109,7 +110,7 @@ def test_error_bars_are_the_spread_over_seeds(toys, coco):
     ends = teacher.lines[2][0].get_segments()
     assert np.ptp(ends[0][:, 1]) == pytest.approx(2 * np.std([20, 21, 30], ddof=1)) and np.ptp(ends[1][:, 1]) == 0
     assert "standard deviation over seeds" in figure.legends[0].get_title().get_text()
-    assert ap_figure(coco).legends[0].get_title().get_text() in ("", "None")
+    assert ap_figure(coco).legends[0].get_title().get_text() == "hollow: n = 1"
 
 
 def test_undefined_results_are_gaps(coco):
@@ -297,7 +298,7 @@ def test_files_are_whole_named_and_the_same_twice(coco, toys, tmp_path):
     for name, magic in (("png", b"\x89PNG"), ("pdf", b"%PDF")): assert all(c.startswith(magic) for f, c in before.items() if f.suffix == f".{name}")
     shown = json.loads((tmp_path / "figures/ap_by_split_toys.json").read_text())
     assert shown["dataset"] == "toys" and shown["shows"] == "ap_by_split" and "not the paper's numbers" in shown["note"]
-    assert {p["result"] for p in shown["values"]} == set(SERIES) and shown["values"][0]["here"] == pytest.approx(71 / 3)
+    assert {p["result"] for p in shown["values"]} == set(SERIES) - CONTROLS and shown["values"][0]["here"] == pytest.approx(71 / 3)
     assert "test-dev" in json.loads((tmp_path / "figures/ap_by_split_coco.json").read_text())["note"]
 
 

@@ -13,15 +13,18 @@ import numpy as np
 import pytest
 
 from pointwssis.core import DataError, StageError, write_json
-from pointwssis.report.comparisons import ablation, cost_by_split, results_by_split, tables_of, times, without_points
+from pointwssis.report.comparisons import results_by_split, tables_of, without_points
+from pointwssis.report.comparisons_ablations import ablation
+from pointwssis.report.comparisons_costs import cost_by_split, times
 from pointwssis.report.evidence import Evidence
 from pointwssis.report.figures_scores import ap_figure
 from pointwssis.report.matches import Detections, Matches, Record
 from pointwssis.report.report import FEW, write_report
-from pointwssis.report.results import COCO_STUDENT, RESULTS, collect
+from pointwssis.report.results import COCO_STUDENT, CONTROLS, RESULTS, UNMATCHED, collect
 from pointwssis.report.tables import markdown, spreadsheet
 from pointwssis.runs.cli import main
 
+PLAIN = {key: name for key, name in RESULTS.items() if key not in CONTROLS and not re.search("matched|found", key)}   # of runs without more
 AP = ("teacher_ap_percent", "student_sw_ap_percent", "student_sw_refined_ap_percent", "supervised_ap_percent")
 STAGES = {"teacher": {"wall_s": 90.0, "device": "CPU, 2 threads"}, "student": {"wall_s": 600.0, "device": "GPU X"}}
 
@@ -107,10 +110,10 @@ def test_bdd100k_table_has_the_form_of_cocos_and_dashes_for_what_is_not_publishe
     tables = tables_of(Evidence(runs), "bdd100k", of(runs, "bdd100k"))
     made, coco = tables["results_bdd100k"], main_table(runs, "coco")
     assert made["columns"] == coco["columns"] == ["masks", "result", "published", "reproduced", "difference", "seeds"]
-    assert [row[:2] for row in made["rows"]] == [[split, name] for split in ("5%", "10%") for name in RESULTS.values()]
+    assert [row[:2] for row in made["rows"]] == [[split, name] for split in ("5%", "10%") for name in PLAIN.values()]
     md, ten = markdown(made), link(0, 1, run="bdd100k/10p")
     for name, value in (("teacher, AP", "14.5 ± 0.7"), ("student of teacher's masks, AP", "18.0 ± 0.0"), ("student of refined masks, AP", "19.5 ± 0.0"),
-                        ("supervised, AP", "25.0 ± 0.0"), ("refined masks, mIoU", "70.1 ± 0.0")):
+                        ("supervised, AP", "25.0 ± 0.0"), ("refined masks, mIoU of all points", "70.1 ± 0.0")):
         assert f"| 10% | {name} | —¹ | {value} | —¹ | {ten} |" in md
     assert f"| 5% | student of refined masks, AP | —¹ | 16.2 | —¹ | {link(0, run='bdd100k/5p')} |" in md
     assert "| 5% | student of teacher's masks, AP | —¹ | —² | —² | —² |" in md and "| 5% | supervised, AP | —¹ | —² | —² | —² |" in md
@@ -128,7 +131,8 @@ def test_bdd100k_has_every_other_table_and_its_own_words_in_figures(runs):
     assert set(tables) == {"results_bdd100k", *(f"table_{name}_bdd100k" for name in ("gains", "budget", "times", "without_points"))}
     hours = markdown(tables["table_budget_bdd100k"])
     assert "| 10% | supervised | —⁵ | none | —⁵ | 25.0 |" in hours and "| 10% | student of refined masks | 100 | 900 | 4.0 | 19.5 |" in hours
-    assert "| 10% | student of refined masks, share of supervised AP | 78.0%⁴ |" in markdown(tables["table_gains_bdd100k"])
+    left = "| 10% | left to gain: supervised over student of refined masks, AP | +5.5⁴ from 19.5, n = 1 | 78.0%⁴, n = 1 |"
+    assert left in markdown(tables["table_gains_bdd100k"])
     assert ap_figure(of(runs, "bdd100k")).axes[0].get_title() == "bdd100k"
 
 
@@ -147,13 +151,69 @@ def test_missing_and_undefined_results(runs):
     ap_figure(of(runs, "coco"))
 
 
+def test_a_difference_stands_beside_its_reference_on_the_same_seeds(runs):
+    "The method's mean is over three seeds, the variant has one: value = reference + difference, and n says over how many."
+    for seed, ap in enumerate((28.4, 26.2, 25.5)): put(runs, "toys", "10p", seed, 20.0, 25.0, ap, 35.0)
+    put(runs, "toys", "10p-published", 0, 20.0, 25.0, 25.6, 35.0)
+    rows = {row[0]: row for row in ablation(Evidence(runs), "toys", of(runs, "toys"), "behaviour")["rows"]}
+    value, gain = (entry["numbers"] for entry in rows["published"][-3:-1])
+    assert rows["fixed"][-3]["numbers"]["value"] == pytest.approx(26.7) and value["value"] == 25.6
+    assert gain["reference"] == 28.4 and gain["n"] == 1 and gain["reference"] + gain["value"] == pytest.approx(value["value"])
+    text = markdown(ablation(Evidence(runs), "toys", of(runs, "toys"), "behaviour"))
+    assert "| 25.6 | -2.8⁴ from 28.4, n = 1 |" in text
+
+
+def test_matched_points_and_both_means_of_iou_stand_together(runs):
+    "An object without a mask counts 0 in the mean of all, and every table that has the mean says so."
+    found = {"pseudo_sw_miou_found_percent": 75.05, "pseudo_sw_refined_miou_found_percent": 87.575}
+    for name in ("10p", "10p-level_0"): put(runs, "toys", name, 0, 20.0, 25.0, 30.0, 35.0, **found)
+    text = markdown(main_table(runs, "toys"))
+    for line in ("teacher's masks, matched points in % | —¹ | 80.0 |", "teacher's masks, mIoU of matched points | —¹ | 75.0 |",
+                 "teacher's masks, mIoU of all points | —¹ | 60.0 |", "refined masks, matched points in % | —¹ | 80.0 |"):
+        assert f"| 10% | {line}" in text, line
+    varied = ablation(Evidence(runs), "toys", of(runs, "toys"), "levels")
+    assert {"refined masks, matched points in %", "refined, mIoU of matched", "refined, mIoU of all"} < set(varied["columns"])
+    assert all(UNMATCHED in markdown(made) for made in (main_table(runs, "toys"), varied))
+    assert "matched points" not in markdown(main_table(runs, "shapes"))         # no run tells, so no row is empty
+
+
+def test_controls_have_rows_only_where_a_run_has_them(runs):
+    for made in tables_of(Evidence(runs), "shapes", of(runs, "shapes")).values():
+        assert "student's schedule" not in markdown(made) and "without points" not in markdown(made).partition("\n")[2].lower()
+    controls = {"teacher_long_ap_percent": 23.0, "student_without_points_ap_percent": 24.0}
+    write_json(runs / "toys/10p/s0/split/metrics.json", {"strong_masks": 100, "points": 900, "strong_images": 5, "weak_images": 95})
+    put(runs, "toys", "10p", 0, 20.0, 25.0, 30.0, 35.0, **controls)
+    text = {name: markdown(made) for name, made in tables_of(Evidence(runs), "toys", of(runs, "toys")).items()}
+    assert "| 10% | teacher with the student's schedule, AP | —¹ | 23.0 |" in text["results_toys"]
+    assert "| 10% | student without points, AP | —¹ | 24.0 |" in text["results_toys"]
+    assert "| 10% | steps alone: teacher with the student's schedule over teacher, AP | +3.0⁴ from 20.0, n = 1 |" in text["table_gains_toys"]
+    assert "over student without points, AP | +6.0⁴ from 24.0, n = 1 |" in text["table_gains_toys"]
+    assert "| 10% | student without points | 100 | none | 2.2 | 24.0 |" in text["table_budget_toys"]
+
+
+def test_captions_say_steps_and_first_weights(runs):
+    "Of students and supervised networks alike; a warning where they differ."
+    write_json(runs / "toys/10p/s0/split/metrics.json", {"strong_masks": 100, "points": 900, "strong_images": 5, "weak_images": 95})
+    for name in ("10p", "10p-level_0"): put(runs, "toys", name, 0, 20.0, 25.0, 30.0, 35.0)
+    for stage in ("student_refined", "supervised"):
+        write_json(runs / f"toys/10p/s0/{stage}/metrics.json", {"steps": 800, "start": "backbone", "images": 100})
+    def captions():
+        made = tables_of(Evidence(runs), "toys", of(runs, "toys"))
+        return [made[f"{name}_toys"]["caption"] for name in ("results", "table_gains", "table_budget", "table_levels")]
+    said = "Training: students, supervised 800 steps from the backbone's weights."
+    assert all(caption.endswith(said) for caption in captions())
+    write_json(runs / "toys/10p/s0/student_refined/metrics.json", {"steps": 800, "start": "teacher"})
+    assert all("students 800 steps from the teacher's weights; supervised 800 steps from the backbone's" in caption
+               and "not due to labels alone" in caption for caption in captions())
+
+
 def test_markdown_is_one_well_formed_table_each(runs):
     results, took = main_table(runs, "coco"), times(Evidence(runs), "coco", of(runs, "coco"))
     for made in (results, took):
         block = [row for row in markdown(made).splitlines() if row.startswith("|")]
         assert len({row.count("|") for row in block}) == 1 and set(block[1]) <= set("| -") and len(block) == 2 + len(made["rows"])
     not_run = 2 * len({*COCO_STUDENT} - {"5p", "10p"})
-    assert len(results["rows"]) == 3 * len(RESULTS) + not_run
+    assert len(results["rows"]) == 3 * len(PLAIN) + not_run
     assert took["columns"] == ["masks", "teacher", "student", "device", "seed"]
     assert markdown(took).splitlines()[4] == f"| 5% | 1.5 | 10.0 | CPU, 2 threads; GPU X | {link(0, run='coco/5p')} |"
 
@@ -219,7 +279,7 @@ def test_a_number_of_only_some_of_a_rows_runs_says_so(runs):
     for seed in (0, 1, 10): put(runs, "shapes", "10p-unanswered_background", seed, 20.0, 25.0, *([28.0] if seed == 1 else []))
     md = markdown(ablation(Evidence(runs), "shapes", of(runs, "shapes"), "unanswered"))
     background = next(line for line in md.splitlines() if line.startswith("| background"))
-    assert "| 70.1 ± 0.0 |" in background and "| 28.0⁶ | -2.0⁴⁶ |" in background and "⁶ of fewer runs than the row names" in md
+    assert "| 70.1 ± 0.0 |" in background and "| 28.0⁶ | -2.0⁴ from 30.0, n = 1 |" in background and "⁶ of fewer runs than the row names" in md
     assert "⁶" not in markdown(main_table(runs, "shapes")) + markdown(main_table(runs, "coco"))
 
 
@@ -228,7 +288,7 @@ def test_an_ablation_has_its_rows_and_dashes_for_what_was_not_run(runs):
     put(runs, "shapes", "10p-prompt_none", 0, pseudo_sw_miou_percent=31.0)
     made = markdown(ablation(Evidence(runs), "shapes", of(runs, "shapes"), "levels"))
     ours = link(0, 1, run="shapes/10p-level_0")
-    assert f"| always 1 of 5 | 10% | 60.0 ± 0.0 | 50.0 ± 0.0 | -20.1⁴ | —² | —² | 26.5 ± 0.7 | -3.5⁴ | {ours} |" in made
+    assert f"| always 1 of 5 | 10% | 60.0 ± 0.0 | 50.0 ± 0.0 | -20.1⁴ from 70.1, n = 2 | —² | —² | 26.5 ± 0.7 | -3.5⁴ from 30.0, n = 2 | {ours} |" in made
     assert "| always 2 of 5 | 10% | —² | —² | —² | —² | —² | —² | —² | —² |" in made
     method = "60.0 ± 0.0 | 70.1 ± 0.0 | the method | —² | the method | 30.0 ± 0.0 | the method"
     assert f"| adaptive | 10% | {method} | {link(0, 1, 10)} |" in made
@@ -274,7 +334,7 @@ def test_published_checkpoints_have_a_column_of_their_own(runs):
     md = markdown(made)
     assert "| masks | result | published | published checkpoint, evaluated here | reproduced | difference | seeds |" in md
     assert "| 5% | student of refined masks, AP | 33.7 | 33.5 | 32.3 | -1.4 |" in md and "| 5% | teacher, AP | —¹ | 21.0 | 20.0 | —¹ |" in md
-    assert "| 10% | teacher, AP | —¹ | —² | 22.0 | —¹ |" in md and "| 5% | teacher's masks, mIoU | —¹ | 71.0³ | 60.0 | —¹ |" in md
+    assert "| 10% | teacher, AP | —¹ | —² | 22.0 | —¹ |" in md and "| 5% | teacher's masks, mIoU of all points | —¹ | 71.0³ | 60.0 | —¹ |" in md
     assert "\n³ these masks keep no link" in md
     judged = next(r for r in csv.DictReader(io.StringIO(spreadsheet(made))) if r["masks"] == "5%" and r["result"] == "teacher, AP")
     assert (judged["published checkpoint, evaluated here"], judged["reproduced"], judged["seeds"]) == ("21.04", "20.0", "1")

@@ -97,10 +97,10 @@ def test_the_summary_is_of_this_run_alone(done, tmp_path):
     write_json(path, dict.fromkeys(json.loads(path.read_text()), 77.7))
     said, own = summary(tmp_path / "runs/shapes/25p/s1").splitlines(), metrics(done[0], "evaluate")
     assert said[0] == "shapes, 25% of the images with masks, seed 1" and "77.7" not in str(said) and "±" not in str(said)
-    rows = {line[:28].strip(): line[28:].split() for line in said[2:8]}
+    rows = {line[:28].strip(): line[28:].split() for line in said[2:10]}
     keys = ("teacher_ap_percent", "student_sw_ap_percent", "student_sw_refined_ap_percent", "supervised_ap_percent")
     names = ("teacher", "student", "student with refined masks", "supervised")
     assert {name: rows[name] for name in names} == {name: [f"{own[key]:.1f}"] for name, key in zip(names, keys)}
     matched = 100 - 100 * own["points_without_mask"] / own["points"]
     assert rows["pseudo masks, refined"] == [f"{own['pseudo_sw_refined_miou_percent']:.1f}", f"{matched:.1f}%"]
-    assert all(f"{stage} " in said[8] for stage in STAGES) and "figures/report.html" in said[9] and "notebook.ipynb" in said[10]
+    assert all(f"{stage} " in said[10] for stage in STAGES) and "figures/report.html" in said[11] and "notebook.ipynb" in said[12]

@@ -17,13 +17,13 @@ from pointwssis.process import MARK
 from pointwssis.runs import kernels, runner
 from pointwssis.runs.jobs import beside, longest_ways, side_by_side
 from pointwssis.runs.runner import reproduce, run_stage
-from pointwssis.runs.stage_graph import STAGES, is_done
+from pointwssis.runs.stage_graph import STAGES, config_of, is_done, needs_of
 from chain import TINY
 from fake_stages import gone, notebook, writes
 
 ROOT = Path(__file__).parents[2]
 
-GRAPH = {name: stage.needs for name, stage in STAGES.items()}
+GRAPH = {name: needs_of(stage, config_of()) for name, stage in STAGES.items()}
 FEW = ("split", "teacher", "supervised")
 MACHINE = runner._machine     # which the fixture replaces
 MEET = """import time
@@ -64,7 +64,8 @@ def test_the_longest_way_goes_first_and_the_slow_stages_pair_up():
     ways = longest_ways(GRAPH)
     assert ways["teacher"] > ways["supervised"] and sorted(ways, key=lambda n: (-ways[n], [*STAGES].index(n))) == [*STAGES]
     assert {name for name in STAGES if not beside(GRAPH, name)} == {"split", "evaluate", "report"}
-    assert beside(GRAPH, "student") == {"student_refined", "supervised"}
+    controls = {"pseudo_without_points", "teacher_long", "student_without_points"}
+    assert beside(GRAPH, "student") == {"student_refined", "supervised"} | controls
 
 
 def test_the_two_longest_ways_of_the_pipeline_run_side_by_side():

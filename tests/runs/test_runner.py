@@ -193,7 +193,7 @@ def test_a_finished_result_is_not_replaced_by_one_of_other_settings(stages):
         with pytest.raises(StageError, match=says): stop()
     assert {o.stage: manifest(o.folder) for o in first} == before
     beside = {o.stage: o.how for o in reproduce({"overrides": {**other["overrides"], "name": "short"}}, notebooks=stages)}
-    assert {name for name, how in beside.items() if how == "shared"} == {"split", "teacher", "refiner", "pseudo"}
+    assert {name for name, how in beside.items() if how == "shared"} == {"split", "teacher", "refiner", "pseudo", "pseudo_without_points"}
     assert manifest(Path("outputs/runs/short/10p/s0/student"))["config"]["student_train"]["steps"] == 5
     forced = run(stages, "student", other, force=True)
     assert forced.before == Path("outputs/runs/shapes/10p/s0/replaced/student-1") and manifest(forced.before) == before["student"]
@@ -434,7 +434,7 @@ def test_the_manifest_names_the_precision(monkeypatch):
     for native in (True, False):
         monkeypatch.setattr(device, "computes_in_bf16", lambda _, native=native: native)
         found = {name: runner.machine_of(name, own)["precision"] for name in STAGES}
-        in_bf16 = {"refiner", "student", "student_refined", "supervised"} if native else set()
+        in_bf16 = {"refiner", "student", "student_refined", "supervised", "teacher_long", "student_without_points"} if native else set()
         assert {name for name, how in found.items() if how == "bf16"} == in_bf16
         assert {name for name, how in found.items() if not how} == {"split", "report"}
 
