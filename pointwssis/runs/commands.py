@@ -68,11 +68,12 @@ def command_reproduce(args: argparse.Namespace) -> None:
     if args.from_published: return command_published(args)
     if args.splits or args.seeds or args.ablations: return command_experiments(args)
     from pointwssis.runs.runner import reproduce
-    from pointwssis.runs.stage_graph import STAGES
+    from pointwssis.runs.stage_graph import config_of, wanted_stages
     from pointwssis.runs.summary import summary
     from pointwssis.runs.timing import estimate_of
     params = run_params(args)
-    if time := estimate_of(params, args.runs, STAGES, args.force): print(time, flush=True)
+    stages = wanted_stages(config_of(**params))
+    if time := estimate_of(params, args.runs, stages, args.force): print(time, flush=True)
     folder = reproduce(params, args.runs, args.force, tell=tell, jobs=args.jobs,
                        same_code=args.same_code)[-1].folder.parent
     print(f"\n{summary(folder)}")
