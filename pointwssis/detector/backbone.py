@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch, torchvision
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
@@ -22,13 +23,28 @@ _all_ = ["build_body"]
 # %% auto #0
 __all__ = ['FPNBackbone', 'build_body']
 
+# %% ../../nbs/2_detector/01_backbone.ipynb #f0b0a002
+class OnePassNorm(FrozenBatchNorm2d):
+    "Frozen batch norm of (B, C, H, W) that keeps the type of its input, and an activation."
+    def __init__(self, num_features: int, eps: float = 1e-5, act: nn.Module | None = None):
+        super().__init__(num_features, eps)
+        self.act = act or nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (x.requires_grad and x.dtype == self.weight.dtype):
+            return self.act(F.batch_norm(x, self.running_mean, self.running_var, self.weight,
+                                         self.bias, eps=self.eps))
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        return self.act(torch.addcmul(shift[:, None, None], x, scale[:, None, None]))
+
 # %% ../../nbs/2_detector/01_backbone.ipynb #d91d5399
 def _msra(depth: str, pretrained: bool) -> nn.Module:
     "torchvision's ResNet with Caffe's strides and frozen batch norm; its weights come from a file."
     if pretrained:
         raise ConfigError("MSRA weights do not come with a library. Set 'weights' to the R-50.pkl "
                           "or R-101.pkl file.")
-    net = getattr(torchvision.models, f"resnet{depth}")(norm_layer=FrozenBatchNorm2d)
+    net = getattr(torchvision.models, f"resnet{depth}")(norm_layer=OnePassNorm)
     for stage in (net.layer2, net.layer3, net.layer4):
         stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
     return net
@@ -174,10 +190,7 @@ def load_body(
 # %% ../../nbs/2_detector/01_backbone.ipynb #7b0dc806
 def _frozen_norm(norm: nn.BatchNorm2d) -> nn.Module:
     "The frozen form of one batch norm; timm's holds the activation too, and keeps it."
-    if hasattr(norm, "act"):
-        from timm.layers import freeze_batch_norm_2d   # slow to import
-        return freeze_batch_norm_2d(norm)
-    frozen = FrozenBatchNorm2d(norm.num_features, eps=norm.eps)
+    frozen = OnePassNorm(norm.num_features, eps=norm.eps, act=getattr(norm, "act", None))
     frozen.load_state_dict({k: v for k, v in norm.state_dict().items()
                             if k != "num_batches_tracked"})
     return frozen

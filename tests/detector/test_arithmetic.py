@@ -5,10 +5,12 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from torchvision.ops import FrozenBatchNorm2d
 
 from pointwssis.config import RefinerConfig
 from pointwssis.core import rng
 from pointwssis.data.points import Point, Prompts
+from pointwssis.detector.backbone import FPNBackbone, OnePassNorm
 from pointwssis.detector.cells import Outputs
 from pointwssis.detector.inference import areas_and_maskness, candidates, soft_masks
 from pointwssis.detector.nms import mask_nms, matrix_nms, pairwise_iou, shared_pixels
@@ -127,3 +129,28 @@ def test_targets_and_losses_are_summed_in_fp32_within_autocast(outputs):
     with bf16(): rough, *again = computed()
     assert all(torch.equal(a, b) for a, b in zip(exact, again, strict=True))
     assert rough.dtype == torch.float32 and rough.item() == pytest.approx(dice.item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("dtype, atol", [(torch.float32, 1e-5), (torch.bfloat16, 5e-2)])
+@pytest.mark.parametrize("learns", [True, False])
+def test_frozen_norm_equals_torchvision_s_in_the_type_of_its_input(dtype, atol, learns):
+    ours, theirs = OnePassNorm(8), FrozenBatchNorm2d(8)
+    for name, value in theirs.named_buffers(): value.copy_(torch.rand(8) + 0.5)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(2, 8, 6, 10).to(dtype)
+    mine, other = x.clone().requires_grad_(learns), x.clone().requires_grad_(learns)
+    y, expected = ours(mine), theirs(other)
+    assert y.dtype == dtype and torch.allclose(y.float(), expected.float(), atol=atol)
+    if not learns: return
+    y.float().square().sum().backward()
+    expected.float().square().sum().backward()
+    assert torch.allclose(mine.grad.float(), other.grad.float(), atol=20 * atol, rtol=2e-2 if dtype == torch.bfloat16 else 1e-5)
+
+
+def test_activations_behind_frozen_norms_stay_in_bf16():
+    "A scale in fp32 would lift them, and double the memory of a training in bf16."
+    seen, net = [], FPNBackbone("msra_resnet50", 16)
+    for module in net.modules():
+        if isinstance(module, FrozenBatchNorm2d): module.register_forward_hook(lambda m, x, y: seen.append(y.dtype))
+    with bf16(): net(torch.randn(1, 3, 64, 64))
+    assert len(seen) == 53 and set(seen) == {torch.bfloat16}
