@@ -42,7 +42,8 @@ def in_this_process(place: str, *arguments) -> Cost:
     return Cost(.1, 1., 2., getattr(import_module(f"benchmarks.{module}"), function)(*arguments)())
 
 
-@pytest.mark.parametrize("part, names", [("points", {"masks", "refinement"}), ("objects", {"targets", "losses"}), ("classes", {"the class head", "the rest of a step"}),
+@pytest.mark.parametrize("part, names", [("points", {"masks", "refinement"}), ("objects", {"targets", "losses"}),
+                                         ("classes", {"the class head", "the rest of a step"}),
                                          ("pixels", {"a step"}), ("images", {"opening a data set", "a split"})])
 def test_parts(part, names, monkeypatch):
     monkeypatch.setattr(scaling, "fresh", in_this_process)

@@ -57,8 +57,10 @@ def test_every_instance_segmentation_network_of_the_zoo_is_read():
     for name in names: assert network_of(name, 7).order in ("rgb", "bgr")
 
 
-@pytest.mark.parametrize("name, said", [("COCO-InstanceSegmentation/mask_rcn_R_50_FPN_1x.yaml", "Did you mean 'COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml'"),
-                                        ("COCO-Detection/retinanet_R_50_FPN_1x.yaml", "draws no masks"), ("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml", "draws no masks")])
+@pytest.mark.parametrize("name, said", [("COCO-InstanceSegmentation/mask_rcn_R_50_FPN_1x.yaml",
+                                         "Did you mean 'COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml'"),
+                                        ("COCO-Detection/retinanet_R_50_FPN_1x.yaml", "draws no masks"),
+                                        ("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml", "draws no masks")])
 def test_names_that_are_no_student(name, said):
     with pytest.raises(ConfigError, match=said): network_of(name, 5)
 

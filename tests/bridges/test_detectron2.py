@@ -109,7 +109,8 @@ def test_crowds_with_plain_run_lengths(tmp_path):
     Image.new("RGB", (6, 4)).save(tmp_path / "val/a.png")
     crowd = {"id": 1, "image_id": 1, "category_id": 3, "iscrowd": 1, "segmentation": {"size": [4, 6], "counts": [0, 4, 20]}}
     plain = {"id": 2, "image_id": 1, "category_id": 3, "iscrowd": 0, "segmentation": [[1, 1, 5, 1, 5, 3, 1, 3]]}
-    write_json(tmp_path / "annotations/instances_val.json", {"images": [{"id": 1, "file_name": "a.png", "height": 4, "width": 6}], "annotations": [crowd, plain],
+    write_json(tmp_path / "annotations/instances_val.json", {"images": [{"id": 1, "file_name": "a.png", "height": 4, "width": 6}],
+                                                             "annotations": [crowd, plain],
                                                            "categories": [{"id": 3, "name": "x"}]})
     bridge.register(tmp_path, dataset="custom", name="crowd")
     record, = DatasetCatalog.get("crowd_val")
@@ -131,7 +132,8 @@ def test_a_point_stays_on_its_object(seed, size, vertical, angle, share):
     record = {"file_name": "", "height": int(height), "width": int(width), "annotations": [
         {"id": k, "category_id": 0, "iscrowd": 0, "point": p.tolist()} | mask_fields(encode(m)) for k, (p, m) in enumerate(zip(xy, masks))]}
     np.random.seed(seed)
-    transforms = T.AugmentationList([bridge.ShortestEdge(size, 1000), T.RandomFlip(horizontal=not vertical, vertical=vertical), T.RandomRotation([angle, angle]),
+    transforms = T.AugmentationList([bridge.ShortestEdge(size, 1000), T.RandomFlip(horizontal=not vertical, vertical=vertical),
+                                     T.RandomRotation([angle, angle]),
                                      T.RandomCrop("relative_range", (share, share)), T.ResizeShortestEdge(size, 1000, "choice")])
     given_image = T.AugInput(image)
     chosen = transforms(given_image)
@@ -287,7 +289,8 @@ def test_default_trainer_trains_and_both_evaluators_agree(root, tmp_path):
     model = trainer.model.eval()
     for p in model.net.instance_head.parameters(): p.data.add_(.05 * torch.randn(p.shape))
     model.net.cfg = replace(model.net.cfg, score_threshold=.005, update_threshold=0.)
-    theirs = inference_on_dataset(model, bridge.Trainer.build_test_loader(trainer.cfg, "test_val"), COCOEvaluator("test_val", ("segm",), output_dir=str(tmp_path / "e")))
+    theirs = inference_on_dataset(model, bridge.Trainer.build_test_loader(trainer.cfg, "test_val"),
+                                  COCOEvaluator("test_val", ("segm",), output_dir=str(tmp_path / "e")))
     val = load(root / "annotations/instances_val.json", root / "val", "masks")
     size = replace(preset("shapes").data, short_side=96, long_side=1333)
     results = predict_all(predictor(model.net, size, torch.device("cpu"), precision="fp32"), val)
@@ -300,7 +303,8 @@ def test_default_trainer_trains_and_both_evaluators_agree(root, tmp_path):
 def test_a_lazy_config_trains_a_step(root):
     cfg = LazyConfig.load(bridge.config_file("solov2_student_R50.py"))
     cfg = LazyConfig.apply_overrides(cfg, [
-        "model.net.backbone=timm:test_resnet", "model.net.num_classes=5", "model.net.frozen_stages=0", "model.net.fpn_channels=16", "model.net.instance_channels=16",
+        "model.net.backbone=timm:test_resnet", "model.net.num_classes=5", "model.net.frozen_stages=0", "model.net.fpn_channels=16",
+        "model.net.instance_channels=16",
         "model.net.instance_convs=1", "model.net.mask_channels=16", "model.net.num_kernels=16", "dataloader.train.dataset.names=test_train_40p_s",
         "dataloader.test.dataset.names=test_val", "dataloader.train.total_batch_size=2", "dataloader.train.num_workers=0", "dataloader.test.num_workers=0"])
     cfg.dataloader.train.mapper.augmentations[0].short_edge_length = [64]

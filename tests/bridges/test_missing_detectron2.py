@@ -26,7 +26,8 @@ def line_of(error: ImportError, name: str) -> str:
     "What `require` says when the import of a module raises this."
     fake = ModuleType("detectron2")
     fake.__path__, fake.__version__ = [], "0.6"
-    with patch.dict(sys.modules, {**without("detectron2"), "detectron2": fake}, clear=True), patch.object(sys, "meta_path", [Broken(name, error), *sys.meta_path]):
+    with patch.dict(sys.modules, {**without("detectron2"), "detectron2": fake}, clear=True), patch.object(sys, "meta_path",
+                                                                                                          [Broken(name, error), *sys.meta_path]):
         with pytest.raises(ConfigError) as caught: require()
     return str(caught.value)
 
@@ -41,7 +42,8 @@ def test_built_for_another_torch():
 
 
 def test_without_the_compiled_part():
-    assert "it is missing or was built for another torch" in line_of(ModuleNotFoundError("No module named 'detectron2._C'", name="detectron2._C"), "detectron2._C")
+    assert "it is missing or was built for another torch" in line_of(ModuleNotFoundError("No module named 'detectron2._C'",
+                                                                                         name="detectron2._C"), "detectron2._C")
 
 
 def test_a_package_that_it_needs_is_missing():

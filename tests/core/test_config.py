@@ -13,7 +13,8 @@ from pointwssis.training.optimizer import OPTIMIZERS, SCHEDULES
 
 def test_known_words_are_those_of_the_code():
     levels = range(-1, len(LEVEL_STRIDES))
-    users = {"point_strategy": POINTS, "prompt": PROMPTS, "detector": DETECTORS, "kind": REFINERS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "level": levels}
+    users = {"point_strategy": POINTS, "prompt": PROMPTS, "detector": DETECTORS, "kind": REFINERS, "optimizer": OPTIMIZERS,
+             "schedule": SCHEDULES, "level": levels}
     assert {key: set(CHOICES[key]) for key in users} == {key: set(names) for key, names in users.items()}
 
 
@@ -71,7 +72,7 @@ def test_precisions_are_checked_when_a_configuration_is_made():
 
 
 def test_the_demo_is_shapes_with_shorter_schedules():
-    "Networks and data are the same, the recipe is that of one's own data; a student still learns longer than its teacher, or its labels could not show what they are worth."
+    "Networks and data are the same, the recipe is that of one's own data; a student has more steps than its teacher, to profit from the labels."
     demo, shapes = preset("demo"), preset("shapes")
     assert (demo.teacher, demo.student, demo.refiner, demo.data) == (shapes.teacher, shapes.student, shapes.refiner, shapes.data)
     assert (demo.recipe, shapes.recipe) == (preset("custom").recipe, "paper")

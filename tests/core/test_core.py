@@ -142,7 +142,8 @@ def test_content_is_on_the_disk_before_the_name_and_the_name_before_the_end(tmp_
 
 
 def test_litter_of_dead_processes_goes_and_nothing_else(tmp_path):
-    code = f"import os; from pathlib import Path; from pointwssis.core import atomic_path\nfor name in ('w.pt', 'stage'): atomic_path(Path({str(tmp_path)!r}, 'deep', name)).__enter__().mkdir()\nos._exit(9)"
+    code = (f"import os; from pathlib import Path; from pointwssis.core import atomic_path\n"
+            f"for name in ('w.pt', 'stage'): atomic_path(Path({str(tmp_path)!r}, 'deep', name)).__enter__().mkdir()\nos._exit(9)")
     assert subprocess.run([sys.executable, "-c", code]).returncode == 9
     hidden = [tmp_path / name for name in (".notes.tmp", ".gitignore", ".teacher.partial")]
     for path in hidden: path.touch()

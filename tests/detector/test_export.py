@@ -39,7 +39,8 @@ def compare(model: SOLOv2, run) -> None:
         assert 3 < n and (scores[n:] == 0).all() and masks.shape[1:] == (24, 32)
         torch.testing.assert_close(scores[:n], ours.scores, rtol=1e-3, atol=1e-5)
         # equal scores may swap places: compare as sets of class and score
-        assert sorted(zip(classes[:n].tolist(), scores[:n].round(decimals=4).tolist())) == sorted(zip(ours.classes.tolist(), ours.scores.round(decimals=4).tolist()))
+        assert sorted(zip(classes[:n].tolist(), scores[:n].round(decimals=4).tolist())) == sorted(zip(ours.classes.tolist(),
+                                                                                                      ours.scores.round(decimals=4).tolist()))
         same = (to_original(masks[:n], SIZE, SIZE, .5) == ours.masks).float().mean((1, 2))
         assert same.min() > .999
 
@@ -67,9 +68,11 @@ def test_onnx_in_onnxruntime(model, tmp_path):
 
 def test_faults_are_one_line(model, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="unknown format 'onx'. Did you mean 'onnx'"): export_model(model, tmp_path / "x", "onx", SIZE, TABLE)
-    with pytest.raises(ConfigError, match="Linear cannot be exported. Give weights of the detector solov2"): export_model(torch.nn.Linear(1, 1), tmp_path / "x", "onnx", SIZE, TABLE)
+    with pytest.raises(ConfigError, match="Linear cannot be exported. Give weights of the detector solov2"):
+        export_model(torch.nn.Linear(1, 1), tmp_path / "x", "onnx", SIZE, TABLE)
     monkeypatch.setattr("pointwssis.detector.export.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"ONNX needs the packages onnx and onnxscript. Run pip install 'pointwssis\[export\]'"): export_model(model, tmp_path / "x", "onnx", SIZE, TABLE)
+    with pytest.raises(ConfigError, match=r"ONNX needs the packages onnx and onnxscript. Run pip install 'pointwssis\[export\]'"):
+        export_model(model, tmp_path / "x", "onnx", SIZE, TABLE)
     assert list(tmp_path.iterdir()) == []
 
 

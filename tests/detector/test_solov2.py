@@ -162,7 +162,8 @@ def test_backbones_by_name():
 
 
 def test_backbone_weights_of_another_architecture_are_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="another architecture"): load_body(build_body("torchvision:resnet18"), build_body("torchvision:resnet50").state_dict())
+    with pytest.raises(CheckpointError, match="another architecture"):
+        load_body(build_body("torchvision:resnet18"), build_body("torchvision:resnet50").state_dict())
     (tmp_path / "bad.safetensors").write_bytes(b"no weights")
     with pytest.raises(CheckpointError, match="bad.safetensors"): load_body(build_body("torchvision:resnet18"), tmp_path / "bad.safetensors")
 

@@ -92,7 +92,8 @@ def test_empty_masks_and_empty_images_teach_background_only():
 
 def random_outputs(batch=1):
     torch.manual_seed(0)
-    return Outputs([torch.randn(batch, 3, s, s, requires_grad=True) for s in CFG.num_grids], [torch.randn(batch, 16, s, s, requires_grad=True) for s in CFG.num_grids],
+    return Outputs([torch.randn(batch, 3, s, s, requires_grad=True) for s in CFG.num_grids],
+                   [torch.randn(batch, 16, s, s, requires_grad=True) for s in CFG.num_grids],
                    torch.randn(batch, 16, 16, 24, requires_grad=True), [])
 
 

@@ -6,23 +6,24 @@ import pytest
 import torch
 
 from pointwssis.core import DataError, rng
-from pointwssis.data import coco, shapes
+from pointwssis.data import coco
 from pointwssis.data.coco import encode
 from pointwssis.detector.inference import Instances
 from pointwssis.method.point_strategies import weak_annotation
 from pointwssis.method.pseudo_labels import PseudoMask, unmatched_points, refine_masks, rough_masks, count_unmatched, without_duplicates, write_pseudo
 
 
+SIDE = 128   # of the images, pixels
+
+
 @pytest.fixture(scope="module")
-def halves(tmp_path_factory):
-    root = tmp_path_factory.mktemp("shapes")
-    shapes.write(root, train=5, val=1, size=72)
-    data = coco.load(root / "annotations/instances_train.json", need="masks")
-    strong, hidden = data.select(data.ids[:2]), data.select(data.ids[2:])
+def halves(drawn, tmp_path_factory):
+    data, root = coco.load(drawn / "annotations/instances_train.json", need="masks"), tmp_path_factory.mktemp("weak")
+    strong, hidden = data.select(data.ids[:2]), data.select(data.ids[2:5])
     clicks = [weak_annotation(a, hidden.mask(a), "centroid", rng(0, a["id"])) for i in hidden.ids for a in hidden.annotations[i]]
     empty = {**hidden.images[hidden.ids[0]], "id": 99}              # a weak image on which nobody clicked
     coco.save(root / "weak.json", [*hidden.images.values(), empty], clicks, data.categories)
-    return strong, coco.load(root / "weak.json", root / "train", need="points"), hidden
+    return strong, coco.load(root / "weak.json", drawn / "train", need="points"), hidden
 
 
 def teacher(hidden, skip=()):
@@ -45,12 +46,12 @@ def test_every_mask_knows_its_click(halves, batch):
     for m in masks:
         a = truth[m.point_id]
         assert (m.image_id, weak.categories.id(m.class_index)) == (a["image_id"], a["category_id"])
-        assert (coco.decode(m.rle, 72, 72) == hidden.mask(a)).all()
+        assert (coco.decode(m.rle, SIDE, SIDE) == hidden.mask(a)).all()
 
 
 def test_empty_and_unlinked_masks(halves):
     _, weak, hidden = halves
-    nothing, all_of_it = torch.zeros(1, 72, 72, dtype=torch.bool), torch.ones(1, 72, 72, dtype=torch.bool)
+    nothing, all_of_it = torch.zeros(1, SIDE, SIDE, dtype=torch.bool), torch.ones(1, SIDE, SIDE, dtype=torch.bool)
     one = Instances(torch.cat([nothing, all_of_it]), torch.tensor([.9, .8]), torch.tensor([0, 1]), torch.tensor([0, -1]))
     masks = rough_masks(lambda images, points: [one for _ in images], weak.select(weak.ids[:1]))
     assert [(m.point_id, m.class_index) for m in masks] == [(-1, 1)]
@@ -70,11 +71,11 @@ def test_refined_masks_keep_order_link_and_score(halves):
 
     def invert(items):
         seen.append(sum(len(rough) for _, rough, _, _ in items))
-        return [[encode(~coco.decode(rle, 72, 72)) for rle in rough] for _, rough, _, _ in items]
+        return [[encode(~coco.decode(rle, SIDE, SIDE)) for rle in rough] for _, rough, _, _ in items]
     found = refine_masks(Refiner(invert), weak, masks, batch=3)
     for a, b in zip(masks, found):
         assert (a.point_id, a.image_id, a.class_index, a.score) == (b.point_id, b.image_id, b.class_index, b.score)
-        assert (coco.decode(a.rle, 72, 72) ^ coco.decode(b.rle, 72, 72)).all()
+        assert (coco.decode(a.rle, SIDE, SIDE) ^ coco.decode(b.rle, SIDE, SIDE)).all()
     assert len(found) == len(masks) and sum(seen) == len(masks) and min(seen[:-1]) >= 3
 
 
@@ -116,7 +117,7 @@ def test_file_for_the_student(halves, tmp_path):
 def test_an_emptied_mask_is_a_dropped_point(halves, tmp_path):
     strong, weak, hidden = halves
     masks = rough_masks(teacher(hidden), weak)
-    masks[0] = replace(masks[0], rle=coco.encode(coco.decode(masks[0].rle, 72, 72) & False))
+    masks[0] = replace(masks[0], rle=coco.encode(coco.decode(masks[0].rle, SIDE, SIDE) & False))
     written = write_pseudo(tmp_path / "sw.json", strong, weak, masks)
     assert [a["id"] for a in written["dropped_points"]] == [masks[0].point_id]
     assert masks[0].point_id not in {a.get("point_id") for a in written["annotations"]}

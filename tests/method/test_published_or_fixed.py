@@ -8,7 +8,7 @@ import torch
 
 from pointwssis.config import Config, SOLOv2Config, TrainConfig
 from pointwssis.core import ConfigError
-from pointwssis.data import coco, shapes
+from pointwssis.data import coco
 from pointwssis.data.evaluation import coco_ap
 from pointwssis.data.points import Point, Prompts, as_prompts
 from pointwssis.data.transforms import CocoDataset, collate
@@ -24,10 +24,7 @@ PACKAGE = Path(__file__).parents[2] / "pointwssis"
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp("shapes")
-    shapes.write(root, train=4, val=1, size=72)
-    return coco.load(root / "annotations/instances_train.json", need="masks")
+def data(drawn): return coco.load(drawn / "annotations/instances_train.json", need="masks")
 
 
 def test_only_two_words_are_known():
@@ -54,11 +51,11 @@ def test_a_point_without_mask_is_background_when_published_and_ignored_when_fixe
     first = data.ids[0]
     lost = {"id": 1, "image_id": first, "category_id": data.categories.ids[0], "point": [40., 20.], "iscrowd": 0}
     blind = replace(data, annotations=data.annotations | {first: []}, info={"dropped_points": [lost]})
-    schedule = TrainConfig(short_sides=(72,), long_side=72, flip_prob=0.)
+    schedule = TrainConfig(short_sides=(128,), long_side=128, flip_prob=0.)
     labels = {}
     for unmatched in ("background", "ignore"):
         batch = collate([CocoDataset(blind, schedule, cache=cache, unmatched=unmatched)[0, 0, 0]])
-        labels[unmatched] = assign(CFG, batch["truth"], (24, 24)).classes
+        labels[unmatched] = assign(CFG, batch["truth"], (32, 32)).classes
     assert (labels["background"] == CFG.num_classes).all()
     assert (labels["ignore"] == -1).any() and set(labels["ignore"].unique().tolist()) == {-1, CFG.num_classes}
 

@@ -5,15 +5,13 @@ import zipfile
 import pytest
 
 from pointwssis.core import ConfigError, DataError
-from pointwssis.data import coco, shapes
+from pointwssis.data import coco
 from pointwssis.data.evaluation import coco_ap
 from pointwssis.runs.submission import SCHEMAS, check_submission, write_submission
 
 
 @pytest.fixture(scope="module")
-def truth(tmp_path_factory):
-    root = shapes.write(tmp_path_factory.mktemp("shapes"), train=1, val=5)
-    return coco.load(root / "annotations/instances_val.json", need="masks")
+def truth(drawn): return coco.load(drawn / "annotations/instances_val.json", need="masks")
 
 
 @pytest.fixture
@@ -56,7 +54,8 @@ def test_a_missing_entry_is_named(truth, perfect, tmp_path):
     with pytest.raises(DataError, match="at 0: 'score' is a required property"): check_submission(perfect, "coco", truth)
     with pytest.raises(DataError, match="at the top"): check_submission({}, "coco", truth)
     with pytest.raises(DataError, match="frame nobody.png, label 1: its image is not in"):
-        check_submission([{"name": "nobody.png", "labels": [{"id": "1", "category": "disk", "score": .5, "rle": perfect[0]["segmentation"]}]}], "bdd100k", truth)
+        check_submission([{"name": "nobody.png", "labels": [{"id": "1", "category": "disk", "score": .5,
+                                                             "rle": perfect[0]["segmentation"]}]}], "bdd100k", truth)
     with pytest.raises(ConfigError, match="unknown form 'bdd'. Did you mean 'bdd100k'"): write_submission([], truth, tmp_path / "r.json", "bdd")
     assert set(SCHEMAS) == {"coco", "bdd100k"}
 

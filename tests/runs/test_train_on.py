@@ -103,10 +103,14 @@ def no_outline():
 
 FAULTS = {
     "a class spelled differently": (lambda: edit("clicks.csv", first_class(), first_class().upper()), "unknown class '", "Did you mean '"),
-    "a class without an outline": (no_outline, "clicks.csv: class 'ufo' has", "and no outline in outlines.xml. Outline some of its objects, or leave it out with --classes."),
-    "a click outside": (lambda: edit("clicks.csv", "000011.png,", "000011.png,9"), "clicks.csv: line 2: the click (9", "is not inside 000011.png (72 x 72). Write x, y in pixels"),
-    "an image that is not there": (lambda: Path("photos/000011.png").unlink(), "clicks.csv: line 2: no image '000011.png' in photos.", "Name files relative to that folder."),
-    "all clicked images are outlined": (lambda: edit("clicks.csv", "00001", "00000"), "clicks.csv: no image is clicked on that is not outlined.", "Give clicks on other images as --points."),
+    "a class without an outline": (no_outline, "clicks.csv: class 'ufo' has",
+                                   "and no outline in outlines.xml. Outline some of its objects, or leave it out with --classes."),
+    "a click outside": (lambda: edit("clicks.csv", "000011.png,", "000011.png,9"), "clicks.csv: line 2: the click (9",
+                        "is not inside 000011.png (72 x 72). Write x, y in pixels"),
+    "an image that is not there": (lambda: Path("photos/000011.png").unlink(), "clicks.csv: line 2: no image '000011.png' in photos.",
+                                   "Name files relative to that folder."),
+    "all clicked images are outlined": (lambda: edit("clicks.csv", "00001", "00000"),
+                                        "clicks.csv: no image is clicked on that is not outlined.", "Give clicks on other images as --points."),
     "outlines and clicks in one image": (outlined_and_clicked, "outlines.xml: 000001.png has", "Outline all, or remove the outlines."),
     "the same file twice": (lambda: shutil.copy("clicks.csv", "outlines.xml"), "outlines.xml: broken XML", "Export it again."),
     "a picture that is none": (lambda: Path("photos/000011.png").write_text("no"), "photos/000011.png cannot be read as an image.", ""),
@@ -144,7 +148,9 @@ def test_images_to_judge_by(here):
         kept, held = hold_out(data, seed)
         classes = [{a["category_id"] for i in part.ids for a in part.annotations[i]} for part in (kept, held)]
         assert len(held.ids) == 2 and len(kept.ids) == 8 and classes[1] <= classes[0]
-    with pytest.raises(DataError, match="3 outlined images cannot be divided. Outline four or more, or give others as --val."): hold_out(data.select(data.ids[:3]), 0)
+    with pytest.raises(DataError, match="3 outlined images cannot be divided. Outline four or more, or give others as --val."):
+        hold_out(data.select(data.ids[:3]), 0)
     convert("cvat", "outlines.xml", "val.json", root="photos")
-    with pytest.raises(DataError, match="val.json: 000001.png is in the training files too"): gather(Path("photos"), Path("outlines.xml"), Path("clicks.csv"), Path("val.json"))
+    with pytest.raises(DataError, match="val.json: 000001.png is in the training files too"):
+        gather(Path("photos"), Path("outlines.xml"), Path("clicks.csv"), Path("val.json"))
     assert Image.open("photos/000001.png").size == (72, 72)

@@ -143,7 +143,8 @@ def test_a_full_disk_is_one_line_and_the_last_good_state_stays(tmp_path, monkeyp
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
     try:
         with pytest.raises(StageError, match=r"new\.pt: cannot be written: File too large"): save_state(tmp_path / "new.pt", {"x": torch.zeros(9999)})
-        with pytest.raises(StageError, match=r"new\.safetensors: cannot be written: File too large"): save_weights(tmp_path / "new.safetensors", {"x": torch.zeros(9999)})
+        with pytest.raises(StageError, match=r"new\.safetensors: cannot be written: File too large"):
+            save_weights(tmp_path / "new.safetensors", {"x": torch.zeros(9999)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
@@ -394,7 +395,8 @@ def test_two_processes_equal_one(tmp_path):
         assert [r["loss"] for r in history] == pytest.approx([r["loss"] for r in rows], abs=1e-5)
 
 
-@pytest.mark.parametrize("how, words", [(lambda: os.kill(os.getpid(), signal.SIGKILL), "(was killed by signal Killed|ended unexpectedly)"), (lambda: os._exit(3), "ended unexpectedly")])
+@pytest.mark.parametrize("how, words", [(lambda: os.kill(os.getpid(), signal.SIGKILL), "(was killed by signal Killed|ended unexpectedly)"),
+                                        (lambda: os._exit(3), "ended unexpectedly")])
 def test_a_worker_that_dies_is_one_line(tmp_path, how, words):
     "The system ended it, for want of memory as a rule, or a library did."
     class Dying(Items):
