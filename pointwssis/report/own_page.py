@@ -6,6 +6,7 @@
 from __future__ import annotations
 import base64, csv, io, os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from matplotlib.figure import Figure
 from ..config import Config, run_name
 from ..core import atomic_path, read_json
 from ..data.coco import CocoData, decode, encode, save
+from ..data.evaluation import coco_ap
 from ..data.show import curves, show_grid
 from ..method.gallery import known, open_artifact, open_val
 from .bootstrap import drawn_score, paired_difference
 from .html import templates
-from .matches import read_matches
+from .match_records import record
+from .matches import Record, read_matches
 from .tables import one_decimal
 
 # %% auto #0
@@ -85,13 +88,42 @@ def _pseudo_figure(weak: CocoData, refined: CocoData, rows: list[tuple[int, floa
 _NETWORKS = {"teacher": "teacher, outlines alone",
              "student_sw_refined": "student, outlines and clicks"}
 
-def _scores(run: Path, metrics: dict[str, Any]) -> tuple[list[dict], str]:
+@dataclass(frozen=True)
+class Scores:
+    "Scores of a teacher and a student on images that they have not learned from."
+    metrics: dict[str, Any]   # as the stage evaluate leaves them
+    record: Record
+    results: list[dict]       # of the student, as COCO has them
+    folds: int = 0            # of a cross-validation
+
+def _scores_of_run(run: Path) -> Scores:
+    "The scores of the stage evaluate."
+    return Scores(read_json(run / "evaluate/metrics.json"),
+                  read_matches(run / "evaluate/matches.json")["val"],
+                  read_json(run / "evaluate/artifacts/results_student_sw_refined.json"))
+
+def cross_validated(
+    val: CocoData,                            # the images of all folds
+    folds: Sequence[tuple[CocoData, Path]],   # images of a fold, and where evaluate left its files
+) -> Scores:
+    "Judge the results of all folds together, each image by networks that have not seen it."
+    ids, results = {r["file_name"]: i for i, r in val.images.items()}, {}
+    for name in _NETWORKS:
+        results[name] = [r | {"image_id": ids[part.images[r["image_id"]]["file_name"]]}
+                         for part, place in folds
+                         for r in read_json(place / f"results_{name}.json")]
+    detail = {name: coco_ap(val, found) for name, found in results.items()}
+    metrics = {f"{name}_ap_percent": d["ap_percent"] for name, d in detail.items()}
+    return Scores({**metrics, "models": detail}, record(val, results),
+                  results["student_sw_refined"], len(folds))
+
+def _of_networks(found: Scores) -> tuple[list[dict], str]:
     "Rows of the networks, and a sentence on their difference."
-    record, rows, samples = read_matches(run / "evaluate/matches.json")["val"], [], {}
+    rows, samples = [], {}
     for name, label in _NETWORKS.items():
-        samples[name] = drawn_score(record, name)
+        samples[name] = drawn_score(found.record, name)
         low, high = np.nanpercentile(samples[name].drawn()[1:], (2.5, 97.5))
-        detail = metrics["models"][name]
+        detail = found.metrics["models"][name]
         rows.append({"name": label, "ap": one_decimal(detail["ap_percent"]),
                      "ap50": one_decimal(detail["ap50_percent"]),
                      "interval": f"[{one_decimal(low)}, {one_decimal(high)}]"})
@@ -119,21 +151,20 @@ def _png(figure: Figure) -> str:
     figure.savefig(file, format="png", dpi=110)
     return base64.b64encode(file.getvalue()).decode()
 
-def _pictures(cfg: Config, run: Path, weak: CocoData, refined: CocoData, val: CocoData,
-              scores: list[tuple[int, float]]) -> list[dict]:
+def _pictures(run: Path, weak: CocoData, refined: CocoData, val: CocoData, results: list[dict],
+              low: list[tuple[int, float]]) -> list[dict]:
     "Titles, sentences and pictures."
-    worst = worst_images(val,
-                         read_json(run / "evaluate/artifacts/results_student_sw_refined.json"))[:4]
+    worst = worst_images(val, results)[:4]
     history = {name: read_json(run / stage / "artifacts/history.json")
                for name, stage in (("teacher", "teacher"), ("refiner", "refiner"),
                                    ("student", "student_refined"))}
     parts = [("The worst predictions", "Images to judge by whose objects the student finds least "
                                        "well: outlines above, predictions with a score of at "
                                        "least 0.3 below.", _worst_figure(val, worst))]
-    if scores:
+    if low:
         parts.append(("Pseudo labels with the lowest scores",
                       "Clicked images whose masks have the lowest mean score of the teacher.",
-                      _pseudo_figure(weak, refined, scores[:4])))
+                      _pseudo_figure(weak, refined, low[:4])))
     return [{"title": title, "text": text, "png": _png(figure)}
             for title, text, figure in [*parts,
                                         ("Training", "The loss of each network.", curves(history))]]
@@ -164,33 +195,33 @@ def write_own_page(
     notes: Sequence[str] = (),
     settings: str = "",               # the table of settings
     unseen: list[tuple[str, float]] = [],   # images in no file, and their undecided objects
+    found: Scores | None = None,      # None: those of the stage evaluate
 ) -> Path:   # result/index.html; pseudo_labels.json and next.csv lie beside it
     "Everything that a user wants to know after a training on own images."
     split, out = run / "split/artifacts", run / "result"
     weak, refined, val = (open_artifact(cfg, split, split, "_w.json"),
                           open_artifact(cfg, split, run / "pseudo/artifacts", "_sw_refined.json"),
                           open_val(cfg, split))
-    strong, metrics, scores = (open_artifact(cfg, split, split, "_s.json"),
-                               read_json(run / "evaluate/metrics.json"),
-                               mean_scores(weak, refined))
+    strong, found, scores = (open_artifact(cfg, split, split, "_s.json"),
+                             found or _scores_of_run(run), mean_scores(weak, refined))
     write_labels(refined, weak, out / "pseudo_labels.json")
     todo, weights = _next(weak, scores, unseen), run / "student_refined/artifacts/last.safetensors"
     with atomic_path(out / "next.csv") as temporary, open(temporary, "w", newline="",
                                                           encoding="utf-8") as file:
         csv.writer(file).writerows([("file", "do", "why"),
                                     *((row["file"], row["do"], row["why"]) for row in todo)])
-    networks, difference = _scores(run, metrics)
+    networks, difference = _of_networks(found)
     page = templates().get_template("own_page.html").render(
         name=run_name(cfg), strong=len(strong.ids), outlines=strong.num_annotations,
-        weak=len(weak.ids), clicks=weak.num_annotations, judged=len(val.ids),
-        networks=networks, difference=difference, classes=_by_class(weak, refined, metrics),
+        weak=len(weak.ids), clicks=weak.num_annotations, judged=len(val.ids), folds=found.folds,
+        networks=networks, difference=difference, classes=_by_class(weak, refined, found.metrics),
         weights=weights, labels=out / "pseudo_labels.json",
         command=f"pointwssis predict PHOTO.jpg --weights {weights}", next_file=out / "next.csv",
         notes=notes, settings=settings,
         correct=f"pointwssis convert coco {out / 'pseudo_labels.json'} correct.xml --to "
                 "cvat\npointwssis convert cvat corrected.xml outlines.json --images "
                 f"{os.path.relpath(val.image_root.resolve())}",
-        pictures=_pictures(cfg, run, weak, refined, val, scores),
+        pictures=_pictures(run, weak, refined, val, found.results, scores),
         next=[*todo[:8], *(row for row in todo[8:] if row["do"] == "click")][:16])
     with atomic_path(out / "index.html") as temporary: temporary.write_text(page, encoding="utf-8")
     return out / "index.html"

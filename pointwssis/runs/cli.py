@@ -130,7 +130,9 @@ def _train(parser: Parser) -> None:
                              "tool")
     parser.add_argument("--val", default="", metavar="FILE",
                         help="outlined images to judge by (default: a fifth of the outlined ones "
-                             "is held out)")
+                             "is held out; fewer than 60 are cross-validated)")
+    parser.add_argument("--folds", type=int, default=2, metavar="N",
+                        help="of the cross-validation (default 2); 0: hold out a fifth")
 
 @_command(commands.command_convert, "classes", "empty")
 def _convert(parser: Parser) -> None:

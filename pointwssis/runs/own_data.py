@@ -50,6 +50,8 @@ class OwnSet:
     weak: CocoData
     val: CocoData
     notes: list[str] = field(default_factory=list)   # what was left out, for the user
+    # a set for each part of `val`, which it judges by; [] without cross-validation
+    folds: list[OwnSet] = field(default_factory=list)
 
 def _outlined(data: CocoData) -> CocoData:
     "The images with outlines, and those that show no object."
@@ -86,28 +88,61 @@ def _clicked(data: CocoData, outlined: set[str], notes: list[str]) -> CocoData:
     return found
 
 # %% ../../nbs/6_runs/15_own_data.ipynb #1d339859
-HELD_OUT = .2
+HELD_OUT = .2   # share of the outlined images
+FOLDS = 2       # parts of a cross-validation
+ENOUGH = 60     # outlined images, of which some are held out instead
+
+_DIVIDE = "Outline four or more, or give others as --val."
+_SINGLE = ("every outlined image is the only one of a class. "
+           "Outline more, or give others as --val.")
+
+def _check_count(data: CocoData) -> None:
+    "DataError for a set too small to be divided."
+    if len(data.ids) < 4:
+        raise DataError(f"{data.path}: {len(data.ids)} outlined images cannot be divided. "
+                        f"{_DIVIDE}")
+
+def _classes_of(data: CocoData) -> dict[int, set[int]]:
+    "Category ids by image."
+    return {i: {a["category_id"] for a in data.annotations[i]} for i in data.ids}
 
 def hold_out(
     data: CocoData,   # outlined images
     seed: int,
 ) -> tuple[CocoData, CocoData]:   # to learn from, to judge by
     "Divide the outlined images; DataError if there are too few."
-    if len(data.ids) < 4:
-        raise DataError(f"{data.path}: {len(data.ids)} outlined images cannot be divided. "
-                        "Outline four or more, or give others as --val.")
-    left, held = Counter(), []
-    classes = {i: {a["category_id"] for a in data.annotations[i]} for i in data.ids}
+    _check_count(data)
+    left, held, classes = Counter(), [], _classes_of(data)
     for of in classes.values(): left.update(of)
     for i in (data.ids[k] for k in rng(seed, "held out").permutation(len(data.ids))):
         if len(held) >= max(1, round(HELD_OUT * len(data.ids))): break
         if classes[i] and all(left[c] > 1 for c in classes[i]):
             held.append(i)
             left.subtract(classes[i])
-    if not held:
-        raise DataError(f"{data.path}: every outlined image is the only one of a class. "
-                        "Outline more, or give others as --val.")
+    if not held: raise DataError(f"{data.path}: {_SINGLE}")
     return data.select(i for i in data.ids if i not in held), data.select(sorted(held))
+
+def cross_folds(
+    data: CocoData,   # outlined images
+    seed: int,
+    count: int = FOLDS,
+) -> list[tuple[CocoData, CocoData]]:   # of each fold, to learn from and to judge by
+    "Divide the outlined images into parts; each class of a part has images in the others."
+    _check_count(data)
+    classes, total = _classes_of(data), Counter()
+    for of in classes.values(): total.update(of)
+    parts: list[list[int]] = [[] for _ in range(count)]
+    inside = [Counter() for _ in parts]
+    for i in (data.ids[k] for k in rng(seed, "folds").permutation(len(data.ids))):
+        free = [k for k, has in enumerate(inside) if classes[i]
+                and all(has[c] + 1 < total[c] for c in classes[i])]
+        if not free: continue   # the only image of a class is learned from in every fold
+        k = min(free, key=lambda k: len(parts[k]))
+        parts[k].append(i)
+        inside[k].update(classes[i])
+    if not all(parts): raise DataError(f"{data.path}: {_SINGLE}")
+    return [(data.select(i for i in data.ids if i not in part), data.select(sorted(part)))
+            for part in parts]
 
 # %% ../../nbs/6_runs/15_own_data.ipynb #3f488c9e
 def _check_classes(weak: CocoData, used: tuple[str, ...], masks: Path) -> None:
@@ -126,6 +161,7 @@ def gather(
     seed: int = 0,
     classes: tuple[str, ...] = (),   # these only; (): all that are outlined
     empty: str = "error",      # as `annotation_checks.checked`
+    folds: int = FOLDS,        # of fewer than ENOUGH outlined images without `val`; 0: hold out
 ) -> OwnSet:
     "Read and compare the files of a user."
     how: dict[str, Any] = {"root": images, "empty": empty}
@@ -144,15 +180,30 @@ def gather(
     if weak.categories.names != used:
         weak = _clicked(read(points, known=used, **clicked),
                         {r["file_name"] for r in strong.images.values()}, [])
-    strong, judged = (strong, _outlined(read(val, known=used,
-                                             **clicked))) if val else hold_out(strong, seed)
-    if val: _check_apart(strong, weak, judged)
-    named = {r["file_name"] for data in (strong, weak, judged) for r in data.images.values()}
+    judged = _outlined(read(val, known=used, **clicked)) if val else None
+    own = _divided(strong, weak, judged, seed, folds)
+    named = {r["file_name"] for data in (own.strong, weak, own.val) for r in data.images.values()}
     if others := len(set(ImageFolder(images).files) - named):
         notes.append(f"{others:,} images of {images} are in no file and are not used")
-    notes.append(f"AP will be of {len(judged.ids)} "
-                 f"{'images of ' + str(val) if val else 'outlined images, held out'}")
-    return OwnSet(strong, weak, judged, notes)
+    return replace(own, notes=notes + own.notes)
+
+def _divided(strong: CocoData, weak: CocoData, judged: CocoData | None, seed: int,
+             folds: int) -> OwnSet:
+    "The set with images to judge by: given, cross-validated or held out."
+    if judged:
+        _check_apart(strong, weak, judged)
+        return OwnSet(strong, weak, judged, [f"AP will be of {len(judged.ids)} images of "
+                                             f"{judged.path}"])
+    if folds < 2 or len(strong.ids) >= ENOUGH:
+        left, held = hold_out(strong, seed)
+        return OwnSet(left, weak, held, [f"AP will be of {len(held.ids)} outlined images, "
+                                         "held out"])
+    pairs = cross_folds(strong, seed, folds)
+    every = strong.select(sorted(i for _, part in pairs for i in part.ids))
+    note = (f"AP will be of {len(every.ids)} outlined images, cross-validated: {folds} times a "
+            "teacher and a student are trained without the images that judge them")
+    return OwnSet(strong, weak, every, [note], [OwnSet(left, weak, part)
+                                                for left, part in pairs])
 
 def _check_apart(strong: CocoData, weak: CocoData, judged: CocoData) -> None:
     "No image to judge by is learned from."

@@ -16,9 +16,10 @@ from ..config import Config, name_after
 from ..core import CheckpointError, DataError, pick_device, read_json
 from ..data.annotation_checks import ImageFolder
 from ..data.coco import CocoData
-from ..report.own_page import undecided, write_own_page
+from ..method.gallery import open_val
+from ..report.own_page import Scores, cross_validated, undecided, write_own_page
 from ..report.results import RUNS
-from .own_data import OwnSet, gather, prepare, share_name
+from .own_data import FOLDS, OwnSet, gather, prepare, share_name
 from .runner import reproduce
 from .settings import SIZES, Facts, Setting, facts_of, facts_of_folder, suggested
 from .settings import table_of
@@ -102,6 +103,25 @@ def _unseen(cfg: Config, own: OwnSet, images: Path, run: Path) -> list[tuple[str
         except DataError: continue   # not a picture, and nobody asked for it
     return sorted(counts.items(), key=lambda pair: -pair[1])
 
+def _params(own: OwnSet, images: Path, name: str, seed: int, options: dict[str, Any],
+            runs: Path) -> dict[str, Any]:
+    "Parameters of the stages, whose files are written."
+    data = runs / name / "data"
+    return {"dataset": "custom", "split": share_name(own), "seed": seed, "data_root": str(data),
+            "overrides": options | {"name": name} | prepare(own, data, images)}
+
+def _scores_of_folds(own: OwnSet, images: Path, options: dict[str, Any], cfg: Config, run: Path,
+                     how: dict[str, Any]) -> Scores:
+    "Train a teacher and a student for each fold, and judge all of them together."
+    runs, made = run.parents[1] / "folds", []
+    for n, fold in enumerate(own.folds, start=1):
+        params = _params(fold, images, f"fold{n}", cfg.seed, options, runs)
+        part = config_of(**params)
+        reproduce(params, runs, stages=STAGES, **how)
+        place = run_folder(part, runs)
+        made.append((open_val(part, place / "split/artifacts"), place / "evaluate/artifacts"))
+    return cross_validated(open_val(cfg, run / "split/artifacts"), made)
+
 # %% ../../nbs/6_runs/17_train_on.ipynb #f3150a87
 @dataclass(frozen=True)
 class Trained:
@@ -117,13 +137,14 @@ def train_on(
     images: str | Path,               # the image folder
     masks: str | Path,                # outlined images, in any annotation format
     points: str | Path,               # clicked images, in any annotation format
-    val: str | Path | None = None,    # outlined images to judge by; None: a fifth of `masks`
+    val: str | Path | None = None,    # outlined images to judge by; None: some of `masks`
     *,
     name: str = "",                   # of the run; "": that of the image folder
     size: str = "",                   # small, base or large; "": small on a CPU, base on a GPU
     seed: int = 0,
     classes: tuple[str, ...] = (),    # these only; (): all that are outlined
     empty: str = "error",             # images that nobody has worked on: error, skip or background
+    folds: int = FOLDS,               # of fewer than 60 outlined images without `val`; 0: hold out
     overrides: dict[str, Any] | None = None,   # options instead of the suggested ones
     runs: str | Path = RUNS,          # where results go
     say: Callable[[str], None] = print,        # takes notes, the table of settings and the time
@@ -133,6 +154,8 @@ def train_on(
 
     Names in the files are relative to `images`. Coordinates are pixels of the upright image.
     Raises DataError for a fault in the files, ConfigError for an option that does not exist.
+    Without `val`, AP is of outlined images: a fifth of them, held out; of fewer than 60, all, by
+    cross-validation. The student has then learned from all, its AP is that of the folds' students.
     AP and mIoU are in percent. The method: PointWSSIS (arXiv 2303.15062), section 3.
 
     >>> from pointwssis import train_on
@@ -140,25 +163,31 @@ def train_on(
     """
     images, overrides = Path(images), dict(overrides or {})
     own = gather(images, Path(masks), Path(points), Path(val) if val else None, seed, classes,
-                 empty)
+                 empty, folds)
     for note in own.notes: say(note)
     settings, notes = _settings(facts_of(own.strong, own.weak), size,
                                 overrides.get("device", "auto"))
     for note in notes: say(note)
     name = name or name_after(images, "own")
-    data = Path(runs) / name / "data"
-    params = {"dataset": "custom", "split": share_name(own), "seed": seed, "data_root": str(data),
-              "overrides": {**plain_values(settings), "name": name, **overrides}}
-    table = table_of(settings, overrides)
+    table, options = table_of(settings, overrides), {**plain_values(settings), **overrides}
     say(table)
-    config_of(**params)   # a wrong option is said before anything is written
-    params["overrides"] |= prepare(own, data, images)
+    # a wrong option is said before anything is written
+    config_of("custom", share_name(own), seed, "", {"name": name, **options})
+    params = _params(own, images, name, seed, options, Path(runs))
     cfg = config_of(**params)
     run = run_folder(cfg, Path(runs))
     if not (run / "student_refined/params.json").is_file():
-        say(estimate(cfg, seconds_of_step(cfg, own.strong), STAGES))
-    reproduce(params, runs, stages=STAGES, **how)
-    page = write_own_page(cfg, run, [*own.notes, *notes], table, _unseen(cfg, own, images, run))
+        say(estimate(cfg, seconds_of_step(cfg, own.strong), STAGES) + _and_folds(own))
+    reproduce(params, runs, stages=STAGES[:-1] if own.folds else STAGES, **how)
+    scores = _scores_of_folds(own, images, options, cfg, run, how) if own.folds else None
+    page = write_own_page(cfg, run, [*own.notes, *notes], table,
+                          _unseen(cfg, own, images, run), scores)
+    metrics = scores.metrics if scores else read_json(run / "evaluate/metrics.json")
     return Trained(run / "student_refined/artifacts/last.safetensors", page,
-                   page.with_name("pseudo_labels.json"), page.with_name("next.csv"),
-                   read_json(run / "evaluate/metrics.json"), len(own.val.ids))
+                   page.with_name("pseudo_labels.json"), page.with_name("next.csv"), metrics,
+                   len(own.val.ids))
+
+def _and_folds(own: OwnSet) -> str:
+    "The price of cross-validation, in words."
+    return (f" The cross-validation does it {len(own.folds)} times more; --val FILE or --folds 0 "
+            "leaves it out." if own.folds else "")

@@ -14,7 +14,7 @@ from pointwssis.data import coco, shapes
 from pointwssis.data.convert import convert, read_annotations, write_annotations
 from pointwssis.data.masks import centroid
 from pointwssis.runs.cli import main
-from pointwssis.runs.own_data import gather, hold_out
+from pointwssis.runs.own_data import cross_folds, gather, hold_out
 
 TINY = {"teacher.backbone": "timm:test_resnet", "student.backbone": "timm:test_resnet", "refiner.backbone": "torchvision:resnet18", "teacher.weights": "",
         "student.weights": "", "refiner.weights": "", "teacher.frozen_norm": False, "student.frozen_norm": False, "teacher_train.steps": 3,
@@ -62,7 +62,7 @@ def train(*more: str) -> int:
 
 
 def test_from_two_files_to_a_student_and_a_page(here, capsys):
-    assert train("--name", "mine") == 0
+    assert train("--name", "mine", "--folds", "0") == 0
     said = capsys.readouterr().out
     run = next(Path("outputs/runs/mine").glob("*p/s0"))
     assert "AP of 2 images: teacher" in said and "A step takes" in said and "your choice" in said
@@ -76,7 +76,32 @@ def test_from_two_files_to_a_student_and_a_page(here, capsys):
     assert {r["file_name"] for r in labels.images.values()} == {r["file_name"] for r in weak["images"]}
     todo = (run / "result/next.csv").read_text().splitlines()
     assert len(todo) >= 1 + len(weak["images"]) and ",outline," in todo[1] and f"{page.count('data:image/png')}" == "3"
-    assert train("--name", "mine") == 0 and "up to date" in capsys.readouterr().out
+    assert train("--name", "mine", "--folds", "0") == 0 and "up to date" in capsys.readouterr().out
+
+
+def test_few_outlined_images_are_cross_validated(here, capsys):
+    assert train("--name", "few") == 0
+    said, place = capsys.readouterr().out, Path("outputs/runs/few")
+    run, page = next(place.glob("*p/s0")), next(place.glob("*p/s0/result/index.html")).read_text()
+    count = int(re.search(r"AP of (\d+) images: teacher", said)[1])
+    assert 4 < count <= 10 and f"AP will be of {count} outlined images, cross-validated: 2 times a teacher and a student" in said
+    assert "The cross-validation does it 2 times more" in said and f"AP is of {count} images" in page and "cross-validated: 2 times" in page
+    def names(folder: Path, file: str) -> set[str]:
+        return {r["file_name"] for r in json.loads(next(folder.glob(f"data/annotations/{file}")).read_text())["images"]}
+    learned, judged = ([names(place / f"folds/fold{n}", file) for n in (1, 2)] for file in ("own_*_s.json", "own_val.json"))
+    assert all(not a & b for a, b in zip(learned, judged)) and not judged[0] & judged[1]
+    assert names(place, "own_*_s.json") == learned[0] | judged[0] and names(place, "own_val.json") == judged[0] | judged[1]
+    assert not (run / "evaluate").exists() and (run / "result/pseudo_labels.json").is_file()
+    assert train("--name", "few") == 0 and "done in" not in capsys.readouterr().out
+
+
+def test_folds_leave_every_class_to_learn_from(here):
+    data = read_annotations("cvat", "outlines.xml", "photos")
+    for seed in range(5):
+        for learned, part in cross_folds(data, seed, 3):
+            classes = [{a["category_id"] for i in d.ids for a in d.annotations[i]} for d in (learned, part)]
+            assert part.ids and classes[1] <= classes[0] and set(learned.ids) | set(part.ids) == set(data.ids) and not set(learned.ids) & set(part.ids)
+    with pytest.raises(DataError, match="3 outlined images cannot be divided"): cross_folds(data.select(data.ids[:3]), 0)
 
 
 def test_pseudo_labels_are_corrected_in_a_tool_and_come_back_as_outlines(here):
@@ -85,7 +110,7 @@ def test_pseudo_labels_are_corrected_in_a_tool_and_come_back_as_outlines(here):
     convert("coco", "pseudo_labels.json", "correct.json", "label_studio", root="photos")
     convert("label_studio", "correct.json", "strong.json", root="photos")
     own = gather(Path("photos"), Path("strong.json"), Path("clicks.csv"))
-    assert len(own.strong.ids) + len(own.val.ids) == 10
+    assert len(own.strong.ids) == 10
 
 
 def edit(name: str, old: str, new: str): Path(name).write_text(Path(name).read_text().replace(old, new))
