@@ -1440,6 +1440,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
                                                                               'pointwssis/registry.py'),
                                      'pointwssis.registry.Registry.everything': ( '9_core/registry.html#registry.everything',
                                                                                   'pointwssis/registry.py'),
+                                     'pointwssis.registry.Registry.own': ('9_core/registry.html#registry.own', 'pointwssis/registry.py'),
                                      'pointwssis.registry.Registry.register': ( '9_core/registry.html#registry.register',
                                                                                 'pointwssis/registry.py'),
                                      'pointwssis.registry.Table': ('9_core/registry.html#table', 'pointwssis/registry.py'),

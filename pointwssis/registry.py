@@ -125,6 +125,10 @@ class Registry(Mapping):
         if name not in self._found: import_module(names[name])
         return self._found[name]
 
+    def own(self) -> list[str]:
+        "Names of the package's own kinds; loads neither plug-ins nor other packages."
+        return [*_own(self.homes)]
+
     def everything(self) -> dict[str, Any]:
         "Import all modules with kinds of the package; every kind by name."
         for home in _sources(self.homes): import_module(home)

@@ -29,7 +29,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "refiner_image_mask": _inputs("image", "mask"),
     "refiner_image_point": _inputs("image", "point"),
     "refiner_mask_point": _inputs("mask", "point"),
-    **{f"points_{name}": {"point_strategy": name} for name in POINTS if name != "centroid"},
+    **{f"points_{name}": {"point_strategy": name} for name in POINTS.own() if name != "centroid"},
     **{f"click_gain_{n}": {"refiner.click_gain": float(n)} for n in (3, 8)},
     "unanswered_background": {"unanswered": "background"},
     "published": {"behaviour": "published"},
@@ -70,7 +70,7 @@ ABLATIONS: dict[str, Ablation] = {
         "all three": ""}),
     "points": Ablation("Position of the click on the object.", "click", {
         CLICKS.get(name, name): "" if name == "centroid" else f"points_{name}"
-        for name in POINTS}),
+        for name in POINTS.own()}),
     "click_gain": Ablation("Scale of the refiner's point filters at initialisation.",
                            "point filters", {
         "as drawn": "", "three times": "click_gain_3", "eight times": "click_gain_8"}),

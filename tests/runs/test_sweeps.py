@@ -1,5 +1,8 @@
 "Lists of runs: what is in them, that a stage is run once, that one failure does not end them, and the command line."
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,6 +35,15 @@ def test_tables_are_chosen_by_name():
     assert all("" in table.rows.values() for table in ABLATIONS.values())
     with pytest.raises(ConfigError, match="unknown table 'point'. Did you mean 'points'?"): choose_tables("levels,point")
     with pytest.raises(ConfigError, match="unknown variant 'level_7'"): settings_of("level_7")
+
+
+def test_a_plug_in_may_use_the_tables_of_ablations(tmp_path):
+    "A kernel loads plug-ins at its first question about kinds, which must not come while the ablations are imported."
+    (tmp_path / "mine.py").write_text("from pointwssis.report.comparisons_ablations import ablation\nfrom pointwssis.registry import POINTS\n"
+                                      "@POINTS.register('mine')\ndef mine(mask, rng): return .5, .5\n")
+    environ = os.environ | {"POINTWSSIS_PLUGINS": str(tmp_path / "mine.py")}
+    code = "import pointwssis.method.ablations; from pointwssis.registry import POINTS; assert 'mine' in POINTS"
+    assert subprocess.run([sys.executable, "-c", code], env=environ).returncode == 0
 
 
 def test_no_row_of_an_ablation_reads_like_a_number():
