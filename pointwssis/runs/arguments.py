@@ -48,7 +48,7 @@ def names(text: str) -> list[str]:
 SHARED: dict[str, dict[str, Any]] = {
     "dataset": {"default": "",
                 "help": "shapes (built in), demo (the same with short schedules), animals7, "
-                        "coco_union, coco, bdd100k, custom (any COCO-format folder)"},
+                        "nuclei, coco_union, coco, bdd100k, custom (any COCO-format folder)"},
     "split": {"default": "", "help": "share of the images that keep their masks, "
                                      "such as 1p or 12.5p (default 10p)"},
     "seed": {"type": int, "default": 0, "help": "one seed for everything random (default 0)"},

@@ -113,6 +113,28 @@ ANIMALS7 = {  # seven animals in 700 photographs, MobileNetV2 from ImageNet weig
     "student_start": "teacher", "controls": True,
 }
 
+# %% ../../nbs/6_runs/01_presets.ipynb #212300b6
+_LITE = {"backbone": "timm:efficientnet_lite0", "weights": "package", "channel_order": "rgb",
+         "pixel_mean": (127.5,) * 3, "pixel_std": (127.5,) * 3}
+NUCLEI = {  # 24 outlined and 216 clicked images of the 2018 Data Science Bowl: docs/own_data.md
+    "recipe": "competition", "student_start": "teacher",
+    **_both("", **_LITE, **_NARROW, num_grids=(36, 31, 21, 15, 10)),
+    "teacher.scale_ranges": ((1, 11), (11, 16), (16, 22), (22, 37), (37, 2048)),
+    "student.scale_ranges": ((1, 14), (8, 21), (12, 29), (17, 48), (28, 2048)),
+    **_both("_train", **_FAST, lr=1e-3, weight_decay=.02, backbone_lr_factor=.1, batch_size=4,
+            precision="fp32", short_sides=(252, 288), long_side=288, scale_jitter=(.8, 1.4),
+            colour_jitter=.2),
+    "teacher_train.steps": 350, "teacher_train.checkpoint_steps": (175, 262),
+    "student_train.steps": 500,
+    "refiner.backbone": "timm:efficientnet_lite0", "refiner.weights": "package",
+    "refiner.crop_size": 96, "refiner.aspp_channels": 64,
+    "refiner.decoder_channels": (96, 64, 48, 32), "refiner.perturb_prob": .5, "refiner.sigma": 4.0,
+    **{f"refiner_train.{k}": v
+       for k, v in (_FAST | {"steps": 300, "lr": 1e-3, "weight_decay": .02,
+                          "precision": "fp32"}).items()},
+    "data.short_side": 288, "data.long_side": 288, "data.cache_images": True,
+}
+
 # %% ../../nbs/6_runs/01_presets.ipynb #71614869
 CUSTOM = {
     "recipe": "competition",
@@ -137,6 +159,7 @@ class Preset:
 DATASETS.register("shapes")(Preset(SHAPES, draw=shapes.write))
 DATASETS.register("demo")(Preset(DEMO, draw=shapes.write))
 DATASETS.register("animals7")(Preset(ANIMALS7))
+DATASETS.register("nuclei")(Preset(NUCLEI))
 DATASETS.register("coco")(Preset(COCO, published_schedule=True))
 DATASETS.register("bdd100k")(Preset(BDD100K, published_schedule=True))
 DATASETS.register("custom")(Preset(CUSTOM))
