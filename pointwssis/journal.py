@@ -5,11 +5,12 @@
 # %% ../nbs/9_core/06_journal.ipynb #6a0d1e04
 from __future__ import annotations
 import hashlib, os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from tqdm import tqdm
 
 from .core import NO_ROOM, unwritable
 
@@ -83,3 +84,18 @@ def recall(
         for key, value in zip(keys, work(), strict=True):
             if key not in journal: journal.add(key, value)
     return [journal[key] for key in keys]
+
+# %% ../nbs/9_core/06_journal.ipynb #6a0d1f02
+BAR = ("{percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} {unit} [{elapsed}, "
+       "{remaining} left{postfix}]")
+
+def in_batches(
+    keys: Sequence[int],
+    size: int,             # keys at once
+    unit: str = "images",
+) -> Iterator[Sequence[int]]:
+    "Yield the keys, some at a time, and show how many are done."
+    with tqdm(total=len(keys), unit=unit, mininterval=10, delay=10, bar_format=BAR) as bar:
+        for start in range(0, len(keys), size):
+            yield (some := keys[start:start + size])
+            bar.update(len(some))

@@ -19,7 +19,7 @@ from ..data.evaluation import ids_by_name, to_results, under_ids
 from ..data.image_files import read_picture
 from ..data.transforms import inference_batch, normalise, target_size
 from .inference import Instances
-from ..journal import Journal, recall
+from ..journal import Journal, in_batches, recall
 from ..quirks import FIXED, Quirks
 from ..registry import DETECTORS
 from ..training.checkpoints import load_official
@@ -92,8 +92,7 @@ def predict_all(
     def work(ids: list[int]) -> list[list[dict]]:
         found = predict([data.read_image(i) for i in ids])
         return [to_results(f, i, table) for i, f in zip(ids, found)]
-    batches = [data.ids[i:i + batch] for i in range(0, len(data.ids), batch)]
-    made = (results for ids in batches for results in recall(journal, ids, lambda: work(ids)))
+    made = (results for ids in in_batches(data.ids, batch) for results in recall(journal, ids, lambda: work(ids)))
     return [r for results in made for r in under_ids(results, known)]
 
 # %% ../../nbs/2_detector/10_predict.ipynb #87416060

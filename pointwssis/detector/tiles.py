@@ -6,6 +6,7 @@
 from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import ceil
 
 import numpy as np
@@ -52,30 +53,34 @@ def _inside(pixels: np.ndarray, box: Box, height: int) -> np.ndarray:
 
 def agreement(
     a: Found,
-    b: Found,        # of another tile
+    b: Found,        # of the same class in another tile
+    pixels: tuple[np.ndarray, np.ndarray],   # of both, as of `pixels_of`
 ) -> float:          # 0..1; 0 where the rule does not join them
     "The part of the smaller mask, in the strip that both tiles show, that the other holds too."
-    if a.class_index != b.class_index or a.tile == b.tile: return 0.
     strip = (*map(max, a.tile[:2], b.tile[:2]), *map(min, a.tile[2:], b.tile[2:]))
-    pixels, height = [pixels_of(f.rle) for f in (a, b)], a.rle["size"][0]
-    parts = [_inside(p, strip, height) for p in pixels]
+    parts = [_inside(p, strip, a.rle["size"][0]) for p in pixels]
     common = len(np.intersect1d(*parts, assume_unique=True))
     smaller = min(map(len, parts))
     enough = common > SHARE * smaller and common >= LEAST * min(map(len, pixels))
     return common / smaller if enough else 0.
 
 # %% ../../nbs/2_detector/12_tiles.ipynb #7b11000b
-def _bounds(found: Found) -> tuple[int, int, int, int]:
+KEPT = 4096   # masks whose pixels are in memory at once
+
+def _bounds(pixels: np.ndarray, height: int) -> tuple[int, int, int, int]:
     "Box of a mask that has pixels."
-    x, y = divmod(pixels_of(found.rle), found.rle["size"][0])
+    x, y = divmod(pixels, height)
     return x.min(), y.min(), x.max() + 1, y.max() + 1
 
-def _pairs(found: Sequence[Found]) -> Iterator[tuple[int, int]]:
-    "Masks of different tiles whose boxes overlap."
-    boxes = np.array([_bounds(f) for f in found]).reshape(-1, 4)
+def _pairs(found: Sequence[Found], pixels: Callable) -> Iterator[tuple[int, int]]:
+    "Masks of one class and different tiles whose boxes overlap."
+    boxes = np.array([_bounds(pixels(k), f.rle["size"][0]) for k, f in enumerate(found)])
+    kinds = np.array([f.class_index for f in found])
+    tiles = np.unique([f.tile for f in found], axis=0, return_inverse=True)[1].reshape(-1)
     for k, (x0, y0, x1, y1) in enumerate(boxes):
         later = boxes[k + 1:]
-        near = ((later[:, 0] < x1) & (later[:, 2] > x0) & (later[:, 1] < y1) & (later[:, 3] > y0))
+        near = ((later[:, 0] < x1) & (later[:, 2] > x0) & (later[:, 1] < y1) & (later[:, 3] > y0)
+                & (kinds[k + 1:] == kinds[k]) & (tiles[k + 1:] != tiles[k]))
         yield from ((k, k + 1 + other) for other in np.flatnonzero(near).tolist())
 
 def _union(group: Sequence[Found]) -> Found:
@@ -84,13 +89,17 @@ def _union(group: Sequence[Found]) -> Found:
     best = max(group, key=lambda f: f.score)
     return replace(best, rle=from_pixels(pixels, *best.rle["size"]))
 
+# %% ../../nbs/2_detector/12_tiles.ipynb #7b11001b
 def join_tiles(
     found: Sequence[Found],   # of all tiles of one picture
 ) -> list[Found]:             # best first
     "One mask for each object, whichever tiles it was found in."
     found = [f for f in found if len(pixels_of(f.rle))]
+    if not found: return []
+    pixels = lru_cache(KEPT)(lambda k: pixels_of(found[k].rle))
     groups: dict[int, list[int]] = {k: [k] for k in range(len(found))}
-    shares = [(-agreement(found[a], found[b]), a, b) for a, b in _pairs(found)]
+    shares = [(-agreement(found[a], found[b], (pixels(a), pixels(b))), a, b)
+              for a, b in _pairs(found, pixels)]
     for share, a, b in sorted(shares):
         one, other = groups[a], groups[b]
         if not share or {found[k].tile for k in one} & {found[k].tile for k in other}: continue

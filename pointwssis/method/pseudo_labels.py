@@ -17,7 +17,7 @@ from faster_coco_eval import mask as rle_api
 from ..core import DataError
 from ..data.coco import CocoData, centroid, decode, encode_many, mask_fields, save
 from ..data.points import Point, points_of, xy_by_id
-from ..journal import Journal, recall
+from ..journal import Journal, in_batches, recall
 from ..refiner.refinement import Item
 from ..quirks import FIXED, Quirks
 from ..registry import Refiner
@@ -64,8 +64,7 @@ def rough_masks(
         points = [points_of(weak, i) for i in ids]
         instances = predict([weak.read_image(i) for i in ids], list(map(known, points)))
         return [_of_image(*answer) for answer in zip(ids, points, instances)]
-    batches = [weak.ids[start:start + batch] for start in range(0, len(weak.ids), batch)]
-    return [m for ids in batches for masks in recall(journal, ids, lambda: work(ids))
+    return [m for ids in in_batches(weak.ids, batch) for masks in recall(journal, ids, lambda: work(ids))
             for m in masks]
 
 # %% ../../nbs/1_method/04_pseudo_labels.ipynb #fec2a28c

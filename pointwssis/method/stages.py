@@ -21,7 +21,7 @@ from ..data.coco import CategoryTable, CocoData, box_of
 from ..data.points import Point, Prompts, as_prompts
 from ..data.transforms import tight_boxes
 from ..detector.predict import load_model, predict_all, predictor
-from ..journal import Journal, UNFINISHED, recall
+from ..journal import Journal, UNFINISHED, in_batches, recall
 from . import pseudo_labels
 from .gallery import open_artifact, open_truth, open_val
 from .point_strategies import point_of
@@ -75,7 +75,6 @@ def training_pairs(
     "Pairs of rough and true masks of the strong images, one set a teacher checkpoint."
     model, known, pairs = (load_model(cfg.teacher, weights[0]).to(device),
                            cache(partial(points_and_boxes, cfg, data)), [])
-    batches = [data.ids[i:i + batch] for i in range(0, len(data.ids), batch)]
     for path in weights:
         load_into(model, load_weights(path), path)
         predict = predictor(model, cfg.data, device, "point_with_size", "mask", cfg.quirks,
@@ -86,7 +85,7 @@ def training_pairs(
                              None if cfg.quirks.pairs_by_distance else f.points) for j, f in found]
         journal = journal_of(out, f"pairs_{path.stem}", cfg, path,
                              list[Pair]) if out else Journal(kind=list[Pair])
-        pairs += [p for ids in batches for made in recall(journal, ids, lambda: work(ids))
+        pairs += [p for ids in in_batches(data.ids, batch) for made in recall(journal, ids, lambda: work(ids))
                   for p in made]
     return pairs
 

@@ -4,11 +4,13 @@
 
 # %% ../../nbs/6_runs/04_jobs.ipynb #64a0b004
 from __future__ import annotations
-import os, time
+import os, re, time
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from graphlib import TopologicalSorter
 from typing import Any, TextIO
+
+from tqdm import tqdm
 
 from ..core import ConfigError
 
@@ -119,4 +121,45 @@ class Named:
         line, self._shown = line.rstrip("\r").rpartition("\r")[2].strip(), time.monotonic()
         if line: self.stream.write(f"{self.name}: {line}\n")
 
+    def flush(self) -> None: self.stream.flush()
+
+# %% ../../nbs/6_runs/04_jobs.ipynb #64a0b016
+_STATE = re.compile(r"(\d+)%\|[^\r\n]*? left")   # of a bar
+
+class RunClock:
+    "Time left of a run, added to the bars of its stages."
+    def __init__(self, work: Mapping[str, float]):   # of each stage that takes time, in any unit
+        self.work, self.begun = dict(work), time.monotonic()
+        self.first, self.done = {}, dict.fromkeys(work, 0.)   # shares
+
+    def finish(self, name: str, ran: bool) -> None:
+        "Note that a stage has ended; one that did not run is no work."
+        if ran and name in self.work: self.done[name] = 1.
+        else: self.work.pop(name, None)
+
+    def left(self) -> float | None:
+        "Seconds until all is done; None as long as too little is known."
+        start = {name: self.first.get(name, 0.) for name in self.work}
+        total = sum(work * (1 - start[name]) for name, work in self.work.items())
+        done = sum(work * (self.done[name] - start[name]) for name, work in self.work.items())
+        if done < .01 * total or not total: return None
+        return (time.monotonic() - self.begun) * (total - done) / done
+
+    def _add(self, name: str, state: re.Match) -> str:
+        share = int(state[1]) / 100
+        self.first.setdefault(name, share)
+        self.done[name] = max(self.done.get(name, 0.), share)
+        left = self.left()
+        return state[0] + ("" if left is None else f", run {tqdm.format_interval(left):>5} left")
+
+    def show(self, name: str, text: str) -> str:
+        "Text of a stage, its bars with the time left of the run."
+        return _STATE.sub(lambda state: self._add(name, state), text)
+
+class Watched:
+    "A stream that a stage writes to, whose bars a clock reads and completes."
+    def __init__(self, clock: RunClock, name: str, stream: Any):
+        self.clock, self.name, self.stream = clock, name, stream
+
+    def write(self, text: str) -> None: self.stream.write(self.clock.show(self.name, text))
     def flush(self) -> None: self.stream.flush()

@@ -27,6 +27,7 @@ from ..detector.predict import class_names, load_model, predictor, read_photo
 from ..detector.predict import trained_size
 from ..detector.predictions import Predictions, check_kinds
 from ..detector.tiles import Box, Found, find_in_tiles, moved, tiles_of
+from ..journal import BAR
 from ..method.pseudo_labels import PseudoMask, best_of_each_point, refine_masks
 from ..method.pseudo_labels import rough_masks
 from ..method.stages import lost_at
@@ -107,7 +108,8 @@ Say = Callable[[str], None]
 
 def _readable(inputs: Inputs, failed: list[str]) -> Iterator[tuple[dict, np.ndarray]]:
     "Images with a bar; the faults of the others go on a list."
-    for record in tqdm(inputs.images.values(), unit="images", mininterval=1, delay=3):
+    for record in tqdm(inputs.images.values(), unit="images", mininterval=1, delay=3,
+                       bar_format=BAR):
         try: image = read_photo(inputs.root / record["file_name"])
         except DataError as e: failed.append(str(e))
         else: yield record, image

@@ -22,7 +22,8 @@ from ..registry import DATASETS
 from ..report.provenance import command_of, drop_pictures, git_commit, hashes_of
 from ..report.provenance import source_hash, tidy, write_sums
 from ..report.results import RUNS, figures_beside
-from .jobs import Named, beside, check_jobs, cores, side_by_side
+from .jobs import Named, RunClock, Watched, beside, check_jobs, cores
+from .jobs import side_by_side
 from .kernels import Kernel, Kernels, ask, fresh, import_papermill, kernels
 from .kernels import one_directory, share_threads
 from .places import check_inputs, prepare_folder, refuse_other, set_aside, take_over
@@ -30,6 +31,7 @@ from .places import twin_of
 from .stage_graph import RUN, STAGES, Stage, config_of, expected, find_stage
 from .stage_graph import finished, is_done, needs_of, of_run, output_hashes
 from .stage_graph import ready_needs, run_folder, size_of, wanted_stages
+from .timing import work_of
 
 # %% auto #0
 __all__ = ['Outcome', 'run_stage', 'reproduce']
@@ -276,6 +278,7 @@ def run_stage(
     kernel: Kernel | None = None,  # to run it in; None: one of its own
     among: int = 1,              # stages that may run at the same time and share the threads
     same_code: bool = False,     # run it if the valid result is of other code
+    clock: RunClock | None = None,   # of the run that it is part of
 ) -> Outcome:
     """Run one stage as a notebook, unless its result is there already.
 
@@ -293,7 +296,8 @@ def run_stage(
     """
     if kernel is None:
         with kernels() as pool:
-            return run_stage(name, params, runs, force, notebooks, pool[0], among, same_code)
+            return run_stage(name, params, runs, force, notebooks, pool[0], among, same_code,
+                             clock)
     stage, runs = find_stage(name), Path(os.path.relpath(runs))
     notebook = notebooks / f"{stage.notebook or name}.ipynb"
     params, cfg = _checked(stage, params, notebook)
@@ -320,6 +324,7 @@ def run_stage(
         if made_by not in ("", source): manifest["resumed_from"] = made_by
         write_json(partial / "params.json", {**manifest, "status": "running"}, indent=1)
         bars = sys.stderr if among == 1 else Named(name, sys.stderr)
+        if clock: bars = Watched(clock, name, bars)
         injected = _injected(params, stage, needs, folder, partial)
         before = _make(notebook, partial, target, injected, cfg, manifest, kernel, bars)
     return _outcome(target, "ran", source, before)
@@ -378,9 +383,12 @@ def reproduce(
     def places() -> int:
         pool.jobs = pool.jobs or wanted or default_jobs(pool[0], cfg)
         return pool.jobs
+    clock = RunClock(work_of(cfg, stages))
     def work(name: str, place: int) -> Outcome:
         among = places() if beside(graph, name) else 1
-        return run_stage(name, params, runs, force, notebooks, pool[place], among, same_code)
+        made = run_stage(name, params, runs, force, notebooks, pool[place], among, same_code, clock)
+        clock.finish(name, made.how == "ran")
+        return made
     with one_directory(): return list(side_by_side(graph, work, places, pool.stop, tell).values())
 
 # %% ../../nbs/6_runs/06_runner.ipynb #c682321c

@@ -102,7 +102,8 @@ def estimate_of(
     cfg = config_of(**params)
     folder = run_folder(cfg, runs)
     left = [name for name in stages if again or not finished(folder / name)]
-    if not work_of(cfg, left) or not (cfg.data.root or DATASETS[cfg.dataset].draw): return ""
+    has_images = cfg.data.root or DATASETS[cfg.dataset].draw
+    if not has_images or not any(work_of(cfg, left).values()): return ""
     with tempfile.TemporaryDirectory() as drawn:
         try: return estimate(cfg, seconds_of_step(cfg, _images_of(cfg, Path(drawn))), left)
         except PointWSSISError: return ""

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from ..config import TrainConfig, to_dict
 from ..core import CheckpointError, PointWSSISError, StageError, put_in_place
+from ..journal import BAR
 from .device import choose_precision, in_precision, place, to_device
 from .distributed import agree, average_gradients, processes
 from .meter import Meter
@@ -152,14 +153,11 @@ def _advance(run: Run, loss_fn: Callable, batches: Iterator, cfg: TrainConfig,
     if run.average: update_average(run.average, run.model, cfg.ema_decay, run.step)
 
 # %% ../../nbs/5_training/08_trainer.ipynb #1c597b76
-BAR = ("{percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} steps [{elapsed}, "
-       "{remaining} left{postfix}]")
-
 class _Log:
     "History rows, TensorBoard scalars and the bar; only the first process writes."
     def __init__(self, out: Path, run: Run, cfg: TrainConfig, writes: bool):
         self.run, self.cfg, self.clock, self.step = run, cfg, time.perf_counter(), run.step
-        self.bar = tqdm(total=cfg.steps, initial=run.step, mininterval=10, miniters=1,
+        self.bar = tqdm(total=cfg.steps, initial=run.step, unit="steps", mininterval=10, miniters=1,
                         bar_format=BAR, disable=not writes)
         self.board = SummaryWriter(out / "tb", purge_step=run.step + 1) if writes else None
 

@@ -1,0 +1,80 @@
+"The time of a run is said before it starts, from steps of the detector that will be trained."
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from pointwssis.core import write_json
+from pointwssis.data import coco
+from pointwssis.detector.solov2 import SOLOv2
+from pointwssis.registry import DETECTORS
+from pointwssis.runs import runner, summary, timing
+from pointwssis.runs.cli import main
+from pointwssis.runs.presets import preset
+from pointwssis.runs.stage_graph import STAGES
+from pointwssis.runs.timing import estimate, estimate_of, seconds_of_step, work_of
+
+
+@pytest.fixture
+def strong(drawn) -> coco.CocoData: return coco.load(drawn / "annotations/instances_train.json", drawn / "train", "masks")
+
+
+def test_steps_are_those_of_the_detector_that_is_configured(strong, monkeypatch):
+    asked = []
+    class Other(SOLOv2):
+        @staticmethod
+        def batch(cfg, items):
+            asked.append("batch")
+            return SOLOv2.batch(cfg, items)
+        def loss(self, batch):
+            asked.append("loss")
+            return SOLOv2.loss(self, batch)
+    monkeypatch.setitem(DETECTORS._found, "solov2", Other)
+    cfg = preset("shapes", **{"teacher_train.batch_size": 2})
+    assert 0 < seconds_of_step(cfg, strong, steps=2) < 60
+    assert asked.count("loss") == asked.count("batch") == 2 + 5      # one and one, then three and two
+
+
+def test_slow_steps_are_not_waited_for(monkeypatch, strong):
+    calls = []
+    monkeypatch.setattr(timing, "_median_step", lambda cfg, strong, warm, steps: calls.append(warm + steps) or 48.)
+    assert seconds_of_step(preset("shapes"), strong) == 48. and calls == [2]
+
+
+def test_the_time_is_of_what_is_left_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(timing, "seconds_of_step", lambda cfg, strong: .5)
+    monkeypatch.chdir(tmp_path)
+    params, run = {"dataset": "shapes", "split": "10p"}, Path("runs/shapes/10p/s0")
+    whole = estimate_of(params, "runs", STAGES)
+    assert whole.startswith("A step takes 0.50 s here, all of it about 30 minutes. Quicker: --set student_train.steps=400 saves about 10 minutes.")
+    for name in ("split", "teacher", "refiner", "student", "supervised"): write_json(run / name / "params.json", {"status": "done"})
+    assert "about 8 minutes" in estimate_of(params, "runs", STAGES) and estimate_of(params, "runs", STAGES, again=True) == whole
+    write_json(run / "student_refined/params.json", {"status": "done"})
+    assert estimate_of(params, "runs", STAGES) == ""
+
+
+def test_batches_count(strong):
+    cfg = preset("shapes")
+    twice = replace(cfg, student_train=replace(cfg.student_train, batch_size=2 * cfg.teacher_train.batch_size))
+    assert work_of(twice, ["supervised"])["supervised"] == 2 * work_of(cfg, ["supervised"])["supervised"]
+    assert "--set" not in estimate(cfg, 1., ["teacher"])
+
+
+def test_reproduce_says_the_time_before_the_first_stage(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(timing, "seconds_of_step", lambda cfg, strong: .5)
+    monkeypatch.setattr(summary, "summary", lambda folder: "summary")
+    def reproduce(*args, **options):
+        print("first stage")
+        return [SimpleNamespace(folder=tmp_path / "a/b")]
+    monkeypatch.setattr(runner, "reproduce", reproduce)
+    assert main(["reproduce", "--dataset", "shapes"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("A step takes 0.50 s here, all of it about 30 minutes.") and said[1] == "first stage"
+
+
+def test_faults_of_the_data_are_left_to_the_stages(tmp_path):
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations/instances_train.json").write_text("{")
+    assert estimate_of({"dataset": "custom", "data_root": str(tmp_path), "overrides": {"teacher.weights": ""}}, tmp_path, STAGES) == ""
