@@ -92,7 +92,8 @@ def predict_all(
     def work(ids: list[int]) -> list[list[dict]]:
         found = predict([data.read_image(i) for i in ids])
         return [to_results(f, i, table) for i, f in zip(ids, found)]
-    made = (results for ids in in_batches(data.ids, batch) for results in recall(journal, ids, lambda: work(ids)))
+    made = (results for ids in in_batches(data.ids, batch)
+            for results in recall(journal, ids, lambda: work(ids)))
     return [r for results in made for r in under_ids(results, known)]
 
 # %% ../../nbs/2_detector/10_predict.ipynb #87416060
