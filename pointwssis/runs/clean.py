@@ -64,12 +64,11 @@ def _named(runs: Path, word: str) -> Room:
                     f"{', '.join(KINDS)} or a run of `pointwssis status`.")
 
 # %% ../../nbs/6_runs/21_clean.ipynb #7b170008
-def _stages_of(room: Room) -> list[Path]:
-    "Places of stages whose lock must be free."
+def _stages_of(room: Room, every: Sequence[Path]) -> list[Path]:
+    "Places of stages whose lock must be free, among all runs."
     if room.kind == "caches": return []
     if room.kind in KINDS: return [room.place]
-    runs = [room.place] if room.place.name[1:].isdecimal() else list(room.place.glob("*/s*"))
-    return [run / name for run in runs for name in STAGES]
+    return [run / name for run in every if room.place in (run, *run.parents) for name in STAGES]
 
 def rooms(
     runs: Path,
@@ -79,15 +78,16 @@ def rooms(
     "Everything that would be removed; DataError for a word that means nothing."
     kinds = [word for word in (words or USUAL) if word in KINDS]
     named = [_named(runs, word.rstrip("/")) for word in words if word not in KINDS]
-    kept, found = [run for run in runs_in(runs) if is_tracked(run)], named
-    found += [room for run in runs_in(runs) for room in _of_run(run) if room.kind in kinds]
+    every, found = runs_in(runs), named
+    kept = [run for run in every if is_tracked(run)]
+    found += [room for run in every for room in _of_run(run) if room.kind in kinds]
     caches = cache_folder() if "caches" in kinds else None
     if caches and caches.is_dir() and any(caches.iterdir()):
         found.append(Room("caches", caches, tuple(sorted(caches.iterdir()))))
     def is_free(room: Room) -> bool:
         if any(room.place in (run, *run.parents) or run in room.place.parents for run in kept):
             say(f"{room.place}: left alone, git tracks files of this run")
-        elif at_work := [place for place in _stages_of(room) if is_running(place)]:
+        elif at_work := [place for place in _stages_of(room, every) if is_running(place)]:
             say(f"{room.place}: left alone, {at_work[0].name} is running")
         else: return True
         return False

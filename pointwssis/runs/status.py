@@ -64,8 +64,9 @@ def disk_use(
     return total
 
 def runs_in(runs: Path) -> list[Path]:
-    "Folders of runs, <runs>/<name>/<split>/s<seed>."
-    return sorted(run for run in runs.glob("*/*/s*") if run.is_dir() and run.name[1:].isdecimal())
+    "Folders of runs, <runs>/<name>/<split>/s<seed>, and those of the folds of a cross-validation."
+    found = [*runs.glob("*/*/s*"), *runs.glob("*/folds/*/*/s*")]
+    return sorted(run for run in found if run.is_dir() and run.name[1:].isdecimal())
 
 def status(runs: str | Path) -> list[dict[str, Any]]:   # run, stages, scores, bytes
     "State, scores and disk use of every run; DataError where there is no folder."

@@ -12,12 +12,14 @@ from pointwssis.core import write_json
 from pointwssis.data import coco, shapes
 from pointwssis.data.masks import decode, encode
 from pointwssis.detector.inference import Instances
+from pointwssis.detector.predict import load_model
 from pointwssis.detector.solov2 import SOLOv2
 from pointwssis.registry import REFINERS
 from pointwssis.runs import predicting
 from pointwssis.runs.cli import main
 from pointwssis.runs.presets import preset
 from pointwssis.training.weights import save_weights
+from chain import Chain, linked
 
 RUN = Path("outputs/runs/mine/10p/s0")
 EVERY = {"student.score_threshold": 0., "student.update_threshold": 0., "student.max_per_image": 10}
@@ -198,3 +200,15 @@ def test_images_that_cannot_be_read_are_named_and_the_others_done(seen, capsys):
     said = fails(capsys, "photos", lines=2)
     assert "photos/0.png cannot be read as an image" in said and "photos/4.png cannot be read as an image" in said
     assert len(written()["images"]) == 3 and Path("predictions/overlay/3.jpg").is_file()
+
+
+def test_clicks_are_answered_as_the_stage_pseudo_answers_them(tmp_path, drawn):
+    "The same masks, bit for bit, and the same reasons, from real networks."
+    chain = Chain(tmp_path, "demo", "50p", drawn).run("split", "teacher", "refiner", "pseudo")
+    model = load_model(chain.cfg.teacher, chain.inputs["teacher"] / "last.safetensors")
+    weak, labels = chain.half("w"), chain.labels("sw_refined")
+    teacher, final, lost = predicting.masks_of_clicks(model, chain.inputs["refiner"] / "last.safetensors", weak, chain.cfg, lambda height, width: None)
+    made = {m.point_id: m.rle for m in final if len(predicting.pixels_of(m.rle))}
+    assert made == {k: a["segmentation"] for k, a in linked(labels).items()} and len(made) > 3
+    assert lost == {a["id"]: a["reason"] for a in labels.info["dropped_points"]}
+    assert {m.point_id: m.rle for m in teacher if len(predicting.pixels_of(m.rle))} == {k: a["segmentation"] for k, a in linked(chain.labels("sw")).items()}

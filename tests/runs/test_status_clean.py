@@ -110,6 +110,17 @@ def test_a_run_goes_by_name_alone(here, capsys):
     assert list(Path("outputs/runs").iterdir()) == []
 
 
+def test_folds_of_a_cross_validation_are_runs_too(here, capsys):
+    fold = Path("outputs/runs/birds/folds/fold1/20p/s0")
+    finished(Path("outputs/runs/birds/20p/s0/teacher"), last__safetensors=50)
+    finished(fold / "teacher", state__pt=4000)
+    assert [line.split()[0] for line in said(capsys, "status").splitlines()] == ["run", "birds/20p/s0", "birds/folds/fold1/20p/s0", "all"]
+    with claim(fold / "student"): assert "left alone, student is running" in said(capsys, "clean", "birds", "--yes")
+    assert "4.0 kB freed" in said(capsys, "clean", "states", "--yes")
+    said(capsys, "clean", "birds", "--yes")
+    assert not Path("outputs/runs/birds").exists()
+
+
 def test_a_stage_at_work_is_left_alone(here, capsys):
     finished(RUN / "teacher", state__pt=4000)
     with claim(RUN / "teacher"):
