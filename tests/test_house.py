@@ -141,20 +141,6 @@ def test_no_two_functions_classes_or_modules_share_a_name():
     assert {name for found in (names, stems) for name in found if found.count(name) > 1} == set()
 
 
-WIDE = ("1_method", "2_detector", "3_refiner", "8_bridges", "nbs", "stages")    # folders that still have longer lines
-
-
-def test_code_fits_a_cell_without_scrolling():
-    "At 1,280 pixels JupyterLab shows 100 characters of a line."
-    found = []
-    for path in tracked("nbs/**/*.ipynb"):
-        place = path.relative_to(ROOT / "nbs").as_posix()
-        if path.parent.name in WIDE: continue
-        cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
-        found += [f"{place}: {line}" for cell in cells for line in "".join(cell["source"]).splitlines() if len(line) > 100]
-    assert found == []
-
-
 def test_make_lab_opens_the_tour_and_asks_for_no_news(tmp_path):
     lines = (ROOT / "Makefile").read_text(encoding="utf-8").splitlines()
     (line,) = [line for line in lines if line.startswith("QUIET := ")]

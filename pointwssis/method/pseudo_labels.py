@@ -180,7 +180,7 @@ def _annotation(mask: PseudoMask, category_id: int, xy: dict[int, list[float]]) 
             **mask_fields(mask.rle), **link, "score": round(mask.score, 6)}
 
 def _check_halves(strong: CocoData, weak: CocoData) -> None:
-    "DataError unless both halves of a split have one table of classes, one folder and no common image."
+    "DataError unless both halves have the same classes and folder, and no common image."
     a, b = strong.path, weak.path
     if strong.categories != weak.categories:
         raise DataError(f"{b}: its categories differ from those of {a}. Make both by one split.")

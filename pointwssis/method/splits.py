@@ -157,7 +157,7 @@ def take_split(
     out_dir: str | Path,
     stem: str = STEM,
 ) -> tuple[Path, Path]:       # as `write_split`
-    """Copy a published split: masks of its strong half, points (pixels) and classes of its weak half.
+    """Copy a published split: masks of its strong half, points (pixels) of its weak half.
 
     Raises DataError for missing files, an image in both halves, other classes, or a point without
     an object in `truth`. PointWSSIS, section 3.1."""

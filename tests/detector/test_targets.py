@@ -119,6 +119,13 @@ def test_the_host_knows_how_many_positives_each_image_has(found):
     assert t.counts == tuple((t.image == i).sum().item() for i in range(len(found)))
 
 
+def test_targets_move_with_all_tensors_and_keep_the_counts():
+    t = assign(CFG, [squares([(10, 10, 40, 40)], [1])], (16, 24))
+    moved = t.to("meta")
+    assert {name for name, v in vars(moved).items() if isinstance(v, torch.Tensor) and v.is_meta} == {*vars(t)} - {"counts"}
+    assert moved.counts == t.counts and torch.equal(t.to("cpu").cell, t.cell)
+
+
 def test_portions_change_neither_losses_nor_gradients():
     "The second image has so many positives that it is drawn in parts; the third has none."
     many = squares([(4 * i, 2 * i, 4 * i + 30, 2 * i + 28) for i in range(12)], [0] * 12)

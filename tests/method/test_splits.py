@@ -7,7 +7,7 @@ import pytest
 from pointwssis.core import ConfigError, DataError
 from pointwssis.data import coco, shapes
 from pointwssis.method.split_stage import split
-from pointwssis.method.splits import add_weak, audit, choose, percentage, split_name, take_split, write_split
+from pointwssis.method.splits import add_weak, audit, check_split, choose, percentage, split_name, take_split, write_split
 from pointwssis.runs.stage_graph import config_of
 from real import PHOTOGRAPHS, needs_photographs
 
@@ -220,6 +220,13 @@ def test_clicks_in_images_beyond_the_truth_never_share_an_id_with_others(truth, 
     ids = [a["id"] for i in weak.ids for a in weak.annotations[i]]
     assert len(set(ids)) == len(ids) == sum(len(truth.annotations[i]) for i in truth.ids[2:])
     for i in inside: assert [a["id"] for a in weak.annotations[i]] == [a["id"] for a in truth.annotations[i]]
+
+
+def test_a_strong_half_needs_an_object_that_is_no_crowd(truth, tmp_path):
+    strong, weak = (coco.load(path, truth.image_root, need) for path, need in zip(write_split(truth, "10p", 0, "centroid", tmp_path), ("masks", "points")))
+    check_split(strong, weak)
+    for a in strong.records(): a["iscrowd"] = 1
+    with pytest.raises(DataError, match="its 3 images show no object"): check_split(strong, weak)
 
 
 def spoiled(folder, name, change):
