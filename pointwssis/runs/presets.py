@@ -119,10 +119,10 @@ _LITE = {"backbone": "timm:efficientnet_lite0", "weights": "package", "channel_o
 NUCLEI = {  # 24 outlined and 216 clicked images of the 2018 Data Science Bowl: docs/own_data.md
     "recipe": "competition", "student_start": "teacher",
     **_both("", **_LITE, **_NARROW, num_grids=(36, 31, 21, 15, 10)),
-    "teacher.scale_ranges": ((1, 11), (11, 16), (16, 22), (22, 37), (37, 2048)),
-    "student.scale_ranges": ((1, 14), (8, 21), (12, 29), (17, 48), (28, 2048)),
+    "teacher.scale_ranges": ((1, 15), (15, 21), (21, 29), (29, 50), (50, 2048)),
+    "student.scale_ranges": ((1, 20), (12, 27), (16, 38), (22, 65), (38, 2048)),
     **_both("_train", **_FAST, lr=1e-3, weight_decay=.02, backbone_lr_factor=.1, batch_size=4,
-            precision="fp32", short_sides=(252, 288), long_side=288, scale_jitter=(.8, 1.4),
+            precision="fp32", short_sides=(336, 384), long_side=384, scale_jitter=(.8, 1.4),
             colour_jitter=.2),
     "teacher_train.steps": 350, "teacher_train.checkpoint_steps": (175, 262),
     "student_train.steps": 500,
@@ -132,7 +132,7 @@ NUCLEI = {  # 24 outlined and 216 clicked images of the 2018 Data Science Bowl: 
     **{f"refiner_train.{k}": v
        for k, v in (_FAST | {"steps": 300, "lr": 1e-3, "weight_decay": .02,
                           "precision": "fp32"}).items()},
-    "data.short_side": 288, "data.long_side": 288, "data.cache_images": True,
+    "data.short_side": 384, "data.long_side": 384, "data.cache_images": True,
 }
 
 # %% ../../nbs/6_runs/01_presets.ipynb #71614869

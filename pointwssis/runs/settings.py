@@ -121,29 +121,31 @@ class Size:
     lr: float
     steps: tuple[int, int]   # of the student: least and most
     crop: int                # of the refiner, pixels
-    middle: tuple[int, int]  # pixels of the middle object at the input: least and most
+    middle: int              # pixels of the middle object at the input, at most
 
 _NARROW = {"fpn_channels": 64, "instance_channels": 64, "instance_convs": 2, "mask_channels": 32,
            "num_kernels": 32}
-SIZES = {"small": Size("timm:efficientnet_lite0", _NARROW, 384, 1e-3, (500, 1500), 96,
-                      (20, 96)),
-         "base": Size("torchvision:resnet50", {}, 800, 1e-4, (3000, 20_000), 256,
-                     (24, 256)),
+SIZES = {"small": Size("timm:efficientnet_lite0", _NARROW, 384, 1e-3, (500, 1500), 96, 96),
+         "base": Size("torchvision:resnet50", {}, 800, 1e-4, (3000, 20_000), 256, 256),
          "large": Size("torchvision:resnet101", {}, 1333, 1e-4, (5000, 40_000), 256,
-                      (24, 256))}
+                      256)}
 _HALF = {"channel_order": "rgb", "pixel_mean": (127.5,) * 3, "pixel_std": (127.5,) * 3}
 _IMAGENET = {"channel_order": "rgb", "pixel_mean": IMAGENET_MEAN, "pixel_std": IMAGENET_STD}
 
+VISIBLE = 14   # pixels of the smallest object that gets a mask: more than 8 pixels at stride 4
+
 def _input_side(facts: Facts, size: Size) -> tuple[int, str]:
     "Long side at the input, and the reason."
-    own, middle = float(np.median(facts.long_sides)), float(np.median(facts.sizes))
-    least, most = (pixels / middle for pixels in size.middle)
-    wanted = min(max(own, least), max(most, 96))
-    side = int(max(96, min(size.long_side, wanted)) // 32 * 32)
+    own, middle, few = (float(np.median(facts.long_sides)), float(np.median(facts.sizes)),
+                        float(np.quantile(facts.sizes, .1)))
+    wanted = max(min(own, max(size.middle / middle, 96)), VISIBLE / few)
+    whole = np.ceil if wanted > own else np.floor   # the network takes multiples of 32
+    side = max(96, min(size.long_side // 32 * 32, 32 * int(whole(wanted / 32))))
     why = (f"images have {own:.0f} pixels" if wanted == own
            else f"so that the middle object has {middle * wanted:.0f} pixels "
-                f"instead of {middle * own:.0f}")
-    return side, why + (f", at most {size.long_side} for this network" if wanted > size.long_side
+                f"instead of {middle * own:.0f}" if wanted < own
+           else f"so that nine of ten objects have {VISIBLE} pixels, which a mask needs")
+    return side, why + (f"; at most {size.long_side} for this network" if wanted > size.long_side
                         else "")
 
 # %% ../../nbs/6_runs/16_settings.ipynb #2f922c6e

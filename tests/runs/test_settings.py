@@ -44,6 +44,16 @@ def test_small_objects_are_seen_larger_and_large_ones_smaller():
     assert side(.06) > 256 and side(.2) == 256 and side(.5) == 160 and side(.001) == SIZES["small"].long_side
 
 
+def test_nine_of_ten_objects_are_large_enough_for_a_mask():
+    "A mask counts with more than 8 pixels at stride 4."
+    r = np.random.default_rng(0)
+    own = Facts(24, 216, np.full(240, 256), r.uniform(.05, .3, 999), [r.random((5, 2))] * 9)
+    side = values(suggested(own))["data.long_side"]
+    assert side == 256 and np.mean(own.sizes * side < 14) < .1
+    small = replace(own, sizes=own.sizes * .6)
+    assert values(suggested(small))["data.long_side"] == 320 and np.mean(small.sizes * 288 < 14) > .1 > np.mean(small.sizes * 320 < 14)
+
+
 def test_a_pretrained_backbone_changes_less_than_new_heads():
     key = "teacher_train.backbone_lr_factor"
     assert values(suggested(facts(5, .2), "small", "package"))[key] == .1
