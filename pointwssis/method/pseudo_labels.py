@@ -64,8 +64,8 @@ def rough_masks(
         points = [points_of(weak, i) for i in ids]
         instances = predict([weak.read_image(i) for i in ids], list(map(known, points)))
         return [_of_image(*answer) for answer in zip(ids, points, instances)]
-    return [m for ids in in_batches(weak.ids, batch) for masks in recall(journal, ids, lambda: work(ids))
-            for m in masks]
+    return [m for ids in in_batches(weak.ids, batch)
+            for masks in recall(journal, ids, lambda: work(ids)) for m in masks]
 
 # %% ../../nbs/1_method/04_pseudo_labels.ipynb #fec2a28c
 def _chunks(masks: list[PseudoMask], batch: int) -> Iterator[list[list[PseudoMask]]]:

@@ -85,8 +85,8 @@ def training_pairs(
                              None if cfg.quirks.pairs_by_distance else f.points) for j, f in found]
         journal = journal_of(out, f"pairs_{path.stem}", cfg, path,
                              list[Pair]) if out else Journal(kind=list[Pair])
-        pairs += [p for ids in in_batches(data.ids, batch) for made in recall(journal, ids, lambda: work(ids))
-                  for p in made]
+        pairs += [p for ids in in_batches(data.ids, batch)
+                  for made in recall(journal, ids, lambda: work(ids)) for p in made]
     return pairs
 
 # %% ../../nbs/1_method/07_stages.ipynb #af3cc6ad
