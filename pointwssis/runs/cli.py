@@ -13,7 +13,7 @@ from .. import __version__
 from ..core import NO_ROOM, PointWSSISError, unwritable
 from ..method.ablations import ABLATIONS
 from ..registry import use_plugins
-from . import commands
+from . import commands, network_commands
 from .arguments import RUN_OPTIONS, Parser, add_shared, names, numbers
 
 # %% auto #0
@@ -59,7 +59,7 @@ def _reproduce(parser: Parser) -> None:
                              "folder")
 
 # %% ../../nbs/6_runs/14_cli.ipynb #c1100006
-@_command(commands.command_predict, *RUN_OPTIONS, "weights", "image-folder")
+@_command(network_commands.command_predict, *RUN_OPTIONS, "weights", "image-folder")
 def _predict(parser: Parser) -> None:
     parser.add_argument("images", nargs="+", metavar="IMAGE",
                         help="files, folders, patterns in quotes, or a COCO file that lists images")
@@ -76,7 +76,7 @@ def _predict(parser: Parser) -> None:
                         help="cut images larger than N pixels into tiles, 0 never (default: as "
                              "the training images, where an image is over twice as large)")
 
-@_command(commands.command_submit, *RUN_OPTIONS, "weights", "image-folder")
+@_command(network_commands.command_submit, *RUN_OPTIONS, "weights", "image-folder")
 def _submit(parser: Parser) -> None:
     parser.add_argument("images", metavar="JSON",
                         help="a COCO file that lists the images; it needs no annotations")
@@ -91,7 +91,7 @@ def _sides(text: str) -> tuple[int, int]:
     if min(height, width) > 0: return height, width
     raise argparse.ArgumentTypeError(f"'{text}' is no size. Write it like 480x640.")
 
-@_command(commands.command_export, *RUN_OPTIONS, "weights")
+@_command(network_commands.command_export, *RUN_OPTIONS, "weights")
 def _export(parser: Parser) -> None:
     parser.add_argument("--format", required=True, help="onnx or torchscript")
     parser.add_argument("--out", default="", metavar="FILE",

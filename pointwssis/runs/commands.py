@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..core import ConfigError, DataError, pick_device, read_json
+from ..core import ConfigError, DataError
 from ..report.results import figures_beside
 
 # %% auto #0
@@ -155,60 +155,6 @@ def command_split(args: argparse.Namespace) -> None:
             Path(args.out).mkdir(parents=True,
                                  exist_ok=True); path = Path(shutil.copy(path, args.out))
         print(path)
-
-# %% ../../nbs/6_runs/13_commands.ipynb #3723c870
-def config_for(
-    weights: Path,             # of a run's stage, or any others
-    args: argparse.Namespace,  # with the options of a run
-) -> tuple[Any, Any]:          # the run's Config, and the SOLOv2Config of the network
-    "The configuration that weights were trained with."
-    from pointwssis.runs.stage_graph import config_of, of_run
-    path = weights.parent.parent / "params.json"
-    manifest = read_json(path) if path.is_file() else {"stage": "", "parameters": run_params(args)}
-    params = of_run(manifest["parameters"])
-    params["overrides"] = {**params.get("overrides", {}), **dict(args.overrides)}
-    cfg = config_of(**params)
-    return cfg, cfg.teacher if manifest["stage"] == "teacher" else cfg.student
-
-# %% ../../nbs/6_runs/13_commands.ipynb #0a766920
-def command_predict(args: argparse.Namespace) -> None:
-    "Segment images with trained weights."
-    from pointwssis.runs.predicting import Wishes, predict_own
-    wishes = Wishes(Path(args.out), args.score, tuple(args.save), args.tile, args.points,
-                    args.image_folder)
-    cfg, network = config_for(Path(args.weights), args)
-    predict_own(args.images, Path(args.weights), cfg, network, wishes)
-
-# %% ../../nbs/6_runs/13_commands.ipynb #a7c0e002
-def command_export(args: argparse.Namespace) -> None:
-    "Write trained weights as a file for ONNX or TorchScript."
-    from pointwssis.detector.export import export_model
-    from pointwssis.detector.predict import class_names, input_size, load_model
-    from pointwssis.detector.predict import trained_size
-    weights = Path(args.weights)
-    cfg, network = config_for(weights, args)
-    model = load_model(network, weights)
-    table = class_names(weights, model.cfg.num_classes)
-    size = args.input or input_size(cfg.data, trained_size(weights))
-    for path in export_model(model, args.out or weights.stem, args.format, size, table): print(path)
-
-# %% ../../nbs/6_runs/13_commands.ipynb #a6e51005
-def command_submit(args: argparse.Namespace) -> None:
-    "Predict a list of images for an evaluation server."
-    from pointwssis.data.coco import load
-    from pointwssis.detector.predict import classes_of_run, load_model, predict_all, predictor
-    from pointwssis.runs.submission import check_submission, write_submission
-    data, weights = load(args.images, args.image_folder or None, need="images"), Path(args.weights)
-    check_submission([], args.format, data)
-    cfg, network = config_for(weights, args)
-    device, model = pick_device(cfg.device), load_model(network, weights)
-    trained, classes = classes_of_run(weights, model.cfg.num_classes), len(data.categories)
-    if not trained and model.cfg.num_classes != classes:
-        raise DataError(f"{args.images}: has {classes} classes, {weights} has "
-                        f"{model.cfg.num_classes}. "
-                        f"Use weights for these classes: {', '.join(data.categories.names[:12])}.")
-    results = predict_all(predictor(model.to(device), cfg.data, device), data, trained=trained)
-    for path in write_submission(results, data, args.out, args.format): print(path)
 
 # %% ../../nbs/6_runs/13_commands.ipynb #a7c0f002
 def command_convert(args: argparse.Namespace) -> None:

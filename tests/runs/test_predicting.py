@@ -10,12 +10,12 @@ from PIL import Image
 
 from pointwssis.core import write_json
 from pointwssis.data import coco, shapes
-from pointwssis.data.masks import decode, encode
+from pointwssis.data.masks import decode, encode, pixels_of
 from pointwssis.detector.inference import Instances
 from pointwssis.detector.predict import load_model
 from pointwssis.detector.solov2 import SOLOv2
 from pointwssis.registry import REFINERS
-from pointwssis.runs import predicting
+from pointwssis.runs import clicks, predicting
 from pointwssis.runs.cli import main
 from pointwssis.runs.presets import preset
 from pointwssis.training.weights import save_weights
@@ -66,7 +66,7 @@ def seen(here, monkeypatch):
     def predictor(model, data, device, prompt="none", *rest):
         asked.append(prompt)
         return discs
-    monkeypatch.setattr(predicting, "predictor", predictor)
+    for module in (predicting, clicks): monkeypatch.setattr(module, "predictor", predictor)
     return asked
 
 
@@ -143,12 +143,12 @@ def test_an_image_under_the_size_is_as_without_tiles(here):
     assert found[0] and found[0] == found[1] == found[2]
 
 
-def clicks(*rows: str) -> None: Path("clicks.csv").write_text("\n".join(["file,x,y,class", *rows]) + "\n")
+def table(*rows: str) -> None: Path("clicks.csv").write_text("\n".join(["file,x,y,class", *rows]) + "\n")
 
 
 def test_each_click_gets_a_mask_or_a_reason(seen, capsys, monkeypatch):
     monkeypatch.setitem(REFINERS._found, preset("shapes").refiner.kind, Larger)
-    clicks("1.png,40,40,disc", "1.png,80,80,star", "deep/2.png,30,1,ring", "3.png,150,140,ring")
+    table("1.png,40,40,disc", "1.png,80,80,star", "deep/2.png,30,1,ring", "3.png,150,140,ring")
     assert predict("photos", "--points", "clicks.csv", "--save", "coco,masks") == 0
     said, made = capsys.readouterr().out, written()
     assert "Masks are those of the run's teacher, refined." in said
@@ -164,7 +164,7 @@ def test_each_click_gets_a_mask_or_a_reason(seen, capsys, monkeypatch):
 
 def test_clicks_without_a_run_ask_the_network_given(seen, capsys):
     Path("w.safetensors").write_bytes(WEIGHTS.read_bytes())
-    clicks("1.png,40,40,class 2")
+    table("1.png,40,40,class 2")
     assert main(["predict", "photos/1.png", "--weights", "w.safetensors", "--points", "clicks.csv"]) == 0
     assert "Masks are those of w.safetensors, asked at each click." in capsys.readouterr().out
     assert [a["area"] for a in written()["annotations"]] == [400] and seen == ["point"]
@@ -180,10 +180,10 @@ BAD = {
     "unknown kind": (lambda: None, ["photos", "--save", "overlays"], "unknown kind 'overlays'. Did you mean 'overlay'?"),
     "tiny tiles": (lambda: None, ["photos", "--tile", "8"], "tiles of 8 pixels are too small."),
     "one name": (lambda: Image.new("RGB", (8, 8)).save("photos/1.jpg"), ["photos"], "several images are named '1'."),
-    "clicks elsewhere": (lambda: clicks("9.png,1,1,disc"), ["photos", "--points", "clicks.csv"], "clicks.csv: line 2: no image '9.png' in photos."),
-    "clicks on another image": (lambda: clicks("deep/2.png,1,4,disc"), ["photos/1.png", "photos/3.png", "--points", "clicks.csv"],
+    "clicks elsewhere": (lambda: table("9.png,1,1,disc"), ["photos", "--points", "clicks.csv"], "clicks.csv: line 2: no image '9.png' in photos."),
+    "clicks on another image": (lambda: table("deep/2.png,1,4,disc"), ["photos/1.png", "photos/3.png", "--points", "clicks.csv"],
                                 "clicks.csv: deep/2.png is clicked on and not among the images."),
-    "clicks of another class": (lambda: clicks("1.png,1,4,disk"), ["photos", "--points", "clicks.csv"], "unknown class 'disk'. Did you mean 'disc'?"),
+    "clicks of another class": (lambda: table("1.png,1,4,disk"), ["photos", "--points", "clicks.csv"], "unknown class 'disk'. Did you mean 'disc'?"),
     "no clicks": (lambda: None, ["photos", "--points", "clicks.csv"], "clicks.csv: no such file or folder."),
 }
 
@@ -207,8 +207,8 @@ def test_clicks_are_answered_as_the_stage_pseudo_answers_them(tmp_path, drawn):
     chain = Chain(tmp_path, "demo", "50p", drawn).run("split", "teacher", "refiner", "pseudo")
     model = load_model(chain.cfg.teacher, chain.inputs["teacher"] / "last.safetensors")
     weak, labels = chain.half("w"), chain.labels("sw_refined")
-    teacher, final, lost = predicting.masks_of_clicks(model, chain.inputs["refiner"] / "last.safetensors", weak, chain.cfg, lambda height, width: None)
-    made = {m.point_id: m.rle for m in final if len(predicting.pixels_of(m.rle))}
+    teacher, final, lost = clicks.masks_of_clicks(model, chain.inputs["refiner"] / "last.safetensors", weak, chain.cfg, lambda height, width: None)
+    made = {m.point_id: m.rle for m in final if len(pixels_of(m.rle))}
     assert made == {k: a["segmentation"] for k, a in linked(labels).items()} and len(made) > 3
     assert lost == {a["id"]: a["reason"] for a in labels.info["dropped_points"]}
-    assert {m.point_id: m.rle for m in teacher if len(predicting.pixels_of(m.rle))} == {k: a["segmentation"] for k, a in linked(chain.labels("sw")).items()}
+    assert {m.point_id: m.rle for m in teacher if len(pixels_of(m.rle))} == {k: a["segmentation"] for k, a in linked(chain.labels("sw")).items()}
