@@ -32,7 +32,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     **{f"points_{name}": {"point_strategy": name} for name in POINTS.own() if name != "centroid"},
     **{f"click_gain_{n}": {"refiner.click_gain": float(n)} for n in (3, 8)},
     "unanswered_background": {"unanswered": "background"},
-    "published": {"behaviour": "published"},
+    "published": {"behaviour": "published"}, "recipe_competition": {"recipe": "competition"},
 }
 
 def settings_of(
@@ -79,6 +79,8 @@ ABLATIONS: dict[str, Ablation] = {
         "ignored": "", "background": "unanswered_background"}),
     "behaviour": Ablation("Effect of the published code's faults.", "behaviour",
                           {"fixed": "", "published": "published"}),
+    "recipe": Ablation("Rule that makes labels of the masks of different points.", "recipe", {
+        "paper: suppression": "", "ours: competition": "recipe_competition"}),
 }
 
 def choose_tables(

@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from ..data.show import style
 from ..method.ablations import ABLATIONS
 from ..registry import FIGURES
-from .budget import ERROR_BARS, hours_between, hours_figure, spread_note
+from .budget import ERROR_BARS, hours_between, hours_figure, option, spread_note
 from .figures import Drawing, compared, over_seeds, seeds_caption
 from .results import CAPTIONS, POINT_SECONDS, PRICES, PUBLISHED
-from .results import lines, measured, share_of
+from .results import Measured, lines, measured, share_of
 from .schedules import schedule_caption
 
 # %% auto #0
@@ -105,6 +105,18 @@ def ap_by_split(runs: str | Path, rows: Sequence[dict]) -> Drawing | None:
     return Drawing(partial(ap_figure, main), caption, made)
 
 # %% ../../nbs/7_report/10_figures_scores.ipynb #9cdff250
+def where_points_pay(found: Sequence[Measured]) -> str:
+    "Say at which hours points beat masks alone; empty where no hours were measured for both."
+    known = [(m, option(found, "masks", m.hours)) for m in found
+             if m.arm == "points" and m.share < 100]
+    both = [(m.hours, m.ap, o.ap) for m, o in known if o]
+    def listed(wins: bool) -> str:
+        return ", ".join(f"{h:.1f} h ({a:.1f} against {b:.1f})" for h, a, b in both
+                         if (a > b) == wins)
+    parts = [f"points {verb} at {hours}" for verb, hours in (("lose", listed(False)),
+                                                             ("win", listed(True))) if hours]
+    return f"At equal hours, {' and '.join(parts)} AP of masks alone." if parts else ""
+
 @FIGURES.register("ap_by_hours")
 def ap_by_hours(runs: str | Path, rows: Sequence[dict]) -> Drawing | None:
     "AP against hours of annotation."
@@ -114,6 +126,7 @@ def ap_by_hours(runs: str | Path, rows: Sequence[dict]) -> Drawing | None:
     caption = (f"Mask AP against hours of annotation: {PRICES}; "
                f"band: {low:g} to {high:g} s a point. Lines: the nearest monotone fit. "
                + seeds_caption(range(max(m.seeds for m in found))))
+    caption = f"{where_points_pay(found)} {caption}".lstrip()
     draw = partial(hours_figure, found, rows[0]["dataset"])
     return Drawing(draw, caption, [vars(m) | hours_between(m) for m in found])
 

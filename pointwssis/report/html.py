@@ -4,179 +4,112 @@
 
 # %% ../../nbs/7_report/12_html.ipynb #d229fb98
 from __future__ import annotations
-import base64, io, json, os
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
-from PIL import Image
 
-from ..core import atomic_path, read_json
+from ..core import atomic_path
+from ..registry import DATASETS
+from .findings import findings
+from .page_parts import ORDER, PHOTOGRAPHS, Plate, embedded, is_empty, kind_of
+from .page_parts import notebooks, page_cells, plates, shown, tables_in
 from .provenance import PACKAGE
-from .results import share_of
-from .tables import Span, Table, escaped, markdown, spans
+from .results import comparable
+from .tables import Table, escaped, markdown
 
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/7_report/12_html.ipynb #b305311f
-PHOTOGRAPHS = {
-    "story": "A weak image: its points, the teacher's masks, the refined masks, and the student's "
-             "prediction without points.",
-    "points": "Weak images with their labels: a point and a class for each object.",
-    "rough": "The teacher's masks for these points.", "refined": "The refined masks.",
-    "student": "Validation images: true masks above, the student's predictions below."}
-
-ORDER = ("ap_by_split", "ap_by_hours", "plan", "gains", "proposals", "ablation", "curves",
-         *PHOTOGRAPHS)   # kinds, or how their names begin
-
-@dataclass(frozen=True)
-class Plate:
-    "A picture with its caption."
-    stem: str                # file name without suffix
-    dataset: str
-    split: str               # of photographs of images with masks; "" for plots
-    caption: str
-    size: tuple[int, int]    # width and height in pixels
-
-def _caption(about: dict[str, Any], split: str) -> str:
-    words = [about.get("caption") or PHOTOGRAPHS.get(str(about.get("shows")), "")]
-    share = f"{split.rstrip('p')}% of the images with masks"
-    if split: words.append(f"{about['dataset']}, {share}, seed {about['seed']}.")
-    return " ".join(filter(None, (*words, about.get("note", ""))))
-
-def plates(
-    figures: str | Path,    # the folder of tables and figures
-) -> list[Plate]:           # plots, then photographs by split
-    "List the pictures that have a JSON file beside them."
-    found = []
-    for path in sorted(Path(figures).glob("*.png")):
-        about = _json(path.with_suffix(".json"))
-        if "dataset" not in about: continue
-        shows, split = str(about.get("shows", path.stem)), about.get("split", "")
-        place = next((i for i, kind in enumerate(ORDER) if shows.startswith(kind)), len(ORDER))
-        with Image.open(path) as image: size = image.size
-        plate = Plate(path.stem, about["dataset"], split, _caption(about, split), size)
-        found.append((share_of(split or "0"), place, path.stem, plate))
-    return [plate for *_, plate in sorted(found, key=lambda f: f[:3])]
-
-def _json(path: Path) -> dict[str, Any]:
-    "The object in a JSON file; empty where there is none."
-    read = read_json(path) if path.is_file() else {}
-    return read if isinstance(read, dict) else {}
-
-# %% ../../nbs/7_report/12_html.ipynb #ede49bf6
-def embedded(
-    path: str | Path,   # a PNG
-    photograph: bool,
-) -> str:               # a data URL
-    "Pack a picture as text."
-    kind, packed = "png", Path(path).read_bytes()
-    if photograph:
-        image, buffer = Image.open(path).convert("RGB"), io.BytesIO()
-        image.save(buffer, "JPEG", quality=85, optimize=True)
-        kind, packed = "jpeg", buffer.getvalue()
-    return f"data:image/{kind};base64,{base64.b64encode(packed).decode()}"
-
-# %% ../../nbs/7_report/12_html.ipynb #eb8b3a01
-def _order(folder: Path) -> tuple[float, str, str]:
-    "Runs by share of masks, variant and seed."
-    split, _, variant = folder.parent.name.partition("-")
-    return share_of(split), variant, folder.name.zfill(9)
-
-def _stages(folders: list[Path]) -> list[str]:
-    "Stages with a notebook, in the order in which the evaluations name them."
-    named = [name for f in folders for name in _json(f / "evaluate/metrics.json").get("stages", {})]
-    there = [path.parent.name for f in folders for path in sorted(f.glob("[!.]*/notebook.ipynb"))]
-    return [name for name in dict.fromkeys([*named, *there]) if name in there and name != "report"]
-
-def notebooks(
-    runs: str | Path,        # the folder of runs
-    dataset: str,
-    figures: str | Path,     # where the page will lie
-) -> tuple[list[str], list[list[list[Span]]]]:   # columns and rows; no rows without notebooks
-    "Tabulate the executed notebooks of a data set."
-    folders = sorted((f for f in (Path(runs) / dataset).glob("*p*/s*") if f.is_dir()), key=_order)
-    names, rows = _stages(folders), []
-    for folder in folders:
-        read = {name: _json(folder / name / "params.json") for name in names}
-        done = {name: manifest for name, manifest in read.items() if "wall_s" in manifest}
-        if not done: continue
-        root = Path(os.path.relpath(folder, figures)).as_posix()
-        def minutes(name: str) -> Span:
-            if name not in done: return Span("—")
-            link = quote(f"{root}/{name}/notebook.ipynb")
-            return Span(f"{done[name]['wall_s'] / 60:.1f}", link=link)
-        devices = "; ".join(dict.fromkeys(manifest["device"] for manifest in done.values()))
-        run = Span(folder.parent.name), Span(folder.name[1:])
-        rows.append([[span] for span in (*run, *map(minutes, names), Span(devices))])
-    return ["run", "seed", *names, "device"], rows
-
-# %% ../../nbs/7_report/12_html.ipynb #8eef8ee5
-TABLES_FIRST = ("results", "gains", "budget", "without_points")   # kinds; times come last
-
-def tables_in(
-    figures: str | Path,     # the folder of tables and figures
-) -> dict[str, Table]:       # by file name without suffix
-    "Read every table of a folder, in the order of the page."
-    found = []
-    for path in sorted(Path(figures).glob("*_*.json")):
-        table = _json(path)
-        if not {"dataset", "columns", "rows", "runs"} <= set(table): continue
-        kind = path.stem.removesuffix(f"_{table['dataset']}").removeprefix("table_")
-        first, last = kind in TABLES_FIRST, kind == "times"
-        place = TABLES_FIRST.index(kind) if first else len(TABLES_FIRST) + last
-        found.append((place, kind, path.stem, table))
-    return {stem: table for *_, stem, table in sorted(found, key=lambda f: f[:3])}
-
-def _fact(value: Any) -> str:
-    "A fact of a run in a line."
-    if not isinstance(value, dict): return str(value)
-    return ", ".join(f"{key} {v[:12] if isinstance(v, str) else json.dumps(v)}"
-                     for key, v in value.items() if v not in ("", {}))
-
-def _facts(table: Table, folder: str) -> dict[str, Any]:
-    "The link and the facts of a run behind a table."
-    named = {"path": folder, **table["runs"].get(folder, {})}
-    facts = [[name.replace("_", " "), _fact(value)] for name, value in named.items()]
-    return {"link": quote(f"{table['root']}/{folder}/notebook.ipynb"), "facts": facts}
-
-def _cells(table: Table, known: dict[str, dict]) -> list[list[dict[str, Any]]]:
-    "Entries as the page shows them; runs that are new are added to `known`."
-    entries = (entry for row in table["rows"] for entry in row if isinstance(entry, dict))
-    for folder in (folder for entry in entries for folder in entry["runs"]):
-        if folder not in known: known[folder] = _facts(table, folder)
-    numbers = {folder: str(i) for i, folder in enumerate(known)}
-    def shown(entry: str | dict[str, Any]) -> dict[str, Any]:
-        parts = spans(entry, table["root"])
-        text, linked = "".join(part.text for part in parts), any(part.link for part in parts)
-        missing = isinstance(entry, str) or linked or text.startswith("—")
-        behind = "" if missing else " ".join(numbers[folder] for folder in entry["runs"])
-        return {"spans": parts, "long": len(text) > 60 and not linked, "runs": behind}
-    return [[shown(entry) for entry in row] for row in table["rows"]]
-
 # %% ../../nbs/7_report/12_html.ipynb #6da2dcce
 TITLE = "PointWSSIS: tables and figures"
 
-def _sections(runs: Path, figures: Path, known: dict[str, dict]) -> list[dict[str, Any]]:
-    "The folder of figures by data set; the runs behind its tables are added to `known`."
-    pictures, tables = plates(figures), tables_in(figures)
+FOLDS = {   # title: kinds of tables, and of plots by how they begin
+    "Results and gains of each step": (("results", "gains", "budget", "without_points"),
+                                       ("ap_by_split", "plan", "gains")),
+    "Quality of pseudo masks": (("masks",), ("proposals",)),
+    "Ablations": (None, ("ablation",)),      # None: every other table
+    "Times": (("times",), ("curves",))}
+MASKS = ("teacher's masks, ", "refined masks, ")   # how rows of pseudo masks begin
+
+def _split_results(tables: dict[str, Table]) -> dict[str, Table]:
+    "The rows of the results about pseudo masks as a table of their own."
+    if "results" not in tables: return tables
+    table = tables["results"]
+    of_masks = [row for row in table["rows"] if str(row[1]).startswith(MASKS)]
+    others = [row for row in table["rows"] if row not in of_masks]
+    parts = {"results": shown(table, others), "masks": shown(table, of_masks)}
+    return {**tables, **{name: part for name, part in parts.items() if part["rows"]}}
+
+def _folds(tables: dict[str, Table], plots: list[Plate]) -> list[dict[str, Any]]:
+    "Tables and plots by topic; what no topic names stands with the ablations."
+    named = {kind for kinds, _ in FOLDS.values() for kind in kinds or ()} | {"main"}
+    starts = tuple(start for _, kinds in FOLDS.values() for start in kinds)
+    def topic(plate: Plate, begin: tuple[str, ...], rest: bool) -> bool:
+        return plate.stem.startswith(begin) or (rest and not plate.stem.startswith(starts))
     made = []
-    for name in sorted({*(p.dataset for p in pictures), *(t["dataset"] for t in tables.values())}):
-        own = [p for p in pictures if p.dataset == name]
-        columns, rows = notebooks(runs, name, figures)
-        made.append({
-            "name": name, "pictures": own, "plots": [p for p in own if not p.split],
-            "photographs": {split: [p for p in own if p.split == split]
-                            for split in dict.fromkeys(p.split for p in own) if split},
-            "tables": [{"stem": stem, "table": t, "cells": _cells(t, known)}
-                       for stem, t in tables.items() if t["dataset"] == name],
-            "notebooks": {"columns": columns, "rows": rows}})
-    return made
+    for title, (kinds, begin) in FOLDS.items():
+        own = {k: t for k, t in tables.items() if (k in kinds if kinds else k not in named)}
+        made.append({"title": title, "tables": own,
+                     "plots": [p for p in plots if topic(p, begin, not kinds)]})
+    return [fold for fold in made if fold["tables"] or fold["plots"]]
+
+def _smoke_line(tables: dict[str, Table]) -> str:
+    "AP of a smoke test."
+    said = findings({"main": tables["main"]}) if "main" in tables else []
+    test = "A smoke test: it shows that a run ends, and its AP says nothing more."
+    return " ".join([test, *said])
+
+def _section(name: str, tables: dict[str, Table], pictures: list[Plate], known: dict,
+             runs: Path, figures: Path) -> dict[str, Any]:
+    "One data set."
+    made = {kind: shown(table) for kind, table in tables.items()}
+    ran = any(table["runs"] for table in tables.values()) or bool(pictures) or not tables
+    smoke = name in DATASETS and getattr(DATASETS[name], "smoke", False)
+    if not ran:      # published numbers alone
+        rows = [r for r in made.get("without_points", {"rows": []})["rows"]
+                if not all(map(is_empty, r[5:]))]
+        made = {"without_points": shown(tables["without_points"], rows)} if rows else {}
+    stems = {kind: t["stem"] for kind, t in tables.items()}
+    def packed(kind: str, table: Table) -> dict[str, Any]:
+        return {"stem": stems.get(kind, stems.get("results", "")), "table": table,
+                "cells": page_cells(table, known, figures)}
+    plots = [p for p in pictures if not p.split]
+    hours = next((p for p in plots if p.stem.startswith("ap_by_hours")), None)
+    said = findings(made)
+    made = {kind: t for kind, t in _split_results(made).items()
+            if t["rows"] or kind != "without_points"}
+    folds = _folds(made, [p for p in plots if p is not hours]) if ran and not smoke else []
+    for fold in folds: fold["tables"] = [packed(k, t) for k, t in fold["tables"].items()]
+    columns, rows = notebooks(runs, name, figures)
+    return {
+        "name": name, "ran": ran, "pictures": pictures if ran and not smoke else [],
+        "smoke": _smoke_line(made) if smoke else "", "hours": hours, "folds": folds,
+        "main": packed("main", made["main"]) if "main" in made and not smoke else None,
+        "published": [packed(k, t) for k, t in made.items()] if not ran else [],
+        "findings": said, "note": comparable(name) if ran else "",
+        "photographs": {split: [p for p in pictures if p.split == split]
+                        for split in dict.fromkeys(p.split for p in pictures) if split}
+        if not smoke else {},
+        "notebooks": {"columns": columns, "rows": rows}}
+
+def _sections(runs: Path, figures: Path, known: dict[str, dict]) -> list[dict[str, Any]]:
+    "Data sets, those with most runs first; the runs behind their tables are added to `known`."
+    pictures, tables = plates(figures), tables_in(figures)
+    names = sorted({*(p.dataset for p in pictures), *(t["dataset"] for t in tables.values())})
+    made = []
+    for name in names:
+        own = {kind_of(stem, t): {**t, "stem": stem} for stem, t in tables.items()
+               if t["dataset"] == name}
+        found = [p for p in pictures if p.dataset == name]
+        made.append(_section(name, own, found, known, runs, figures))
+    size = {part["name"]: len(part["main"]["cells"]) if part["main"] else 0 for part in made}
+    def place(part: dict[str, Any]) -> tuple[bool, bool, int]:
+        return not part["ran"], bool(part["smoke"]), -size[part["name"]]
+    return sorted(made, key=place)
 
 @cache
 def templates() -> Environment:

@@ -101,7 +101,7 @@ def _git(*words: str, at: Path = PACKAGE) -> str | None:   # None: git failed, o
     except OSError: return None
     return done.stdout.strip() if done.returncode == 0 else None
 
-def _own_repository() -> Path | None:
+def own_repository() -> Path | None:
     "Top of the repository that tracks this package, if it is the package's own."
     top, settings = _git("rev-parse", "--show-toplevel"), ConfigParser(interpolation=None)
     if not top: return None
@@ -113,7 +113,7 @@ def _own_repository() -> Path | None:
 # %% ../../nbs/7_report/14_provenance.ipynb #51f934c8
 def git_commit() -> str:   # with -dirty when sources changed since; "" outside the own repository
     "Name the commit of this package's own repository."
-    if (top := _own_repository()) is None: return ""
+    if (top := own_repository()) is None: return ""
     commit = _git("describe", "--always", "--abbrev=12", at=top) or ""
     changed = _git("status", "--porcelain", "--", PACKAGE.name, "nbs", at=top)
     return commit + "-dirty" * bool(commit and changed)
@@ -202,7 +202,8 @@ def drop_pictures(
 
 # %% ../../nbs/7_report/14_provenance.ipynb #bae87737
 SUMS = "SHA256SUMS"
-NO_EVIDENCE = {"artifacts", "failed", "by_hand"}   # folders
+NO_EVIDENCE = {"artifacts", "failed", "by_hand",   # folders
+               "notebook.html"}                   # made of a notebook
 
 def evidence_files(
     runs: str | Path,      # the folder of runs
@@ -211,9 +212,9 @@ def evidence_files(
     "List every file of the evidence."
     for folder, names, files in os.walk(runs):
         names[:] = (name for name in names if name not in NO_EVIDENCE and name[0] != ".")
-        yield from (Path(folder, name) for name in files if name[0] != ".")
-    beside = (path for path in Path(figures).glob("[!.]*") if path.is_file())
-    yield from (path for path in beside if path.name != SUMS)
+        yield from (Path(folder, name) for name in files
+                    if name not in NO_EVIDENCE and name[0] != ".")
+    yield from (f for f in Path(figures).glob("[!.]*") if f.is_file() and f.name != SUMS)
 
 def write_sums(
     runs: str | Path,      # the folder of runs

@@ -16,9 +16,11 @@ from ..core import DataError, remove_litter
 from ..process import in_processes
 from .bootstrap import RESAMPLES, DrawnScore
 from .comparisons import made_tables
+from .comparisons_main import write_summary
 from .evidence import COMPARING, Evidence, run_of
 from .figures import figure_tasks, write_figures
 from .html import write_page
+from .notebook_pages import write_notebook_pages
 from .provenance import write_sums
 from .results import collect
 from .tables import save_table
@@ -98,5 +100,7 @@ def write_report(
         draw_beforehand(evidence, compared, processes, figure_tasks(runs, rows, figures))
     for path, table in made_tables(evidence, rows).items():
         written += save_table(table, path.with_suffix(""))
+    written.append(write_summary(evidence, rows))
+    write_notebook_pages(runs)
     written += [*write_figures(runs, rows, figures), *write_page(runs, figures)]
     return [*written, write_sums(runs, figures)]

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..core import DataError, read_json
 from .comparisons import made_tables
+from .comparisons_main import SUMMARY, check_summary
 from .evidence import Evidence
 from .html import PHOTOGRAPHS
 from .manifests import check_manifests
@@ -19,7 +20,7 @@ from .report import compared_by, draw_beforehand
 from .results import collect
 from .verify_figures import AGAIN, Fault, check_figures, check_page, check_pictures
 from .verify_tables import Stale, check_record, check_table, check_words, flat
-from .verify_tables import lacks, recorded_in, written_tables
+from .verify_tables import is_same, lacks, recorded_in, written_tables
 
 # %% auto #0
 __all__ = ['verify']
@@ -82,8 +83,10 @@ def verify(
     made = made_tables(evidence, rows)
     stale = [lacks(path, tables.get(path), table) for path, table in made.items()]
     if any(stale): raise Stale(*(f"{fault}. Run `pointwssis report`." for fault in stale if fault))
-    beside = {path: read_json(path) for path in sorted(figures.glob("*.json")) if path not in made}
+    beside = {path: read_json(path) for path in sorted(figures.glob("*.json"))
+              if path not in made and path.name != SUMMARY}
     _stop([(fault, AGAIN) for fault in check_words(tables, made)])
+    _stop([(fault, AGAIN) for fault in check_summary(evidence, rows, flat, is_same)])
     _stop([*check_figures(evidence, rows, beside)])
     _stop([(fault, BACK) for fault in check_manifests(evidence)])
     _stop([*check_pictures(beside), *check_page(evidence.runs, figures)])

@@ -128,7 +128,7 @@ def test_bdd100k_has_every_other_table_and_its_own_words_in_figures(runs):
     write_json(runs / "bdd100k/10p/s0/split/metrics.json", counted)
     write_json(runs / "bdd100k/10p/s0/supervised/metrics.json", {"images": 50})      # the second weak set has no masks to learn from
     tables = tables_of(Evidence(runs), "bdd100k", of(runs, "bdd100k"))
-    assert set(tables) == {"results_bdd100k", *(f"table_{name}_bdd100k" for name in ("gains", "budget", "times", "without_points"))}
+    assert set(tables) == {"results_bdd100k", *(f"table_{name}_bdd100k" for name in ("main", "gains", "budget", "times", "without_points"))}
     hours = markdown(tables["table_budget_bdd100k"])
     assert "| 10% | supervised | —⁵ | none | —⁵ | 25.0 |" in hours and "| 10% | student of refined masks | 100 | 900 | 4.0 | 19.5 |" in hours
     left = "| 10% | left to gain: supervised over student of refined masks, AP | +5.5⁴ from 19.5, n = 1 | 78.0%⁴, n = 1 |"
@@ -343,7 +343,7 @@ def test_published_checkpoints_have_a_column_of_their_own(runs):
 def test_published_checkpoints_alone_make_a_table_and_no_figure(tmp_path):
     judge(tmp_path / "runs", "coco", "40p", student_sw_refined_ap_percent=38.0)
     files = write_report(tmp_path / "runs", tmp_path / "figures")
-    assert {f.stem for f in files} == {"results_coco", "table_without_points_coco", "report", "SHA256SUMS"}
+    assert {f.stem for f in files} == {"results_coco", "table_without_points_coco", "summary", "report", "SHA256SUMS"}
     md = files[0].read_text()
     assert "| 40% | student of refined masks, AP | 38.3 | 38.0 | —² | —² | —² |" in md and "³" not in md
 
