@@ -1,4 +1,4 @@
-"A rehearsal of COCO and BDD100K: their file layout, 200 images, 20 steps through every stage of each preset, with tiny networks."
+"A rehearsal of COCO and BDD100K: their file layout, 200 images, 20 steps through every stage of each preset, with tiny networks; a minute of one core."
 import json
 from pathlib import Path
 
@@ -100,6 +100,7 @@ def chain(request, pool, tmp_path_factory) -> Chain:
     return made.run("split", *BLIND, *CONTROLS, "supervised", "evaluate")
 
 
+@pytest.mark.slow
 def test_every_stage_of_the_preset_ends(chain):
     assert set(chain.metrics) == set(STAGES) - {"report"}
     for name in ("teacher", "student", "student_refined", "supervised", *(n for n in CONTROLS if "pseudo" not in n)):
@@ -108,6 +109,7 @@ def test_every_stage_of_the_preset_ends(chain):
     assert len(scores) == 8 and all(value is None or 0 <= value <= 100 for value in scores.values())
 
 
+@pytest.mark.slow
 def test_the_halves_are_those_of_the_data_set(chain):
     "COCO: a tenth outlined, no click on a crowd. BDD100K: a tenth of the instance set outlined, clicks on all of the detection set."
     split, coco = chain.metrics["split"], chain.cfg.dataset == "coco"
