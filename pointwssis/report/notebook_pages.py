@@ -15,7 +15,8 @@ __all__ = []
 
 # %% ../../nbs/7_report/12_notebook_pages.ipynb #nbpa0005
 NOTEBOOK_PAGE = "notebook.html"
-STYLE = """body { margin: 0 auto; padding: 1rem; max-width: 60rem; font: 16px/1.5 system-ui, sans-serif; }
+STYLE = """
+body { margin: 0 auto; padding: 1rem; max-width: 60rem; font: 16px/1.5 system-ui, sans-serif; }
 pre { overflow-x: auto; padding: .5rem; background: #f3f5f6; font-size: .8125rem; }
 img { max-width: 100%; height: auto; } table { border-collapse: collapse; font-size: .875rem; }
 th, td { padding: .2rem .6rem; border-bottom: 1px solid #d5dadd; text-align: left; }
