@@ -240,15 +240,19 @@ def test_links_beat_nearness(data):
     assert pairs_of(data, i, masks * False, classes, points, crossed) == []
 
 
-def test_the_clicks_filters_start_as_strong_as_asked():
-    weights = []
+def test_click_gain_scales_the_point_filters_at_initialisation():
+    weights, conv, stems = [], torch.nn.Conv2d(3, 8, 3), []
     for gain in (1., 3.):
         torch.manual_seed(0)
         weights.append(MaskRefineNet(4, replace(SMALL, click_gain=gain)).state_dict())
-    plain, loud = weights
-    assert torch.equal(loud["stem.weight"][:, 3:-1], 3 * plain["stem.weight"][:, 3:-1])
-    assert torch.equal(loud["stem.weight"][:, [0, 1, 2, -1]], plain["stem.weight"][:, [0, 1, 2, -1]])
-    assert all(torch.equal(loud[name], value) for name, value in plain.items() if name != "stem.weight")
+    for how in ({}, {"click_gain": 1.}):
+        torch.manual_seed(0)
+        stems.append(PromptStem(conv, num_classes=5, copy_rgb=False, **how).weight)
+    assert torch.equal(*stems)
+    plain, scaled = weights
+    assert torch.equal(scaled["stem.weight"][:, 3:-1], 3 * plain["stem.weight"][:, 3:-1])
+    assert torch.equal(scaled["stem.weight"][:, [0, 1, 2, -1]], plain["stem.weight"][:, [0, 1, 2, -1]])
+    assert all(torch.equal(scaled[name], value) for name, value in plain.items() if name != "stem.weight")
 
 
 def test_items_depend_on_the_key_alone(data):
