@@ -64,6 +64,8 @@ def _check_files(evidence: Evidence, folder: str, manifest: dict[str, Any]) -> I
 READS = {"teacher": ("split",), "refiner": ("split", "teacher"),   # least inputs of a stage
          "pseudo": ("split", "teacher", "refiner"), "student": ("teacher", "pseudo"),
          "student_refined": ("teacher", "pseudo"), "evaluate": ("split", "pseudo"),
+         "teacher_long": ("split",), "pseudo_without_points": ("split", "teacher"),
+         "student_without_points": ("teacher", "pseudo_without_points"),
          "report": ("split", "pseudo", "student_refined")}
 STAGE_NAMES = {"split", "supervised", *READS}
 

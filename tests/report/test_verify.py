@@ -19,7 +19,7 @@ from pointwssis.data.show import save_picture
 from pointwssis.report.budget import plan
 from pointwssis.report.evidence import Evidence
 from pointwssis.report.html import write_page
-from pointwssis.report.manifests import check_manifests
+from pointwssis.report.manifests import READS, STAGE_NAMES, check_manifests
 from pointwssis.report.matches import Detections, Matches, Overlaps, Record
 from pointwssis.report.report import write_report
 from pointwssis.report.provenance import check_sums, hashes_of, write_sums
@@ -29,6 +29,7 @@ from pointwssis.report.verify import verify
 from pointwssis.report.verify_figures import check_figures
 from pointwssis.report.verify_tables import Stale
 from pointwssis.runs.cli import main
+from pointwssis.runs.stage_graph import STAGES
 
 ROOT = Path(__file__).parents[2]
 MODELS = ("teacher", "student_sw", "student_sw_refined", "supervised")
@@ -538,6 +539,11 @@ TAMPERINGS = {   # name: file, change, the file that is named if it is another o
     "a sum": ("figures/SHA256SUMS", text("a", "b"), ""),
 }
 MANY = 40
+
+
+def test_the_manifest_of_every_stage_is_checked():
+    "A stage that the check did not know would pass as a file from outside."
+    assert STAGE_NAMES == set(STAGES) and all(set(needs) <= set(STAGES[name].needs) for name, needs in READS.items())
 
 
 def test_there_are_many_tamperings():
