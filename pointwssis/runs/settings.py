@@ -185,6 +185,7 @@ def _sizes(facts: Facts, size: Size) -> list[Setting]:
 _LEARN = {"optimizer": "adamw", "schedule": "cosine", "decay_at": (), "final_factor": .01,
           "clip_norm": 10.0, "weight_decay": .02}
 _BATCH = 8
+_TO_THE_END = "no early stop, AP rises while the rate falls"
 
 def _schedules(facts: Facts, size: Size) -> list[Setting]:
     "Steps and learning rates."
@@ -199,7 +200,7 @@ def _schedules(facts: Facts, size: Size) -> list[Setting]:
              "refiner_train": (max(300, teacher * 6 // 7), "as long as the teacher")}
     found = []
     for part, (count, why) in steps.items():
-        found += [Setting(f"{part}.steps", count, why)]
+        found += [Setting(f"{part}.steps", count, f"{why}; {_TO_THE_END}")]
         found += [Setting(f"{part}.{key}", value, "for short schedules")
                   for key, value in _LEARN.items()]
         found += [Setting(f"{part}.lr", size.lr, "for this network"),

@@ -2,17 +2,22 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from real import PHOTOGRAPHS, needs_photographs
 from pointwssis.core import ConfigError
 from pointwssis.data import shapes
 from pointwssis.runs import train_on
 from pointwssis.runs.cli import make_parser
 from pointwssis.runs.commands import run_params
 from pointwssis.runs.presets import preset
-from pointwssis.runs.settings import GRIDS, SHARED, SIZES, Facts, level_bounds, shared_cells, suggested, table_of
+from pointwssis.runs.settings import GRIDS, SHARED, SIZES, Facts, facts_of_folder, level_bounds, shared_cells, suggested, table_of
+
+
+NUCLEI = PHOTOGRAPHS / "nuclei"
 
 
 def facts(objects: int, size: float, images: int = 40, side: int = 320) -> Facts:
@@ -67,6 +72,17 @@ def test_depthwise_convolutions_are_trained_in_fp32_on_a_cpu():
 
 def test_early_layers_are_frozen_where_they_have_weights():
     assert [values(suggested(facts(5, .2), "small", weights))["student.frozen_stages"] for weights in ("", "package")] == [0, 2]
+
+
+@needs_photographs
+def test_the_preset_of_nuclei_has_the_settings_that_follow_from_its_strong_half():
+    "The batch alone is smaller, for 20 minutes."
+    found = suggested(facts_of_folder(preset("custom", **{"data.root": str(NUCLEI)})), "small", "package")
+    custom, own = preset("custom", **values(found)), preset("nuclei")
+    for part in ("teacher", "student", "refiner"): assert getattr(own, part) == getattr(custom, part)
+    for part in ("teacher_train", "student_train", "refiner_train"):
+        assert replace(getattr(own, part), batch_size=8) == replace(getattr(custom, part), batch_size=8)
+    assert (own.recipe, own.student_start) == (custom.recipe, custom.student_start) and own.data.long_side == custom.data.long_side
 
 
 def test_the_grid_is_the_coarsest_that_keeps_clicks_apart():
