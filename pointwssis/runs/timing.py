@@ -41,7 +41,7 @@ def work_of(
     return found | {name: rest for name in ("pseudo", "evaluate") if name in wanted}
 
 # %% ../../nbs/6_runs/18_timing.ipynb #71a0000a
-PATIENCE = 2.   # seconds of a step, above which ten are not waited for
+PATIENCE = 5.   # seconds of a step, above which ten are not waited for
 
 def _median_step(cfg: Config, strong: CocoData, warm: int, steps: int) -> float:
     from pointwssis.method.stages import fit_detector
@@ -97,13 +97,14 @@ def estimate_of(
     runs: str | Path,
     stages: Iterable[str],
     again: bool = False,      # stages that are finished run, too
-) -> str:                     # "" where nothing is trained or the data cannot be read
+) -> str:          # "" where nothing is trained or timed, or the data cannot be read
     "The time that the stages of a run take that are not finished."
     cfg = config_of(**params)
     folder = run_folder(cfg, runs)
     left = [name for name in stages if again or not finished(folder / name)]
-    has_images = cfg.data.root or DATASETS[cfg.dataset].draw
-    if not has_images or not any(work_of(cfg, left).values()): return ""
+    dataset = DATASETS[cfg.dataset]
+    has_images = cfg.data.root or dataset.draw
+    if not dataset.timed or not has_images or not any(work_of(cfg, left).values()): return ""
     with tempfile.TemporaryDirectory() as drawn:
         try: return estimate(cfg, seconds_of_step(cfg, _images_of(cfg, Path(drawn))), left)
         except PointWSSISError: return ""

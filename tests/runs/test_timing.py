@@ -56,6 +56,12 @@ def test_the_time_is_of_what_is_left_to_do(tmp_path, monkeypatch):
     assert estimate_of(params, "runs", STAGES) == ""
 
 
+def test_the_demo_begins_at_once(tmp_path, monkeypatch):
+    "Its time is documented, and ten timed steps would be a part of it."
+    monkeypatch.setattr(timing, "seconds_of_step", lambda cfg, strong: pytest.fail("timed"))
+    assert estimate_of({"dataset": "demo", "split": "10p"}, tmp_path, STAGES) == ""
+
+
 def test_batches_count(strong):
     cfg = preset("shapes")
     twice = replace(cfg, student_train=replace(cfg.student_train, batch_size=2 * cfg.teacher_train.batch_size))
