@@ -61,6 +61,12 @@ def test_pytest_can_import_every_test_file():
     assert not [name for name, count in names.items() if count > 1]
 
 
+def test_notebooks_of_a_room_have_numbers_of_their_own():
+    "The numbers are the reading order."
+    places = Counter((path.parent.name, path.name[:2]) for path in tracked("nbs/*/*.ipynb") if path.name[:2].isdigit())
+    assert not [place for place, count in places.items() if count > 1]
+
+
 def test_no_path_of_one_machine():
     found = [f"{path.relative_to(ROOT)}: {match.group()}" for path in tracked() if path.suffix in TEXT and path != Path(__file__).resolve()
              for match in MACHINE_PATH.finditer(prose_of(path))]
