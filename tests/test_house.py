@@ -130,6 +130,16 @@ def modules() -> dict[str, ast.Module]:
 ASKING = {"bridges": 1, "data": 4}    # rooms that still have such docstrings
 
 
+def test_functions_fit_a_screen():
+    "At most 40 lines without the docstring."
+    def length(node: ast.FunctionDef) -> int:
+        text = node.body[0] if isinstance(node.body[0], ast.Expr) and isinstance(node.body[0].value, ast.Constant) else None
+        return node.end_lineno - node.lineno + 1 - (text.end_lineno - text.lineno + 1 if text else 0)
+    found = [f"{path.name}: {node.name}, {length(node)} lines" for path in tracked("pointwssis/*.py")
+             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.FunctionDef) and length(node) > 40]
+    assert not found, found
+
+
 def test_docstrings_name_the_thing_returned_or_begin_with_a_verb():
     kinds, found = (ast.Module, ast.ClassDef, ast.FunctionDef), {}
     for name, tree in modules().items():

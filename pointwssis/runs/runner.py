@@ -268,6 +268,20 @@ def _begin(stage: Stage, params: dict[str, Any], cfg: Config, facts: dict[str, A
             "git_commit": git_commit(), **_machine(stage.name, params, cfg, *where),
             "versions": versions()}
 
+def _bars(name: str, among: int, clock: RunClock | None) -> Any:
+    "The stream for a stage's bars: named where several run, with the time left of the run."
+    bars = sys.stderr if among == 1 else Named(name, sys.stderr)
+    return Watched(clock, name, bars) if clock else bars
+
+def _prepared(partial: Path, target: Path, manifest: dict[str, Any], stage: Stage,
+              force: bool) -> dict[str, Any]:
+    "The manifest of a stage that begins now, in a working folder that is ready for it."
+    made_by, before = prepare_folder(partial, target, manifest["fingerprint"], stage.resumes, force)
+    resumed = {"resumed_from": made_by} if made_by not in ("", manifest["source"]) else {}
+    manifest = {**manifest, **resumed, "wall_s": before}
+    write_json(partial / "params.json", {**manifest, "status": "running"}, indent=1)
+    return manifest
+
 # %% ../../nbs/6_runs/06_runner.ipynb #fe9ec5a5
 def run_stage(
     name: str,                   # a key of STAGES
@@ -296,8 +310,7 @@ def run_stage(
     """
     if kernel is None:
         with kernels() as pool:
-            return run_stage(name, params, runs, force, notebooks, pool[0], among, same_code,
-                             clock)
+            return run_stage(name, params, runs, force, notebooks, pool[0], among, same_code, clock)
     stage, runs = find_stage(name), Path(os.path.relpath(runs))
     notebook = notebooks / f"{stage.notebook or name}.ipynb"
     params, cfg = _checked(stage, params, notebook)
@@ -319,12 +332,8 @@ def run_stage(
         if not anew and (found := _found(partial, target, wanted, source, same_code,
                                          not cfg.variant)):
             return found
-        manifest = manifest or begin()
-        made_by, manifest["wall_s"] = prepare_folder(partial, target, wanted, stage.resumes, force)
-        if made_by not in ("", source): manifest["resumed_from"] = made_by
-        write_json(partial / "params.json", {**manifest, "status": "running"}, indent=1)
-        bars = sys.stderr if among == 1 else Named(name, sys.stderr)
-        if clock: bars = Watched(clock, name, bars)
+        manifest = _prepared(partial, target, manifest or begin(), stage, force)
+        bars = _bars(name, among, clock)
         injected = _injected(params, stage, needs, folder, partial)
         before = _make(notebook, partial, target, injected, cfg, manifest, kernel, bars)
     return _outcome(target, "ran", source, before)

@@ -168,25 +168,22 @@ def train_on(
     images, overrides = Path(images), dict(overrides or {})
     own = gather(images, Path(masks), Path(points), Path(val) if val else None, seed, classes,
                  empty, folds)
-    for note in own.notes: say(note)
     settings, notes = _settings(facts_of(own.strong, own.weak), size,
                                 overrides.get("device", "auto"))
+    notes = [*own.notes, *notes]
     for note in notes: say(note)
     name = name or name_after(images, "own")
     table, options = table_of(settings, overrides), {**plain_values(settings), **overrides}
     say(table)
-    # a wrong option is said before anything is written
-    config_of("custom", share_name(own), seed, "", {"name": name, **options})
+    config_of("custom", share_name(own), seed, "", {"name": name, **options})   # before any file
     params = _params(own, images, name, seed, options, Path(runs))
-    cfg = config_of(**params)
-    run = run_folder(cfg, Path(runs))
+    run = run_folder(cfg := config_of(**params), Path(runs))
     if not (run / "student_refined/params.json").is_file():
         say(estimate(cfg, seconds_of_step(cfg, own.strong), STAGES) + _and_folds(own))
     reproduce(params, runs, stages=STAGES[:-1] if own.folds else STAGES, **how)
     scores = _scores_of_folds(own, images, options, cfg, run, how) if own.folds else None
     from pointwssis.report.own_page import write_own_page   # slow to import
-    page = write_own_page(cfg, run, [*own.notes, *notes], table,
-                          _unseen(cfg, own, images, run), scores)
+    page = write_own_page(cfg, run, notes, table, _unseen(cfg, own, images, run), scores)
     metrics = scores.metrics if scores else read_json(run / "evaluate/metrics.json")
     return Trained(run / "student_refined/artifacts/last.safetensors", page,
                    page.with_name("pseudo_labels.json"), page.with_name("next.csv"), metrics,
