@@ -82,7 +82,7 @@ _LABELS = ("keypointlabels", "polygonlabels", "brushlabels", "labels")
 def _size(result: dict, where: str) -> tuple[int, int]:
     "Width and height of the image that a result was drawn on."
     size = tuple(result.get(key) for key in ("original_width", "original_height"))
-    if any(type(v) is not int or v < 1 for v in size):
+    if any(type(v) is not int or not 1 <= v <= MOST_PIXELS for v in size):
         raise DataError(f"{where}: has no original_width and original_height. "
                         "Export the project as JSON (not JSON-MIN).")
     if result.get("image_rotation"):

@@ -329,6 +329,7 @@ HUGE = "9" * 400
     ("labelme", "labelme/cat.json", "[10, 5]", f"[{HUGE}, 5]", "'points' is not a list of"),
     ("coco", "coco.json", "30.5", HUGE, "is not a list|Write .x, y."),
     ("label_studio", "label_studio.json", None, HUGE, "not numbers|no percentage"),
+    ("label_studio", "label_studio.json", '"original_height": 30', f'"original_height": {HUGE}', "has no original_width and original_height"),
     ("cvat", "cvat.xml", "utf-8", "tf-8", "unknown encoding: tf-8. Export it again, in UTF-8"),
     ("csv", "clicks.csv", "cat.png", f"{HUGE}.png", "no image '9+.png'"),
 ])
