@@ -55,7 +55,7 @@ if role == role_here:
     sys.addaudithook(watch)
 '''
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-SMALL = {**TINY, "teacher_train.save_every": 2, "student_train.save_every": 1, "refiner_train.save_every": 1, "teacher_train.workers": 1,
+SMALL = {**TINY, "controls": False, "teacher_train.save_every": 2, "student_train.save_every": 1, "refiner_train.save_every": 1, "teacher_train.workers": 1,
          "teacher_train.precision": "fp32", "student_train.precision": "fp32", "refiner_train.precision": "fp32"}
 TIMES = ("wall_s", "images_per_s", "stages", "seconds", "files")     # of metrics: they may differ
 

@@ -85,7 +85,9 @@ def crop_sample(s: Sample, x0: int, y0: int, width: int, height: int) -> Sample:
 
 def flip_sample(s: Sample) -> Sample:
     "Mirror left and right."
-    ignore = s.ignore * (-1, 1) + (s.image.shape[1], 0)
+    ignore, width = s.ignore.copy(), s.image.shape[1]
+    # the left edge is a pixel's, the right edge is none
+    ignore[:, 0] = np.minimum(width - ignore[:, 0], np.nextafter(width, 0))
     return Sample(s.image[:, ::-1], s.masks[:, :, ::-1], s.classes, ignore)
 
 # %% ../../nbs/4_data/07_transforms.ipynb #61ca8bf5

@@ -86,6 +86,12 @@ def test_masks_and_points_follow_a_flip(s):
     assert all(np.array_equal(getattr(back, k), getattr(s, k)) for k in ("image", "masks", "classes", "ignore"))
 
 
+def test_a_point_on_the_left_edge_stays_inside_when_flipped():
+    "x = 0 belongs to the first pixel; x = width to none."
+    flipped = flip_sample(Sample(np.zeros((4, 6, 3), np.uint8), np.zeros((0, 4, 6), np.uint8), np.zeros(0, int), np.array([[0., 1.], [2., 3.]])))
+    assert (flipped.ignore[:, 0] < 6).all() and np.allclose(flipped.ignore, [[6, 1], [4, 3]])
+
+
 @settings(max_examples=80, deadline=None)
 @given(scenes, st.integers(0, 2**31))
 def test_masks_and_points_follow_all_moves_together(s, seed):

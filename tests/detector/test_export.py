@@ -49,6 +49,7 @@ def test_decoding_with_fixed_sizes_is_the_suites(model):
     with torch.no_grad(): compare(model, FixedSOLOv2(model))
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.load. is deprecated:FutureWarning")
 def test_torchscript(model, tmp_path):
     path, notes = export_model(model, tmp_path / "net.anything", "torchscript", (90, 128), TABLE)
     facts = json.loads(notes.read_text())
@@ -76,6 +77,7 @@ def test_faults_are_one_line(model, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.load. is deprecated:FutureWarning")
 def test_the_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     options = {"backbone": CFG.backbone, "fpn_channels": 16, "instance_channels": 16, "instance_convs": 1, "mask_channels": 16, "num_kernels": 16,

@@ -102,7 +102,7 @@ def place(tmp_path_factory) -> Path:
 
 
 def command(*stages: str) -> list[str]:
-    settings = [part for key, value in (TINY | CHOSEN).items() for part in ("--set", f"{key}={json.dumps(value)}")]
+    settings = [part for key, value in (TINY | CHOSEN | {"controls": False}).items() for part in ("--set", f"{key}={json.dumps(value)}")]
     return ["reproduce", "--dataset", "shapes", "--data-root", "data", "--split", "25p", *(part for name in FILES for part in ("--plugin", name)), *settings]
 
 
