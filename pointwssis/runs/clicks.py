@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ..config import Config, SOLOv2Config
+from ..config import Config
 from ..core import DataError, pick_device
 from ..data.coco import CategoryTable, CocoData
 from ..data.convert import read_annotations
@@ -92,7 +92,7 @@ def _clicked(points: Path, inputs: Inputs, table: CategoryTable) -> CocoData:
     return CocoData(points, inputs.root, images, annotations, table, {})
 
 # %% ../../nbs/6_runs/22_clicks.ipynb #7b130012
-def _network_for_clicks(weights: Path, cfg: Config, network: SOLOv2Config,
+def _network_for_clicks(given: nn.Module, weights: Path, cfg: Config,
                         say: Callable[[str], None]) -> tuple[nn.Module, Path | None]:
     "The teacher of the weights' run and its refiner's weights; else the network given, and None."
     run = weights.absolute().parent.parent.parent
@@ -101,7 +101,7 @@ def _network_for_clicks(weights: Path, cfg: Config, network: SOLOv2Config,
     refines = refiner if refiner.is_file() else None
     if not teacher.is_file():
         say(f"Masks are those of {weights}, asked at each click.")
-        return load_model(network, weights), refines
+        return given, refines
     say(f"Masks are those of the run's teacher{', refined' if refines else ''}.")
     return load_model(cfg.teacher, teacher), refines
 
@@ -145,8 +145,8 @@ def _write_clicks(made: Predictions, data: CocoData, masks: list[PseudoMask],
     made.close(**extra)
 
 def predict_clicks(
+    given: nn.Module,        # the network of `weights`
     weights: Path,
-    network: SOLOv2Config,
     points: Path,            # clicks, in any annotation format
     inputs: Inputs,
     made: Predictions,
@@ -156,7 +156,7 @@ def predict_clicks(
 ) -> None:
     "One mask a click; clicks without one are named with the reason."
     data = _clicked(points, inputs, made.table)
-    model, refiner = _network_for_clicks(weights, cfg, network, say)
+    model, refiner = _network_for_clicks(given, weights, cfg, say)
     teacher, final, lost = masks_of_clicks(model, refiner, data, cfg, cut)
     clicks = {a["id"]: (data.images[i]["file_name"], a) for i in data.ids
               for a in data.annotations[i]}

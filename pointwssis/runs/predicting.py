@@ -95,7 +95,7 @@ def predict_own(
     table = class_names(weights, model.cfg.num_classes)
     made, failed = Predictions(wishes.out, table, wishes.kinds), []
     if wishes.points:
-        predict_clicks(weights, network, Path(wishes.points), inputs, made, cfg, cut, say)
+        predict_clicks(model, weights, Path(wishes.points), inputs, made, cfg, cut, say)
     else:
         model = model.to(pick_device(cfg.device))
         failed = predict_plain(model, inputs, made, cfg, wishes.score, cut)
