@@ -6,15 +6,19 @@ import torch
 from torch import Tensor
 
 from pointwssis.config import SOLOv2Config
-from pointwssis.core import torch_generator
+from pointwssis.core import rng
 from pointwssis.data.points import Point
 from pointwssis.data.transforms import Truth
 from pointwssis.detector.cells import Outputs
 
 
+def generator(seed: int, key: str) -> torch.Generator:
+    return torch.Generator().manual_seed(int(rng(seed, key).integers(1 << 63)))
+
+
 def blobs(count: int, height: int, width: int, sides: tuple[float, float], seed: int) -> Tensor:   # (N, H, W) bool
     "Ellipses at random places with wavy borders; their sides are spread evenly on a logarithmic scale."
-    g = torch_generator(seed, "blobs")
+    g = generator(seed, "blobs")
     u = torch.rand(count, 5, generator=g)
     half = sides[0] / 2 * (sides[1] / sides[0]) ** u[:, :2]                                   # (N, 2) half axes x, y
     centre = u[:, 2:4] * torch.tensor([width, height])
@@ -32,13 +36,13 @@ def objects(count: int, height: int, width: int, classes: int, seed: int) -> Tru
     masks = masks[masks.flatten(1).any(1)]
     lines = masks.any(1), masks.any(2)
     start, end = ([line.int().argmax(1) for line in lines], [line.shape[1] - line.flip(1).int().argmax(1) for line in lines])
-    labels = torch.randint(classes, (len(masks),), generator=torch_generator(seed, "classes"))
+    labels = torch.randint(classes, (len(masks),), generator=generator(seed, "classes"))
     return Truth(masks.to(torch.uint8), torch.stack([*start, *end], 1).float(), labels)
 
 
 def clicks(count: int, height: int, width: int, classes: int, seed: int = 0) -> list[Point]:
     "Points anywhere in an image."
-    g = torch_generator(seed, "clicks")
+    g = generator(seed, "clicks")
     where, what = torch.rand(count, 2, generator=g) * torch.tensor([width, height]), torch.randint(classes, (count,), generator=g)
     return [Point(*xy, c, i) for i, (xy, c) in enumerate(zip(where.tolist(), what.tolist()))]
 

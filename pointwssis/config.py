@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from .core import ConfigError, check_device, nearest
-from .options import LATER, NEUTRAL, TEACHER_GRIDS, TEACHER_RANGES
+from .options import LATER, NEUTRAL, REFINER_TRAIN, TEACHER_GRIDS, TEACHER_RANGES
 from .options import DataConfig, RefinerConfig, SOLOv2Config, TrainConfig
 from .options import Share, stored, stored_name
 from .quirks import BEHAVIOURS, Quirks
@@ -83,11 +83,6 @@ class Config:
     def quirks(self) -> Quirks:
         "Deviations of the published code that this run keeps."
         return BEHAVIOURS[self.behaviour]
-
-# %% ../nbs/9_core/04_config.ipynb #4383d68b
-REFINER_TRAIN = TrainConfig(steps=200_000, optimizer="adamw", lr=1e-4, weight_decay=0.0,
-                            schedule="cosine", final_factor=0.01,
-                            warmup_steps=2000, decay_at=())
 
 # %% ../nbs/9_core/04_config.ipynb #d10d72fa
 _TYPES = {name: hint for part in (SOLOv2Config, RefinerConfig, TrainConfig, DataConfig, Config)

@@ -149,6 +149,17 @@ def write_json(
                       separators=(",", ":") if indent is None else None)
     with atomic_path(path) as temporary: temporary.write_text(text + "\n", encoding="utf-8")
 
+# %% ../nbs/9_core/01_core.ipynb #ad36fd17
+RUNS = "outputs/runs"   # default folder of a user's runs
+
+def figures_beside(
+    runs: str | Path,   # the folder of runs
+) -> Path:              # its sibling
+    "Name the folder of the tables and figures of these runs."
+    path = Path(runs)
+    if path.name.strip("."): return path.with_name("figures")
+    return Path(os.path.relpath(path.resolve().with_name("figures")))
+
 # %% ../nbs/9_core/01_core.ipynb #80842bff
 def file_hash(
     path: str | Path,  # an existing file
@@ -168,14 +179,6 @@ def rng(
 ) -> np.random.Generator:
     "A fresh numpy generator that depends on seed and keys alone."
     return np.random.default_rng(_seed(seed, keys))
-
-def torch_generator(
-    seed: int,        # the run's seed
-    *keys: str | int, # what the randomness is for
-) -> torch.Generator: # on the CPU
-    "A fresh torch generator that depends on seed and keys alone."
-    import torch
-    return torch.Generator().manual_seed(_seed(seed, keys))
 
 # %% ../nbs/9_core/01_core.ipynb #0aadfb10
 def check_device(

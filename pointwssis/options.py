@@ -134,6 +134,11 @@ class TrainConfig:
     colour_jitter: NotNegative = 0.0   # brightness, contrast and saturation, +- this share
     flip_prob: Share = stored(0.5, "flip")
 
+# %% ../nbs/9_core/03_options.ipynb #4383d68b
+REFINER_TRAIN = TrainConfig(steps=200_000, optimizer="adamw", lr=1e-4, weight_decay=0.0,
+                            schedule="cosine", final_factor=0.01,
+                            warmup_steps=2000, decay_at=())
+
 # %% ../nbs/9_core/03_options.ipynb #2499980d
 @dataclass(frozen=True)
 class DataConfig:

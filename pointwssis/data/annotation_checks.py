@@ -172,7 +172,7 @@ def _check_unit(found: AnnotationSet, images: list[AnnotatedImage]) -> None:
 
 # %% ../../nbs/4_data/21_annotation_checks.ipynb #5f45c05a
 def _fields(a: Annotation, size: tuple[int, int]) -> dict[str, Any]:
-    "What a COCO annotation says about the click and the outline."
+    "The click and the outline of a COCO annotation, as fields."
     click, outline = {"point": list(a.point)} if a.point else {}, a.segmentation
     if outline is None: return click
     is_packed = isinstance(outline, dict) and isinstance(outline["counts"], str)

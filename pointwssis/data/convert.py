@@ -45,7 +45,7 @@ def _named(found: AnnotationSet, classes: tuple[str, ...]) -> AnnotationSet:
     return replace(found, images=kept, classes=classes)
 
 def _is_named(image: AnnotatedImage, name: str) -> bool:
-    "Whether a list means this image: by its path, its last part, or a beginning of its stem."
+    "True if a name is that of this image: its path, its last part, or a beginning of its stem."
     return name in (image.name, Path(image.name).name) or Path(image.name).stem.startswith(name)
 
 def _listed(found: AnnotationSet, path: Path) -> AnnotationSet:

@@ -47,7 +47,7 @@ class Found:
 SHARE, LEAST = .5, .1   # of the rule above
 
 def _inside(pixels: np.ndarray, box: Box, height: int) -> np.ndarray:
-    "Those pixels that lie in a box."
+    "Pixels of an image that lie in a box."
     (x, y), (x0, y0, x1, y1) = divmod(pixels, height), box
     return pixels[(x >= x0) & (x < x1) & (y >= y0) & (y < y1)]
 

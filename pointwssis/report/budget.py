@@ -14,13 +14,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from ..core import ConfigError, DataError, nearest
+from ..core import ConfigError, DataError, figures_beside, nearest
 from ..data.show import save_picture, style
 from .html import write_page
 from .provenance import write_sums
 from .results import ARMS, ASSUMED, POINT_SECONDS, SECONDS_PER_MASK
 from .results import SECONDS_PER_POINT, Measured, hours_of
-from .results import collect, comparable, figures_beside, measured
+from .results import collect, comparable, measured
 
 # %% auto #0
 __all__ = ['plan']

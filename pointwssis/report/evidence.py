@@ -12,33 +12,24 @@ from statistics import fmean, stdev
 from typing import Any
 
 from ..config import NETWORKS
-from ..core import DataError, read_json
+from ..core import DataError, figures_beside, read_json
 from .bootstrap import DrawnScore, Interval, drawn_score
 from .bootstrap import paired_difference, paired_share
 from .matches import Record, read_matches
-from .results import PUBLISHED, WITHOUT_POINTS, figures_beside, hours_of
-from .results import with_matched
+from .results import GIVEN, hours_of, with_matched
 
 # %% auto #0
 __all__ = ['Evidence', 'Cell', 'cell']
 
 # %% ../../nbs/7_report/05_evidence.ipynb #c8a05c9d
-GIVEN = {dataset: PUBLISHED.get(dataset, {}) | {
-             name: method.ap_percent for name, method in WITHOUT_POINTS.get(dataset, {}).items()}
-         for dataset in {*PUBLISHED, *WITHOUT_POINTS}}   # {data set: {name: {split: %}}}
-
 def given(
     dataset: str,
     name: str,     # a key of `results.RESULTS` or a method
     split: str,
 ) -> str:          # "" where our sources give no number
     "Return the reference to a published number."
-    known = split in GIVEN.get(dataset, {}).get(name, {})
-    return f"published#{dataset}/{name}/{split}" if known else ""
-
-def _given(place: str) -> float | None:
-    dataset, name, split = place.split("/")
-    return GIVEN.get(dataset, {}).get(name, {}).get(split)
+    reference = f"published#{dataset}/{name}/{split}"
+    return reference if reference in GIVEN else ""
 
 # %% ../../nbs/7_report/05_evidence.ipynb #c4bfe7ff
 Numbers = dict[str, float | None]                          # the results of a recipe by name
@@ -73,7 +64,7 @@ class Evidence:
     def number(self, reference: str) -> float | None:
         "Look a reference up; None where the file has no such entry."
         name, _, place = reference.partition("#")
-        if name == "published": return _given(place)
+        if name == "published": return GIVEN.get(reference)
         entry = self.file(name)
         if place.endswith("_matched_percent") and isinstance(entry, dict):
             return with_matched(entry).get(place)
@@ -169,8 +160,6 @@ def _runs(evidence: Evidence, of: Sequence[str], against: Sequence[str]) -> Numb
 OPERATIONS: dict[str, Callable[[Evidence, Sequence[str], Sequence[str]], Numbers]] = {
     "mean": _mean, "difference": _difference, "gain": _gain, "share": _share,
     "total": _total, "hours": _hours, "minutes": _minutes, "runs": _runs}
-
-# %% ../../nbs/7_report/05_evidence.ipynb #b7efb53c
 COMPARING = ("gain", "share")   # recipes that draw images again
 
 # %% ../../nbs/7_report/05_evidence.ipynb #b7efb53a

@@ -110,7 +110,6 @@ def own_repository() -> Path | None:
     if _git("ls-files", "--error-unmatch", "__init__.py") is None: return None
     return Path(top) if settings.get("DEFAULT", "lib_name", fallback="") == PACKAGE.name else None
 
-# %% ../../nbs/7_report/21_provenance.ipynb #51f934c8
 def git_commit() -> str:   # with -dirty when sources changed since; "" outside the own repository
     "Name the commit of this package's own repository."
     if (top := own_repository()) is None: return ""
@@ -157,8 +156,6 @@ def command_of(
     return shlex.join([*words, *(word for one in sets for word in ("--set", one))])
 
 # %% ../../nbs/7_report/21_provenance.ipynb #4a70550a
-TIMES = ("execution", "papermill")   # of each cell; those of the notebook stay
-
 def _shrink(output: dict, instead: str) -> None:
     "Make an output's picture small, or replace it by a line."
     from nbformat import from_dict
@@ -175,7 +172,7 @@ def tidy(
 ) -> None:
     "Keep the last state of each progress bar, and small pictures."
     for cell in nb.cells:
-        for key in TIMES: cell.metadata.pop(key, None)
+        for key in ("execution", "papermill"): cell.metadata.pop(key, None)   # times of a cell
         if "outputs" in cell: cell.outputs = _last_states(cell.outputs)
         for output in cell.get("outputs", []): _shrink(output, command and LEFT_OUT + command)
 

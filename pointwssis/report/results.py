@@ -4,7 +4,6 @@
 
 # %% ../../nbs/7_report/01_results.ipynb #7d13b6a3
 from __future__ import annotations
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -71,6 +70,13 @@ WITHOUT_POINTS = {"coco": {
     "S4M": _later("Mask2Former, ResNet-50", 24.2, 28.1, 32.0, 34.6),
     "PL-DC": _later("Mask2Former, ResNet-50", 25.2, 29.2, 34.0, 36.8)}}
 
+PRINTED = [(dataset, name, values) for dataset, results in PUBLISHED.items()
+           for name, values in results.items()]
+PRINTED += [(dataset, name, method.ap_percent) for dataset, methods in WITHOUT_POINTS.items()
+            for name, method in methods.items()]
+GIVEN = {f"published#{dataset}/{name}/{split}": ap for dataset, name, values in PRINTED
+         for split, ap in values.items()}
+
 # %% ../../nbs/7_report/01_results.ipynb #4f735b54
 CAPTIONS = {
     "coco": "Published: test-dev, ResNet-101 (the paper's abstract and README). "
@@ -102,17 +108,6 @@ def hours_of(
         times = f"a point takes {seconds_per_point:g} s and a mask {seconds_per_mask:g} s"
         raise ConfigError(f"{times}. Set a time for a point above 0 and below that of a mask.")
     return (masks * seconds_per_mask + points * seconds_per_point) / 3600
-
-# %% ../../nbs/7_report/01_results.ipynb #ad36fd17
-RUNS = "outputs/runs"   # default folder of a user's runs
-
-def figures_beside(
-    runs: str | Path,   # the folder of runs
-) -> Path:              # its sibling
-    "Name the folder of the tables and figures of these runs."
-    path = Path(runs)
-    if path.name.strip("."): return path.with_name("figures")
-    return Path(os.path.relpath(path.resolve().with_name("figures")))
 
 # %% ../../nbs/7_report/01_results.ipynb #95b4aa4a
 def share_of(

@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse, json
 from typing import Any, NoReturn
 
-from ..report.results import RUNS
+from ..core import RUNS
 
 # %% auto #0
 __all__ = []

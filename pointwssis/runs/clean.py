@@ -14,7 +14,7 @@ from ..core import DataError, StageError, file_hash, nearest, read_json, write_j
 from ..data.store import cache_folder
 from ..process import claim
 from ..report.provenance import SUMS
-from ..report.results import figures_beside
+from ..core import figures_beside
 from .stage_graph import STAGES, is_done, size_of
 from .status import disk_use, is_running, runs_in, size_text, working_folder
 

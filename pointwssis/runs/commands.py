@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..core import ConfigError, DataError
-from ..report.results import figures_beside
+from ..core import ConfigError, DataError, figures_beside
 
 # %% auto #0
 __all__ = []

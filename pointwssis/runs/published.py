@@ -13,13 +13,13 @@ from typing import Any
 
 from ..config import Config
 from ..core import DataError, device_name, file_hash, pick_device, read_json, write_json
+from ..core import RUNS
 from ..data.coco import CategoryTable, CocoData, load
 from ..data.evaluation import coco_ap, link_by_overlap, pseudo_quality, under_classes
 from ..detector.predict import load_model, predict_all, predictor
 from ..detector.solov2 import SOLOv2
 from ..method.pseudo_labels import refine_masks, rough_masks, write_pseudo
 from ..refiner.training import MaskRefiner
-from ..report.results import RUNS
 from .release import Release, find_releases, open_refiner, solov2_sizes
 from .stage_graph import Stage, config_of, fingerprint
 from ..training.checkpoints import load_official

@@ -14,14 +14,13 @@ import pointwssis
 from ..config import Config, check_detectors, check_start, precision_of, to_dict
 from ..core import CheckpointError, ConfigError, DataError, PointWSSISError, StageError
 from ..core import atomic_path, device_name, nearest, pick_device, put_in_place, read_json
-from ..core import remove_litter, versions, write_json
+from ..core import RUNS, figures_beside, remove_litter, versions, write_json
 from ..data.pictures import one_look
 from ..journal import UNFINISHED
 from ..process import claim, clear_remains
 from ..registry import DATASETS
 from ..report.provenance import command_of, drop_pictures, git_commit, hashes_of
 from ..report.provenance import source_hash, tidy, write_sums
-from ..report.results import RUNS, figures_beside
 from .jobs import Named, RunClock, Watched, beside, check_jobs, cores
 from .jobs import side_by_side
 from .kernels import Kernel, Kernels, ask, fresh, import_papermill, kernels

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ..config import NETWORKS, Config, dotted, neutral_keys, run_name, to_dict
-from ..core import ConfigError, StageError, file_hash, nearest, read_json
+from ..core import RUNS, ConfigError, StageError, file_hash, nearest, read_json
 from ..data.pictures import pictures_hash
 from ..method.splits import percentage
-from ..report.results import RUNS
 from .presets import preset
 
 # %% auto #0
@@ -111,7 +110,7 @@ RUN = ("dataset", "split", "seed", "data_root", "overrides")
 def of_run(
     params: dict[str, Any],  # of a stage notebook
 ) -> dict[str, Any]:
-    "Those parameters that `config_of` takes."
+    "Pick the parameters that `config_of` takes."
     return {key: params[key] for key in RUN if key in params}
 
 # %% ../../nbs/6_runs/02_stage_graph.ipynb #813f14df

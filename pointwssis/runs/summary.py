@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..config import NETWORKS
-from ..core import read_json
-from ..report.results import figures_beside, share_of
+from ..core import figures_beside, read_json
+from ..report.results import share_of
 from ..report.tables import one_decimal
 
 # %% auto #0

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ..config import Config
-from ..core import ConfigError, PointWSSISError
+from ..core import RUNS, ConfigError, PointWSSISError
 from ..method.ablations import choose_tables, settings_of
 from ..method.splits import split_name
-from ..report.results import RUNS
 from .kernels import kernels
 from .runner import Outcome, reproduce
 from .stage_graph import config_of, run_folder, wanted_stages

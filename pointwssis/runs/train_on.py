@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..config import Config, name_after
-from ..core import CheckpointError, DataError, pick_device, read_json
+from ..core import RUNS, CheckpointError, DataError, pick_device, read_json
 from ..data.annotation_checks import ImageFolder
 from ..data.coco import CocoData
 from ..method.gallery import open_val
-from ..report.results import RUNS
 from .own_data import FOLDS, OwnSet, gather, prepare, share_name
 from .runner import reproduce
 from .settings import SIZES, Facts, Setting, facts_of, facts_of_folder, suggested

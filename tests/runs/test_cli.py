@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pointwssis.data import shapes
-from pointwssis.report.results import figures_beside
+from pointwssis.core import figures_beside
 from pointwssis.runs.cli import COMMANDS, main, make_parser
 from pointwssis.runs.doctor import checks
 
