@@ -16,7 +16,7 @@ QUIET := {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", 
 # what the committed evidence is made with; for another data set: make evidence EVIDENCE="--dataset animals7 --data-root DIR --seeds 0,1"
 EVIDENCE ?= --dataset shapes --splits 10p,1p,2p,5p,20p,30p,40p,50p --seeds 0,1,2 --ablations all
 
-.PHONY: help setup lock lock-check demo test test-all lab bench evidence readme
+.PHONY: help setup lock lock-check demo test test-all lab bench gpu evidence readme
 
 help:
 	@echo "make demo    the whole pipeline on the built-in data set, with short schedules (SPLIT=10p SEED=0); about 6 minutes on two cores with bf16 instructions"
@@ -24,6 +24,7 @@ help:
 	@echo "make test-all  the long versions of some tests, too"
 	@echo "make lab     JupyterLab, opened at the tour of the method"
 	@echo "make bench   how fast it is against plain versions: benchmarks/results.md (SUITES=\"nms targets\" for some)"
+	@echo "make gpu     all that wants a GPU, in under 8 minutes: checks and speeds, in outputs/gpu/page.md"
 	@echo "make evidence  the committed runs/ and figures/ again, for maintainers; many hours"
 	@echo "make readme  README.md from nbs/index.ipynb"
 	@echo "make setup   only .venv, with the versions of requirements.lock"
@@ -62,6 +63,9 @@ lab: $(READY)
 
 bench: $(READY)
 	@$(BIN)/python -m benchmarks $(SUITES)
+
+gpu: $(READY)
+	@$(BIN)/python -m benchmarks.gpu
 
 evidence: $(READY)
 	@$(BIN)/pointwssis reproduce $(EVIDENCE) --runs runs --same-code

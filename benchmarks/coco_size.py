@@ -11,43 +11,42 @@ from typing import Any
 import cv2
 import numpy as np
 from faster_coco_eval import mask as rle_api
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from pointwssis.data import coco, store
 from pointwssis.data.evaluation import SLICES, coco_ap
 
 HEIGHT, WIDTH = 480, 640
 CLASSES = coco.CategoryTable(tuple(range(1, 81)), tuple(f"class {i}" for i in range(1, 81)))
-IMAGE = ('{"license": 3, "file_name": "%012d.jpg", "coco_url": "http://images.example.org/train2017/%012d.jpg", "height": 480, "width": 640, '
+IMAGE = ('{"license": 3, "file_name": "%012d.jpg", "coco_url": "http://images.example.org/train2017/%012d.jpg", "height": %d, "width": %d, '
          '"date_captured": "2013-11-14 11:18:45", "flickr_url": "http://farm9.example.org/8186/8119368305_4e622c8349_z.jpg", "id": %d}')
 
 
-def outline(r: np.random.Generator, corners: int) -> np.ndarray:   # (corners, 2) x, y
-    "A wavy ellipse, of any of COCO's sizes, somewhere in the image."
+def outline(r: np.random.Generator, corners: int, scale: float = 1.) -> np.ndarray:   # (corners, 2) x, y
+    "A wavy ellipse, of any of COCO's sizes, somewhere in an image of 640 x 480 times `scale`."
     turn, size = np.linspace(0, 2 * np.pi, corners, endpoint=False), np.exp(r.uniform(np.log(6), np.log(150)))
     centre, axes = r.uniform(0, 1, 2) * (WIDTH, HEIGHT), size * np.exp(r.uniform(-.4, .4, 2))
     ring = np.stack([np.cos(turn), np.sin(turn)], 1) * (1 + .2 * np.sin(5 * turn))[:, None]
-    return (centre + axes * ring).clip(0, (WIDTH - 1, HEIGHT - 1))
+    return scale * (centre + axes * ring).clip(0, (WIDTH - 1, HEIGHT - 1))
 
 
-def _annotation(r: np.random.Generator, crowd: bool) -> str:
+def _annotation(r: np.random.Generator, crowd: bool, scale: float = 1.) -> str:
     "An annotation's text, with %d for image, class and id; as in COCO, a crowd is plain run lengths."
-    xy = outline(r, int(np.clip(r.gamma(2, 10.5), 4, 200))).round(2)
-    (x, y), (w, h), runs = xy.min(0), np.ptp(xy, axis=0), r.integers(1, 400, 600)
-    shape = {"counts": [*runs[:-1].tolist(), int(HEIGHT * WIDTH - runs[:-1].sum())], "size": [HEIGHT, WIDTH]} if crowd else [xy.ravel().tolist()]
+    xy = outline(r, int(np.clip(r.gamma(2, 10.5), 4, 200)), scale).round(2)
+    height, width = (round(side * scale) for side in (HEIGHT, WIDTH))
+    (x, y), (w, h), runs = xy.min(0), np.ptp(xy, axis=0), r.integers(1, max(2, int(400 * scale ** 2)), 600)
+    shape = {"counts": [*runs[:-1].tolist(), int(height * width - runs[:-1].sum())], "size": [height, width]} if crowd else [xy.ravel().tolist()]
     return (f'{{"segmentation": {json.dumps(shape)}, "area": {w * h * .785:.4f}, "iscrowd": {int(crowd)}, "image_id": %d, '
             f'"bbox": [{x:.2f}, {y:.2f}, {w:.2f}, {h:.2f}], "category_id": %d, "id": %d}}')
 
 
-def write_annotations(path: Path, images: int, annotations: int, seed: int = 0) -> None:
-    "A file like instances_train2017.json: objects in no order of their images, about 520 bytes each."
-    r = np.random.default_rng(seed)
-    patterns = [_annotation(r, n % 100 == 0) for n in range(4096)]
+def write_annotations(path: Path, images: int, annotations: int, seed: int = 0, scale: float = 1.) -> None:
+    "A file like instances_train2017.json: objects in no order of their images, about 520 bytes each. `scale` is that of COCO's usual 640 x 480."
+    r, (height, width) = np.random.default_rng(seed), (round(side * scale) for side in (HEIGHT, WIDTH))
+    patterns = [_annotation(r, n % 100 == 0, scale) for n in range(4096)]
     ids = (r.permutation(5 * images)[:images] + 1).tolist()
     table = [{"supercategory": "thing", "id": i, "name": name} for i, name in zip(CLASSES.ids, CLASSES.names)]
     with open(path, "w") as f:
-        f.write('{"info": {"description": "made up"}, "licenses": [], "images": [' + ", ".join(IMAGE % (i, i, i) for i in ids) + '], "annotations": [')
+        f.write('{"info": {"description": "made up"}, "licenses": [], "images": [' + ", ".join(IMAGE % (i, i, height, width, i) for i in ids) + '], "annotations": [')
         for start in range(0, annotations, 20_000):
             count = min(20_000, annotations - start)
             drawn = zip(r.integers(4096, size=count).tolist(), r.integers(images, size=count).tolist(), r.integers(1, 81, size=count).tolist())
@@ -108,6 +107,8 @@ def judged(truth: coco.CocoData, results: list[dict]) -> list[float]:
 
 def judged_by_reference(truth: coco.CocoData, results: list[dict]) -> list[float]:
     "The same by pycocotools, as its own demo does it. It writes into what it is given, so it is given copies."
+    from pycocotools.coco import COCO            # the other side, which the rest does without
+    from pycocotools.cocoeval import COCOeval
     table = [{"id": i, "name": name} for i, name in zip(CLASSES.ids, CLASSES.names)]
     index = COCO()
     index.dataset = {"images": list(truth.images.values()), "annotations": [dict(a) for of in truth.annotations.values() for a in of], "categories": table}
@@ -135,6 +136,7 @@ def prepare_opening(path: str, cache_from: int) -> Callable[[], Any]:
 
 def prepare_plain_opening(path: str) -> Callable[[], Any]:
     "The same by Python's parser and pycocotools' index."
+    from pycocotools.coco import COCO
     def work() -> list:
         with redirect_stdout(io.StringIO()): index = COCO(path)
         last = index.dataset["images"][-1]["id"]

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from pycocotools.coco import COCO
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.ops import masks_to_boxes
@@ -41,6 +40,7 @@ def matrix_nms(masks: Tensor, scores: Tensor, classes: Tensor, sigma: float) -> 
 class PlainDataset(Dataset):
     "Pictures by PIL, masks by pycocotools, both resized by PIL and mirrored half the time; keys are those of our sampler."
     def __init__(self, annotations: Path, images: Path, short: int, long: int):
+        from pycocotools.coco import COCO    # only this class needs it
         self.coco, self.images, self.short, self.long = COCO(str(annotations)), images, short, long
         self.ids = sorted(self.coco.imgs)
 

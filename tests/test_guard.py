@@ -141,6 +141,7 @@ def test_a_pseudo_label_step_costs_as_many_calls_for_3_clicks_as_for_30():
     assert many.peak < 33 * MIB                                                                    # 29.5
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_a_training_step_on_a_gpu_never_waits(tmp_path, precision):

@@ -137,6 +137,7 @@ def test_bfloat16_stays_near_float32():
     for a, b in zip(exact.category_logits, rough.category_logits): assert (a - b.float()).abs().max() < .05 * a.abs().max()
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="compares an accelerator with the processor, and there is none")
 def test_accelerator_agrees_with_the_processor(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)

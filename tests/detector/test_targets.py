@@ -177,6 +177,7 @@ def test_shrink_follows_the_four_middle_pixels():
     assert not quarter_size(m[:, :30, :46], (10, 14))[:, 8:].any()
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="compares an accelerator with the processor, and there is none")
 def test_accelerator_assigns_and_judges_as_the_processor():
     truths, out = [squares([(0, 0, 90, 60), (70, 40, 96, 64)], [0, 2]), squares([], [])], random_outputs(2)

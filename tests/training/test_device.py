@@ -62,6 +62,7 @@ def test_a_batch_moves_whole():
     assert targets.counts == batch["targets"].counts == (len(targets.cell),)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_batch_can_be_pinned():
     targets = training_batch(CFG, [(7, sample(3))])["targets"].pin_memory()

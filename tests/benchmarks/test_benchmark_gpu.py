@@ -1,0 +1,106 @@
+"`make gpu` on a machine without a GPU: every part runs on a processor, with the packages of a bare machine; parts that fail cost no other."
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import gpu      # noqa: E402
+
+ABSENT = ("papermill", "nbclient", "nbformat", "nbconvert", "ipykernel", "IPython", "jupyter_client", "jupyter_core", "pycocotools", "jsonschema",
+          "jinja2", "fastcore", "execnb")
+BLOCK = f"""
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {ABSENT}: raise ModuleNotFoundError(f"blocked: {{name}}", name=name)
+sys.meta_path.insert(0, Block())
+"""
+
+
+def command(out: Path, *options: str, env: dict | None = None) -> subprocess.CompletedProcess:
+    words = [sys.executable, "-m", "benchmarks.gpu", "--quick", "--device", "cpu", "--out", str(out), *options]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **(env or {})})
+
+
+def test_every_part_runs_with_the_packages_of_a_bare_machine(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(BLOCK)
+    done = command(tmp_path / "out", env={"PYTHONPATH": f"{tmp_path}:{ROOT}"})
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert done.returncode == 0, done.stdout + done.stderr + json.dumps(results, indent=1)
+    assert list(results["parts"]) == list(gpu.BUDGETS) and results["machine"]["versions"]["torch"]
+    rows = {row["what"]: row["value"] for part in results["parts"].values() for row in part["rows"]}
+    assert all(value >= 0 for value in rows.values()) and rows["R-50, batch 2"] > 0 and rows["refined, fp32"] > 0
+    checks = [check["what"] for part in results["parts"].values() for check in part["checks"]]
+    assert {"detector, fp32", "refiner, fp32", "fp32, gradient", "both learn alike", "the student has an AP"} <= set(checks)
+    page = (tmp_path / "out/page.md").read_text()
+    assert all(f"## {name}\n" in page for name in gpu.BUDGETS) and "these figures mean nothing" in page
+
+
+def parts_of(tmp_path, monkeypatch, code: str, budget: float = 20.) -> dict:
+    "The records of parts whose process runs this code."
+    module = tmp_path / "benchmarks"
+    module.mkdir()
+    (module / "__init__.py").write_text("")
+    (module / "gpu_parts.py").write_text(f"import sys, json, time, os\nplace, *names = sys.argv[sys.argv.index('--seconds') + 2:]\n"
+                                         f"open(f'{{place}}/{gpu.BEGUN}', 'w').write('{{}}')\n{code}")
+    monkeypatch.setattr(gpu, "ROOT", tmp_path)
+    args = gpu.parsed(["--device", "cpu", "--budget", str(budget)])
+    return gpu.measured(["steps", "crops"], args, tmp_path, [])
+
+
+WRITE = "\ndef write(name, **found): open(f'{place}/{name}.json.new', 'w').write(json.dumps({'seconds': 1, **found})); " \
+        "os.replace(f'{place}/{name}.json.new', f'{place}/{name}.json')\n"
+
+
+def test_a_part_that_fails_costs_no_other(tmp_path, monkeypatch):
+    found = parts_of(tmp_path, monkeypatch, WRITE + "for name in names: write(name, **({'error': 'a\\nlast line'} if name == 'steps' else {}))\n")
+    assert found["steps"]["error"].endswith("last line") and "error" not in found["crops"] and gpu.fails(found["steps"])
+    assert gpu.line_of("steps", found["steps"]) == "steps: last line, 1 s"
+
+
+def test_a_process_that_dies_is_replaced(tmp_path, monkeypatch):
+    found = parts_of(tmp_path, monkeypatch, WRITE + "if names[0] == 'steps': sys.exit(7)\nwrite('crops')\n")
+    assert found["steps"]["error"] == "the process ended with 7" and "error" not in found["crops"]
+
+
+def test_a_part_that_takes_too_long_is_ended(tmp_path, monkeypatch):
+    found = parts_of(tmp_path, monkeypatch, WRITE + "if names[0] == 'steps': time.sleep(60)\nwrite('crops')\n", budget=1.)
+    assert found["steps"]["error"] == "took over 1 s" and "error" not in found["crops"]
+
+
+def test_a_process_that_cannot_start_is_tried_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "BEGUN", "other.json")
+    found = parts_of(tmp_path, monkeypatch, f"os.unlink(f'{{place}}/other.json')\nimport no_such_module\n")
+    assert found["steps"] == found["crops"] and "No module named 'no_such_module'" in found["crops"]["error"]
+
+
+def test_parts_after_the_whole_budget_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "WHOLE", -1)
+    found = parts_of(tmp_path, monkeypatch, "")
+    assert set(found) == {"steps", "crops"} and all("not run" in record["error"] for record in found.values())
+
+
+def test_wheels_lie_on_the_path(tmp_path):
+    (tmp_path / "wheels").mkdir()
+    with zipfile.ZipFile(tmp_path / "wheels/made_up-1.0-py3-none-any.whl", "w") as wheel: wheel.writestr("made_up.py", "x = 1")
+    (place,) = gpu.unpacked(tmp_path / "wheels", tmp_path / "unpacked")
+    assert (place / "made_up.py").is_file() and gpu.unpacked(tmp_path / "none", tmp_path) == []
+
+
+def test_missing_packages_are_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(gpu, "NEEDED", {"no_such_module": "no-such-package"})
+    assert gpu.main(["--device", "cpu", "--out", str(tmp_path), "--wheels", str(tmp_path / "wheels")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("missing: no-such-package.") and "pip download" in said and said.count("\n") == 1
+
+
+def test_unknown_parts_are_refused(capsys):
+    with pytest.raises(SystemExit, match="2"): gpu.main(["stops"])
+    assert "unknown part 'stops'" in capsys.readouterr().err
