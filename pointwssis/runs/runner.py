@@ -4,155 +4,31 @@
 
 # %% ../../nbs/6_runs/06_runner.ipynb #1cfb517b
 from __future__ import annotations
-import ast, logging, os, shutil, sys, time
+import os, sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pointwssis
-from ..config import Config, check_detectors, check_start, precision_of, to_dict
-from ..core import CheckpointError, ConfigError, DataError, PointWSSISError, StageError
-from ..core import atomic_path, device_name, nearest, pick_device, put_in_place, read_json
-from ..core import RUNS, figures_beside, remove_litter, versions, write_json
+from ..config import Config, to_dict
+from ..core import RUNS, figures_beside, put_in_place, read_json, versions, write_json
 from ..data.pictures import one_look
-from ..journal import UNFINISHED
 from ..process import claim, clear_remains
-from ..registry import DATASETS
-from ..report.provenance import command_of, drop_pictures, git_commit, hashes_of
-from ..report.provenance import source_hash, tidy, write_sums
+from ..report.provenance import drop_pictures, git_commit, source_hash
+from .execution import _checked, _configured, _machine, _make
 from .jobs import Named, RunClock, Watched, beside, check_jobs, cores
 from .jobs import side_by_side
-from .kernels import Kernel, Kernels, ask, fresh, import_papermill, kernels
-from .kernels import one_directory, share_threads
+from .kernels import Kernel, Kernels, ask, kernels, one_directory
 from .places import check_inputs, prepare_folder, refuse_other, set_aside, take_over
 from .places import twin_of
 from .stage_graph import RUN, STAGES, Stage, config_of, expected, find_stage
-from .stage_graph import finished, is_done, needs_of, of_run, output_hashes
-from .stage_graph import ready_needs, run_folder, size_of, wanted_stages
+from .stage_graph import finished, is_done, needs_of, of_run, ready_needs
+from .stage_graph import run_folder, wanted_stages
 from .timing import work_of
 
 # %% auto #0
 __all__ = ['Outcome', 'run_stage', 'reproduce']
-
-# %% ../../nbs/6_runs/06_runner.ipynb #5474e0f0
-def declared_parameters(
-    notebook: str | Path,  # a stage notebook
-) -> dict[str, Any]:       # name -> default
-    "The assignments in the cell tagged `parameters`, which must exist and hold plain values only."
-    cells = [c for c in read_json(notebook)["cells"]
-             if "parameters" in c["metadata"].get("tags", [])]
-    if len(cells) != 1:
-        raise StageError(f"{notebook}: {len(cells)} cells are tagged 'parameters', one is needed. "
-                         "Tag it in JupyterLab's property panel.")
-    found = [(node.targets[0] if isinstance(node, ast.Assign) else node.target, node.value)
-             for node in ast.parse("".join(cells[0]["source"])).body]
-    return {target.id: ast.literal_eval(value) for target, value in found}
-
-# %% ../../nbs/6_runs/06_runner.ipynb #5eca510a
-def _fits(value: Any, default: Any) -> bool:
-    return type(value) is type(default) or (isinstance(default, float) and type(value) is int)
-
-def check_parameters(
-    notebook: str | Path,    # a stage notebook
-    params: dict[str, Any],  # what shall be injected
-) -> dict[str, Any]:         # the declared parameters with their defaults
-    "Refuse parameters that the notebook does not have or that are of another type."
-    declared = declared_parameters(notebook)
-    for name, value in params.items():
-        if name not in declared:
-            raise StageError(f"{Path(notebook).stem} has no parameter "
-                             f"'{name}'.{nearest(name, declared)} It has: {', '.join(declared)}.")
-        if not _fits(value, declared[name]):
-            raise StageError(f"parameter '{name}' wants {type(declared[name]).__name__}, "
-                             f"got {value!r} ({type(value).__name__}).")
-    return declared
-
-# %% ../../nbs/6_runs/06_runner.ipynb #35d72b62
-def _name_run(nb: Any, run: Path) -> None:
-    "Append data set, split, variant and seed of a run to the heading of its notebook."
-    name, split, seed = run.parts[-3:]
-    share, _, variant = split.partition("-")
-    text = ", ".join(filter(None, (name, f"split {share}", variant, f"seed {seed[1:]}")))
-    first = nb.cells[0]
-    if not (first.cell_type == "markdown" and first.source.startswith("# ")): return
-    heading, *rest = first.source.split("\n")
-    first.source = "\n".join([f"{heading}: {text}", *rest])
-
-def _retitle(notebook: Path, partial: Path, target: Path, manifest: dict[str, Any]) -> None:
-    "Name the run, its final place and its error, if there is one, in a finished notebook."
-    if not notebook.is_file(): return
-    import nbformat
-    text = notebook.read_text(encoding="utf-8").replace(partial.as_posix(), target.as_posix())
-    nb = nbformat.reads(text, 4)
-    tidy(nb, command_of(manifest) if manifest["parameters"].get("overrides", {}).get("variant")
-         else "")
-    _name_run(nb, partial.absolute().parent)
-    if error := manifest.get("error", ""):
-        said = "**This stage failed.**\n\n```\n" + error.replace("```", "\'\'\'") + "\n```"
-        nb.cells.insert(0, nbformat.v4.new_markdown_cell(said, id="failure"))
-    with atomic_path(notebook) as temporary: nbformat.write(nb, temporary)
-
-# %% ../../nbs/6_runs/06_runner.ipynb #d26ded0f
-PAPERMILL = {"kernel_name": "python3", "language": "python", "progress_bar": False}
-
-def _execute(notebook: Path, output: Path, params: dict[str, Any], failed: Path, kernel: Kernel,
-             bars: Any) -> None:
-    "Run a notebook with papermill; what goes wrong becomes one line."
-    papermill = import_papermill()
-    logging.getLogger("papermill").addHandler(logging.NullHandler())
-    from nbclient.exceptions import DeadKernelError
-    ours = {cls.__name__ for cls in (PointWSSISError, *PointWSSISError.__subclasses__())}
-    try:
-        with fresh(kernel) as manager:
-            papermill.execute_notebook(os.path.relpath(notebook), output, params, **PAPERMILL,
-                                       km=manager, stderr_file=bars)
-    except papermill.PapermillExecutionError as e:
-        line = e.evalue.strip().split("\n")[0]
-        if e.ename not in ours:
-            line = (f"stage stopped with {e.ename}: "
-                    f"{line} The traceback is in {failed / 'notebook.ipynb'}")
-        raise StageError(line) from None
-    except DeadKernelError: raise kernel.death() from None
-
-# %% ../../nbs/6_runs/06_runner.ipynb #92d1a6cd
-def _finish(partial: Path, target: Path, run: Path, manifest: dict[str, Any]) -> Path | None:
-    "Move the working folder with its manifest to its place; the new place of an older result."
-    remove_litter(partial.rglob(".*"), every=True)
-    if manifest["status"] == "done":
-        shutil.rmtree(partial / "artifacts" / UNFINISHED, ignore_errors=True)
-    _retitle(partial / "notebook.ipynb", partial, target, manifest)
-    kept = {"files": hashes_of(partial), "artifacts": size_of(partial / "artifacts")}
-    write_json(partial / "params.json", {**manifest, **kept}, indent=1)
-    stage = STAGES[manifest["stage"]]
-    keeps = (not stage.always if manifest["status"] == "done" else stage.resumes
-             and any((target / "artifacts").glob("*")))
-    before = set_aside(target, run) if keeps else None
-    target.parent.mkdir(parents=True, exist_ok=True)
-    put_in_place(partial, target)
-    runs = target.parents[3]
-    if manifest["stage"] == "report" and manifest["status"] == "done":
-        write_sums(runs, figures_beside(runs))   # with this stage's own files
-    return before
-
-def _make(notebook: Path, partial: Path, target: Path, params: dict[str, Any], cfg: Config,
-          manifest: dict[str, Any],
-          *how: Any) -> Path | None:
-    "Run the stage in its working folder and keep what came out, good or bad."
-    run, start = target.parent, time.perf_counter() - manifest["wall_s"]   # of earlier attempts
-    failed = run / "failed" / target.name
-    try:
-        _execute(notebook, partial / "notebook.ipynb", params, failed, *how)
-        read_json(partial / "metrics.json")
-    except PointWSSISError as e:
-        wall = round(time.perf_counter() - start, 1)
-        _finish(partial, failed, run,
-                {**manifest, "status": "failed", "wall_s": wall, "error": str(e)})
-        raise StageError(str(e).replace(partial.as_posix(), failed.as_posix())) from None
-    wall, outputs = (round(time.perf_counter() - start, 1),
-                     output_hashes(target.name, cfg, partial / "artifacts"))
-    return _finish(partial, target, run,
-                   {**manifest, "status": "done", "wall_s": wall, "outputs": outputs})
 
 # %% ../../nbs/6_runs/06_runner.ipynb #2c220be3
 _INSTALLED = Path(pointwssis.__file__).parent / "stage_notebooks"
@@ -178,17 +54,6 @@ def _outcome(folder: Path, how: str, source: str, before: Path | None = None) ->
     return Outcome(folder.name, folder, how, manifest["wall_s"], read_json(folder / "metrics.json"),
                    made_by if made_by != source else "", before)
 
-# %% ../../nbs/6_runs/06_runner.ipynb #4899c318
-def _with_root(params: dict[str, Any]) -> dict[str, Any]:
-    "The parameters with the data's folder checked and made relative."
-    dataset, root = params.get("dataset", "shapes"), params.get("data_root", "")
-    if not root and not DATASETS[dataset].draw:
-        raise ConfigError(f"data set '{dataset}' needs the folder that it lies in. "
-                          "Pass --data-root DIR.")
-    if root and not Path(root).is_dir():
-        raise DataError(f"{root}: no such folder. Pass the data set's folder as --data-root DIR.")
-    return {**params, "data_root": os.path.relpath(Path(root))} if root else params
-
 # %% ../../nbs/6_runs/06_runner.ipynb #5efbf352
 def _injected(params: dict[str, Any], stage: Stage, needs: Iterable[str], folder: Path,
               partial: Path) -> dict[str, Any]:
@@ -198,49 +63,6 @@ def _injected(params: dict[str, Any], stage: Stage, needs: Iterable[str], folder
                if stage.name == "report" else {})
     return {**figures, **params, **stage.fixed, "inputs": inputs,
             "out": (partial / "artifacts").as_posix()}
-
-def _check_weights(cfg: Config) -> None:
-    "Refuse frozen layers without weights and missing files before anything is trained."
-    for part in ("teacher", "student"):
-        check_start(getattr(cfg, part), part)
-    for part in ("teacher", "student", "refiner"):
-        name, detector = getattr(cfg, part).weights, getattr(getattr(cfg, part), "detector", "")
-        if name not in ("", "imagenet", "zoo"
-                        if ":" in detector else "package") and not Path(name).is_file():
-            raise CheckpointError(f"{name}: no such weights file. "
-                                  f"Set {part}.weights to a file that exists, or to imagenet.")
-
-def machine_of(name: str, params: dict[str, Any], among: int = 1) -> dict[str, str]:
-    "Device and precision of a stage in this process, with its part of the threads."
-    cfg = config_of(**params)
-    if not (wanted := precision_of(name, cfg)): return {"device": "CPU", "precision": ""}
-    from pointwssis.training.device import choose_precision
-    share_threads(among)
-    device = pick_device(cfg.device)
-    precision = choose_precision(wanted[0], device, wanted[1], warn=False)   # the stage warns
-    return {"device": device_name(device), "precision": precision}
-
-def _machine(name: str, params: dict[str, Any], cfg: Config, kernel: Kernel,
-             among: int) -> dict[str, str]:
-    "The same in the stage's kernel."
-    own = of_run(params)
-    if not precision_of(name, cfg): return machine_of(name, own)
-    return ask(kernel, "", f"__import__('pointwssis.runs.runner').runs.runner.machine_of({name!r}, "
-                           f"{own!r}, {among})")
-
-def _configured(params: dict[str, Any]) -> tuple[dict[str, Any], Config]:
-    "The parameters and their configuration, after everything that can be checked."
-    config_of(**of_run(params))
-    params = _with_root(params)
-    cfg = config_of(**of_run(params))
-    check_detectors(cfg)
-    _check_weights(cfg)
-    return params, cfg
-
-def _checked(stage: Stage, params: dict[str, Any], notebook: Path) -> tuple[dict[str, Any], Config]:
-    "The parameters and configuration of a run, or the reason why it cannot start."
-    check_parameters(notebook, {**params, **stage.fixed, "inputs": {}, "out": ""})
-    return _configured(params)
 
 # %% ../../nbs/6_runs/06_runner.ipynb #26ef079c
 def _is_valid(target: Path, wanted: str, source: str, same_code: bool) -> bool:

@@ -13,7 +13,7 @@ from PIL import Image
 from papermill.exceptions import PapermillExecutionError
 
 from pointwssis.data import coco
-from pointwssis.runs import runner
+from pointwssis.runs import execution, runner
 from pointwssis.runs.cli import main
 from chain import TINY, Chain
 
@@ -38,8 +38,8 @@ def here(tmp_path, monkeypatch, drawn) -> Path:
     "A working directory with a small data set; stages run in this process and start no kernel."
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(papermill, "execute_notebook", in_this_process)
-    monkeypatch.setattr(runner, "fresh", nullcontext)
-    monkeypatch.setattr(runner, "_machine", lambda name, params, *_: runner.machine_of(name, runner.of_run(params)))
+    monkeypatch.setattr(execution, "fresh", nullcontext)
+    monkeypatch.setattr(runner, "_machine", lambda name, params, *_: execution.machine_of(name, runner.of_run(params)))
     shutil.copytree(drawn, "data")
     return tmp_path
 

@@ -14,7 +14,7 @@ import pytest
 
 from pointwssis.core import ConfigError, StageError, file_hash
 from pointwssis.process import MARK
-from pointwssis.runs import kernels, runner
+from pointwssis.runs import execution, kernels, runner
 from pointwssis.runs.jobs import beside, longest_ways, side_by_side
 from pointwssis.runs.runner import reproduce, run_stage
 from pointwssis.runs.stage_graph import STAGES, config_of, is_done, needs_of
@@ -98,11 +98,11 @@ def test_stages_that_do_not_need_each_other_run_at_the_same_time(stages, capfd):
 
 def test_a_run_from_another_directory_before_does_no_harm(stages, tmp_path, monkeypatch):
     "Papermill notes the current directory once for all threads; the stage that began first and ends first must not set it back."
-    real, teacher = runner._execute, Path("teacher.here").resolve()
+    real, teacher = execution._execute, Path("teacher.here").resolve()
     def in_order(notebook, *rest):
         while notebook.stem == "supervised" and not teacher.exists(): time.sleep(.05)
         return real(notebook, *rest)
-    monkeypatch.setattr(runner, "_execute", in_order)
+    monkeypatch.setattr(execution, "_execute", in_order)
     notebook(stages / "teacher.ipynb", MEET.replace("NAME", "teacher").replace("OTHER", "supervised"), writes("teacher"))
     late = "import time\nfrom pathlib import Path\nPath('supervised.here').touch()\ntime.sleep(3)\n"
     notebook(stages / "supervised.ipynb", late, writes("supervised"))

@@ -18,7 +18,7 @@ from PIL import Image
 
 from pointwssis.config import to_dict
 from pointwssis.core import ConfigError, DataError, StageError, file_hash, write_json
-from pointwssis.runs import runner, stage_graph
+from pointwssis.runs import execution, runner, stage_graph
 from pointwssis.runs.commands import tell
 from pointwssis.runs.places import differences
 from pointwssis.runs.runner import reproduce
@@ -44,7 +44,7 @@ def test_the_graph_is_in_an_order_that_can_run():
 def test_every_stage_has_a_real_notebook_with_its_parameters():
     for stage in STAGES.values():
         path = runner.NOTEBOOKS / f"{stage.notebook or stage.name}.ipynb"
-        assert {*runner.RUN, "inputs", "out", *stage.fixed} <= set(runner.declared_parameters(path))
+        assert {*runner.RUN, "inputs", "out", *stage.fixed} <= set(execution.declared_parameters(path))
         cells = nbformat.read(path, 4).cells
         code = [line for cell in cells if cell.cell_type == "code" for line in cell.source.split("\n")]
         assert len(cells) <= 12 and not any(line.startswith(("def ", "class ")) for line in code)
@@ -433,7 +433,7 @@ def test_the_manifest_names_the_precision(monkeypatch):
     own = {"overrides": {"teacher_train.precision": "fp32", "device": "cpu"}}
     for native in (True, False):
         monkeypatch.setattr(device, "computes_in_bf16", lambda _, native=native: native)
-        found = {name: runner.machine_of(name, own)["precision"] for name in STAGES}
+        found = {name: execution.machine_of(name, own)["precision"] for name in STAGES}
         in_bf16 = {"refiner", "student", "student_refined", "supervised", "teacher_long", "student_without_points"} if native else set()
         assert {name for name, how in found.items() if how == "bf16"} == in_bf16
         assert {name for name, how in found.items() if not how} == {"split", "report"}
