@@ -5,7 +5,9 @@
 # %% ../nbs/9_core/06_journal.ipynb #6a0d1e04
 from __future__ import annotations
 import hashlib, os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -73,29 +75,55 @@ class Journal:
             if e.errno in NO_ROOM: raise unwritable(self._path, e) from None
             raise
 
-# %% ../nbs/9_core/06_journal.ipynb #6a0d1e0d
-def recall(
-    journal: Journal,
-    keys: Sequence[int],               # of one batch
-    work: Callable[[], Sequence[Any]], # computes the values of all of them
-) -> list[Any]:                        # the values, in the order of the keys
-    "Values from the journal, or computed and kept."
-    if not all(key in journal for key in keys):
-        for key, value in zip(keys, work(), strict=True):
-            if key not in journal: journal.add(key, value)
-    return [journal[key] for key in keys]
+# %% ../nbs/9_core/06_journal.ipynb #6a0d1e11
+READERS = 8   # threads that decode pictures
+
+def _read_ahead(
+    batches: Sequence[Sequence[Any]],
+    wanted: Callable[[Sequence], bool],   # False: the batch needs no input
+    read: Callable[[Any], Any],
+    gather: Callable[[list], Any],
+) -> Iterator[tuple[Sequence, Future | None]]:
+    "Batches in order, each with its inputs; those of the next batch are on their way."
+    with ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(1) as gatherer:
+        def start(batch: Sequence[Any]) -> Future | None:
+            if not wanted(batch): return None
+            parts = [readers.submit(read, item) for item in batch]
+            return gatherer.submit(lambda: gather([part.result() for part in parts]))
+        held: deque = deque()
+        try:
+            for batch in batches:
+                held.append((batch, start(batch)))
+                if len(held) > 1: yield held.popleft()
+            yield from held
+        finally:
+            for pool in (readers, gatherer): pool.shutdown(cancel_futures=True)
 
 # %% ../nbs/9_core/06_journal.ipynb #6a0d1f02
 BAR = ("{percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} {unit} [{elapsed}, "
        "{remaining} left{postfix}]")
 
-def in_batches(
-    keys: Sequence[int],
-    size: int,             # keys at once
-    unit: str = "images",
-) -> Iterator[Sequence[int]]:
-    "Yield the keys, some at a time, and show how many are done."
-    with tqdm(total=len(keys), unit=unit, mininterval=10, delay=10, bar_format=BAR) as bar:
-        for start in range(0, len(keys), size):
-            yield (some := keys[start:start + size])
-            bar.update(len(some))
+def in_batches(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
+    "The items, some at a time."
+    return [items[start:start + size] for start in range(0, len(items), size)]
+
+# %% ../nbs/9_core/06_journal.ipynb #6a0d1e0d
+def recall(
+    journal: Journal,
+    batches: Sequence[Sequence[Any]],           # items, such as ids of images
+    read: Callable[[Any], Any],                 # an item -> its input; called in threads
+    work: Callable[[Sequence, Any], Sequence],  # items and their inputs -> their values
+    key: Callable[[Any], int] = int,            # of an item in the journal
+    gather: Callable[[list], Any] = list,       # inputs of a batch -> as `work` takes them
+) -> Iterator[Any]:                             # values, in the order of the items
+    "Values from the journal, or computed batch by batch and kept; the next batch is read ahead."
+    def missing(batch: Sequence[Any]) -> bool:
+        return not all(key(item) in journal for item in batch)
+    total = sum(map(len, batches))
+    with tqdm(total=total, unit="images", mininterval=10, delay=10, bar_format=BAR) as bar:
+        for batch, inputs in _read_ahead(batches, missing, read, gather):
+            made = zip(batch, work(batch, inputs.result()), strict=True) if inputs else ()
+            for item, value in made:
+                if key(item) not in journal: journal.add(key(item), value)
+            yield from (journal[key(item)] for item in batch)
+            bar.update(len(batch))

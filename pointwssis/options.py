@@ -122,7 +122,12 @@ class TrainConfig:
     warmup_factor: NotNegative = 0.01
     clip_norm: NotNegative = 0.0                 # 0: off
     grad_accum_steps: Size = stored(1, "accumulate")   # parts that a batch is computed in
-    precision: Literal["auto", "fp32", "bf16"] = "auto"   # auto: bf16 where the hardware has it
+    # auto: bf16 where the hardware has it, else fp16 on a GPU with matrix units for it, else fp32
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    # torch.compile: auto for long trainings on a GPU; on for predictions, too
+    compile: Literal["auto", "on", "off"] = field(default="auto", metadata=LATER | NEUTRAL)
+    # less memory, a third more time: the backward pass computes activations again
+    grad_checkpointing: bool = field(default=False, metadata=LATER | NEUTRAL)
     ema_decay: Share = stored(0.0, "ema")  # of the weight average; 0: off
     checkpoint_steps: tuple[Index, ...] = () # extra weights kept at these steps
     save_every: Size = field(default=5000, metadata=NEUTRAL)

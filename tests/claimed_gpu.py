@@ -17,7 +17,7 @@ BELOW = torch.device("cpu", 0)     # what autograd is told, which would look for
 MOVES = {"to", "_to_copy", "copy_", "_has_compatible_shallow_copy_type"}     # what goes on between a GPU and its host
 INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}
 FACTS = {"_lazy_init": None, "device_count": 1, "current_device": 0, "get_device_name": "a claimed GPU", "synchronize": None,
-         "is_bf16_supported": computes_in_bf16(torch.device("cpu"))}
+         "is_bf16_supported": computes_in_bf16(torch.device("cpu")), "get_device_capability": (6, 1)}
 
 
 class Claimed(Tensor):
@@ -82,6 +82,7 @@ def claimed_gpu() -> Iterator[torch.device]:
     autocast, overwrites = torch.autocast, torch.__future__.get_overwrite_module_params_on_conversion()
     with contextlib.ExitStack() as block:
         for name, value in FACTS.items(): block.enter_context(mock.patch(f"torch.cuda.{name}", lambda *_, value=value, **__: value))
+        block.enter_context(mock.patch.object(Tensor, "pin_memory", lambda x, *_: x))     # in any thread; the modes below act in this one
         block.enter_context(mock.patch("torch.autocast", lambda kind, *args, **kwargs: autocast("cpu", *args, **kwargs)))
         block.callback(torch.__future__.set_overwrite_module_params_on_conversion, overwrites)
         torch.__future__.set_overwrite_module_params_on_conversion(True)     # parameters change their type with their place

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/4_data/02_image_files.ipynb #e82b0665
 from __future__ import annotations
-import os, struct, warnings
+import os, re, struct, warnings
 from pathlib import Path
 
 import numpy as np
@@ -72,19 +72,23 @@ _UNREADABLE = (   # raised by Pillow for broken files of many kinds
     OverflowError, ZeroDivisionError, struct.error, Image.DecompressionBombError)
 
 # %% ../../nbs/4_data/02_image_files.ipynb #01b11861
+_PILLOW = ("ignore", None, Warning, re.compile(r"PIL\."), 0)   # an entry of `warnings.filters`
+
+def _ignore_warnings_of_pillow() -> None:
+    "Of large pictures and odd metadata; the pixels are right. Once, since threads read pictures."
+    if _PILLOW not in warnings.filters: warnings.filterwarnings("ignore", module=r"PIL\.")
+
 def read_picture(
     path: str | Path,
     name: str = "",      # how messages call the picture; "": by its path
 ) -> np.ndarray:         # (H, W, 3) uint8 RGB
     "Read a picture, upright, in 8 bits per channel; DataError when that cannot be."
+    _ignore_warnings_of_pillow()
     try:
-        with warnings.catch_warnings():
-            # of large pictures and odd metadata; pixels are the same
-            warnings.simplefilter("ignore")
-            with Image.open(path) as picture:
-                kind = picture.format
-                ImageOps.exif_transpose(picture, in_place=True)
-                return _rgb(picture, kind)
+        with Image.open(path) as picture, np.errstate(all="ignore"):
+            kind = picture.format
+            ImageOps.exif_transpose(picture, in_place=True)
+            return _rgb(picture, kind)
     except _UNREADABLE as e: raise DataError(f"{name or path} {_fault(Path(path), e)}") from None
 
 # %% ../../nbs/4_data/02_image_files.ipynb #d4c3faac

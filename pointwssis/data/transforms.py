@@ -117,6 +117,25 @@ def augment(
     return (replace(s, image=jitter_colour(s.image, cfg.colour_jitter, r))
             if cfg.colour_jitter else s)
 
+# %% ../../nbs/4_data/07_transforms.ipynb #eb36fdfa
+@dataclass(frozen=True)
+class _Kept:
+    "A sample in memory, its masks cut to their boxes."
+    sample: Sample                               # without masks
+    parts: list[tuple[int, int, np.ndarray]]     # x0, y0 and pixels of each mask's box
+
+    def whole(self) -> Sample:
+        masks = np.zeros((len(self.parts), *self.sample.image.shape[:2]), np.uint8)
+        for mask, (x, y, part) in zip(masks, self.parts):
+            mask[y:y + part.shape[0], x:x + part.shape[1]] = part
+        return replace(self.sample, masks=masks)
+
+def _keep(s: Sample) -> _Kept:
+    boxes = tight_boxes(torch.from_numpy(s.masks)).int().tolist()
+    return _Kept(replace(s, masks=s.masks[:0].copy()),
+                 [(x0, y0, mask[y0:y1, x0:x1].copy())
+                  for mask, (x0, y0, x1, y1) in zip(s.masks, boxes)])
+
 # %% ../../nbs/4_data/07_transforms.ipynb #a8140622
 class CocoDataset(Dataset):
     "Training samples of a COCO data set, augmented by (seed, step, slot)."
@@ -131,15 +150,15 @@ class CocoDataset(Dataset):
             raise DataError(f"{data.path}: no images to train on. Check the split.")
         self.data, self.cfg, self.seed, self.ids = data, cfg, seed, data.ids
         self.dropped = dropped_points(data, unmatched)
-        self.cache: dict[int, Sample] | None = {} if cache else None
+        self.cache: dict[int, _Kept] | None = {} if cache else None
 
     def __len__(self) -> int: return len(self.ids)
 
     def sample(self, index: int) -> Sample:
         "The sample as stored, before augmentation."
         if self.cache is None: return self._read(index)
-        if index not in self.cache: self.cache[index] = self._read(index)
-        return self.cache[index]
+        if index not in self.cache: self.cache[index] = _keep(self._read(index))
+        return self.cache[index].whole()
 
     def _read(self, index: int) -> Sample:
         return read_sample(self.data, self.ids[index], dropped=self.dropped)

@@ -15,6 +15,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from ..core import CheckpointError, ConfigError, nearest
 from ..training.checkpoints import LANDMARKS, load_official
+from ..training.device import recomputed
 from ..training.weights import load_weights, weights_file
 
 _all_ = ["build_body"]
@@ -99,6 +100,8 @@ def _blocks(body: nn.Module) -> list[str]:
 # %% ../../nbs/2_detector/01_backbone.ipynb #632e4621
 class Trunk(nn.Module):
     "An ImageNet network cut into four feature maps at strides 4, 8, 16, 32."
+    grad_checkpointing = False   # see `device.set_grad_checkpointing`
+
     def __init__(self,
         name: str,              # as `build_body`
         pretrained: bool = False,
@@ -121,7 +124,11 @@ class Trunk(nn.Module):
     def _each(self, x: Tensor):
         "Each block with its output, in the order of the network."
         if self.is_timm: yield from enumerate(self.body(x))
-        for name in self.names: yield name, (x := self.body.get_submodule(name)(x))
+        for name in self.names:
+            block = self.body.get_submodule(name)
+            for part in block if isinstance(block, nn.Sequential) else [block]:
+                x = recomputed(part, x) if self.grad_checkpointing and x.requires_grad else part(x)
+            yield name, x
 
     @torch.no_grad()
     def _probe(self) -> dict[int, tuple]:

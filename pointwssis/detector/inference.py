@@ -4,7 +4,7 @@
 
 # %% ../../nbs/2_detector/08_inference.ipynb #0846317d
 from __future__ import annotations
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -48,11 +48,13 @@ class Candidates:
     areas: Tensor    # (P,) pixels of the mask at stride 4
     strides: Tensor  # (P,) a mask must have more pixels than this
     points: Tensor   # (P,) long, -1 without a prompt
+    soft: Tensor | None = None   # (Q, h, w) probabilities of some cells; None: not kept
+    row: Tensor | None = None    # (P,) long, row of each cell in `soft`
 
     def take(self, index: Tensor) -> Candidates:
-        return Candidates(*(getattr(self, f)[index]
-                            for f in ("kernels", "scores", "classes", "areas", "strides",
-                                      "points")))
+        parts = ("kernels", "scores", "classes", "areas", "strides", "points")
+        kept = {f: getattr(self, f)[index] for f in parts + ("row",) * (self.row is not None)}
+        return replace(self, **kept)
 
 # %% ../../nbs/2_detector/08_inference.ipynb #5cd5aca6
 @in_fp32
@@ -71,15 +73,31 @@ def areas_and_maskness(
     features: Tensor,           # (D, h, w)
     threshold: float = 0.5,
     chunk_size: int = 2**21,       # probabilities at once: bounds the memory
+    kept: Tensor | None = None,    # (P, h * w) float, gets the probabilities
 ) -> tuple[Tensor, Tensor]:     # (P,) pixels, (P,) maskness
-    "Areas of masks at stride 4 and the mean probability inside them; no mask is kept."
+    "Areas of masks at stride 4 and the mean probability inside them; no mask is kept but in `kept`."
     kernels, features = kernels.float(), features.float()
     areas, mass = kernels.new_zeros(2, len(kernels))
-    for pixels in features.flatten(1).split(max(chunk_size // max(len(kernels), 1), 1), 1):
-        inside = F.threshold_((kernels @ pixels).sigmoid_(), threshold, 0)
+    few = max(chunk_size // max(len(kernels), 1), 1)
+    for n, pixels in enumerate(features.flatten(1).split(few, 1)):
+        soft = (kernels @ pixels).sigmoid_()
+        if kept is not None: kept[:, n * few:(n + 1) * few] = soft
+        inside = F.threshold_(soft, threshold, 0)
         mass = mass + inside.sum(1)
         areas = areas + inside.ceil_().sum(1)
     return areas, mass / areas.clamp(min=1)
+
+# %% ../../nbs/2_detector/08_inference.ipynb #d379453f
+def measured_cells(
+    kernels: Tensor,    # (P, D)
+    features: Tensor,   # (D, h, w)
+    cfg: SOLOv2Config,
+) -> tuple[Tensor, Tensor, Tensor | None]:   # (P,) pixels, (P,) maskness, (P, h, w) or None
+    "Areas and maskness; of at most `max_before_nms` cells the probabilities, too."
+    kept = (features.new_empty(len(kernels), features[0].numel(), dtype=torch.float)
+            if len(kernels) <= cfg.max_before_nms else None)
+    areas, maskness = areas_and_maskness(kernels, features, cfg.mask_threshold, kept=kept)
+    return areas, maskness, None if kept is None else kept.view(-1, *features.shape[1:])
 
 # %% ../../nbs/2_detector/08_inference.ipynb #c8d858d3
 def _stretch(
@@ -126,8 +144,10 @@ def to_instances(
     if nms not in ("matrix", "mask", "none"):
         raise ConfigError(f"unknown nms '{nms}'. Use matrix, mask or none.")
     cand = rank(cand, None if nms == "none" else cfg.max_before_nms)
-    soft = soft_masks(cand.kernels, features)
-    bits = soft > cfg.mask_threshold
+    if cand.soft is None:
+        cand = replace(cand, soft=soft_masks(cand.kernels, features),
+                       row=torch.arange(len(cand.kernels), device=features.device))
+    bits = (cand.soft > cfg.mask_threshold)[cand.row]
     if nms == "matrix":
         cand.scores = matrix_nms(bits, cand.scores, cand.classes, cfg.nms_sigma)
         keep = cand.scores >= cfg.update_threshold
@@ -137,8 +157,8 @@ def to_instances(
     order = cand.scores.argsort(descending=True, stable=True)
     order = order[keep[order]][:None if nms == "none" else cfg.max_per_image]
     cand = cand.take(order)
-    return Instances(to_original(soft[order], size, out_size, cfg.mask_threshold), cand.scores,
-                     cand.classes, cand.points)
+    masks = to_original(cand.soft[cand.row], size, out_size, cfg.mask_threshold)
+    return Instances(masks, cand.scores, cand.classes, cand.points)
 
 # %% ../../nbs/2_detector/08_inference.ipynb #c1400026
 @dataclass(frozen=True)

@@ -64,6 +64,7 @@ def mask_dice_loss(
     "Mean of 1 - 2ab / (a^2 + b^2) over all positives, with 0.001 added to each square sum."
     kernels, features, masks = (flatten_levels(outputs.kernels), outputs.mask_features.flatten(2),
                                 targets.masks.flatten(1))
+    if features.dtype == torch.half: kernels, features = kernels.float(), features.float()
     order = targets.image.argsort(stable=True)
     parts = zip(range(len(features)),
                 *(v[order].split(targets.counts) for v in (targets.cell, targets.object)))

@@ -5,8 +5,9 @@
 # %% ../../nbs/2_detector/10_predict.ipynb #e735da3d
 from __future__ import annotations
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from ..journal import Journal, in_batches, recall
 from ..quirks import FIXED, Quirks
 from ..registry import DETECTORS
 from ..training.checkpoints import load_official
-from ..training.device import choose_precision, in_precision
+from ..training.device import choose_precision, in_precision, place
 from ..training.weights import check_weights, load_weights
 
 _all_ = ["predict_image"]
@@ -57,9 +58,34 @@ def load_model(
     model.load_state_dict(state)
     return model.eval()
 
+# %% ../../nbs/2_detector/10_predict.ipynb #2003509a
+@dataclass(frozen=True)
+class Predictor:
+    "A detector as a function of images and points; see `predictor`."
+    model: nn.Module
+    data: DataConfig
+    device: torch.device
+    precision: str           # of `choose_precision`
+    options: dict[str, Any]  # of the detector's `predict`: prompt, nms, quirks, level
+
+    def prepare(self, images: list[np.ndarray]) -> tuple:
+        "Images (H, W, 3) at the network's size, in pinned memory on a GPU; may run in a thread."
+        pixels, *sizes = inference_batch(images, self.data.short_side, self.data.long_side)
+        return (pixels.pin_memory() if self.device.type == "cuda" else pixels), *sizes
+
+    def __call__(
+        self,
+        images: list[np.ndarray] | tuple,   # (H, W, 3) uint8 RGB each, or of `prepare`
+        points: list | None = None,         # of each image, original pixels
+    ) -> list:                              # Instances of each
+        pixels, sizes, outs = images if isinstance(images, tuple) else self.prepare(images)
+        with in_precision(self.precision, self.device):
+            x = normalise(pixels.to(self.device, non_blocking=True), sizes, self.model.cfg)
+            return self.model.predict(x, sizes, outs, points, **self.options)
+
 # %% ../../nbs/2_detector/10_predict.ipynb #2003509b
 def predictor(
-    model: nn.Module,            # a detector
+    model: nn.Module,            # a detector; it is moved to the device
     data: DataConfig,            # at which size
     device: torch.device,
     prompt: str = "none",
@@ -67,16 +93,12 @@ def predictor(
     quirks: Quirks = FIXED,
     level: int = -1,
     precision: str = "auto",      # of the network; see `device.choose_precision`
-) -> Callable:                   # (images, points or None) -> list of Instances
+    compile: str = "auto",        # the option of that name
+) -> Predictor:                   # (images, points or None) -> list of Instances
     "The model as a function of images and points."
-    chosen = choose_precision(precision, device, training=False)
-    def predict(images: list[np.ndarray], points: list | None = None) -> list:
-        x, sizes, outs = inference_batch(images, data.short_side, data.long_side)
-        with in_precision(chosen, device):
-            pixels = normalise(x.to(device), sizes, model.cfg)
-            return model.predict(pixels, sizes, outs, points, prompt, nms, quirks=quirks,
-                                 level=level)
-    return predict
+    return Predictor(place(model, device, compile=compile), data, device,
+                     choose_precision(precision, device, training=False),
+                     {"prompt": prompt, "nms": nms, "quirks": quirks, "level": level})
 
 def predict_all(
     predict: Callable,               # of `predictor`
@@ -89,11 +111,10 @@ def predict_all(
     table = trained or data.categories
     known = ids_by_name(table, data.categories, data.path)
     journal = Journal() if journal is None else journal
-    def work(ids: list[int]) -> list[list[dict]]:
-        found = predict([data.read_image(i) for i in ids])
-        return [to_results(f, i, table) for i, f in zip(ids, found)]
-    made = (results for ids in in_batches(data.ids, batch)
-            for results in recall(journal, ids, lambda: work(ids)))
+    def work(ids: list[int], images: Any) -> list[list[dict]]:
+        return [to_results(f, i, table) for i, f in zip(ids, predict(images))]
+    made = recall(journal, in_batches(data.ids, batch), data.read_image, work,
+                  gather=getattr(predict, "prepare", list))
     return [r for results in made for r in under_ids(results, known)]
 
 # %% ../../nbs/2_detector/10_predict.ipynb #87416060

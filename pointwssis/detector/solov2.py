@@ -19,6 +19,7 @@ from .cells import Outputs
 from .inference import Instances, candidates, to_instances
 from ..quirks import FIXED, Quirks
 from ..registry import DETECTORS
+from ..training.device import recomputed
 
 # %% auto #0
 __all__ = ['SOLOv2']
@@ -70,6 +71,8 @@ def to_levels(pyramid: list[Tensor]) -> list[Tensor]:
 # %% ../../nbs/2_detector/02_solov2.ipynb #caff9e80
 class MaskHead(nn.Module):
     "Mask features at stride 4 from p2 .. p5."
+    grad_checkpointing = False   # see `device.set_grad_checkpointing`
+
     def __init__(self, cfg: SOLOv2Config):
         super().__init__()
         up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
@@ -85,7 +88,9 @@ class MaskHead(nn.Module):
 
     def forward(self, pyramid: list[Tensor]) -> Tensor:   # p2 .. -> (B, D, H / 4, W / 4)
         maps = [*pyramid[:3], with_coordinates(pyramid[3])]
-        return self.merge(sum(branch(x) for branch, x in zip(self.branches, maps)))
+        compute = recomputed if self.grad_checkpointing else nn.Module.__call__
+        return compute(self.merge, sum(compute(branch, x)
+                                       for branch, x in zip(self.branches, maps)))
 
 # %% ../../nbs/2_detector/02_solov2.ipynb #3b0ed929
 PRIOR = 0.01
@@ -157,7 +162,7 @@ class SOLOv2(nn.Module):
         level: int = -1,                   # prompt "point": -1 selects the level adaptively
     ) -> list[Instances]:
         "Instances of each image, masks at original size."
-        out, padded = self.features(images), tuple(images.shape[-2:])
+        out, padded = self(images), tuple(images.shape[-2:])   # called: compiled where `place` did
         points = [None] * len(images) if points is None else [as_prompts(p) for p in points]
         def one(b: int) -> Instances:
             known = (None if points[b] is None

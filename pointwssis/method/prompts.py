@@ -11,7 +11,7 @@ from ..config import SOLOv2Config
 from ..core import ConfigError
 from ..data.points import Prompts
 from ..detector.cells import Outputs, cell_strides, flatten_levels, point_cells
-from ..detector.inference import Candidates, Query, areas_and_maskness
+from ..detector.inference import Candidates, Query, measured_cells
 from ..detector.nms import point_nms
 from ..detector.targets import positive_cells
 from ..quirks import FIXED, Quirks
@@ -39,9 +39,9 @@ def _above(outputs: Outputs, b: int, scores: Tensor, cfg: SOLOv2Config,
     points = torch.full_like(cell, -1) if owner is None else owner[cell, label]
     kernels, strides = (_of_image(outputs.kernels, b)[cell].float(),
                         cell_strides(cfg.num_grids, scores.device)[cell])
-    areas, maskness = areas_and_maskness(kernels, outputs.mask_features[b].float(),
-                                         cfg.mask_threshold)
-    return Candidates(kernels, scores[cell, label] * maskness, label, areas, strides, points)
+    areas, maskness, soft = measured_cells(kernels, outputs.mask_features[b].float(), cfg)
+    return Candidates(kernels, scores[cell, label] * maskness, label, areas, strides, points, soft,
+                      torch.arange(len(cell), device=cell.device))
 
 def unprompted(outputs: Outputs, b: int, cfg: SOLOv2Config) -> Candidates:
     """Candidates of image b without labels: cells whose class score is a peak over the threshold.
@@ -117,7 +117,7 @@ def point_guided(
     kernels = _of_image(outputs.kernels, b)[cells].float()  # (N, L, D)
     logits = _of_image(outputs.category_logits, b)[cells, prompts.classes[:, None]]
     agreed = logits.float().sigmoid()                       # (N, L)
-    measured = areas_and_maskness(kernels.flatten(0, 1), features, cfg.mask_threshold)
+    *measured, soft = measured_cells(kernels.flatten(0, 1), features, cfg)
     areas, maskness = (x.view_as(agreed) for x in measured)
     n = torch.arange(len(cells), device=cells.device)
     chosen = maskness * agreed
@@ -128,7 +128,7 @@ def point_guided(
     best = n, chosen.argmax(1)
     strides = cell_strides(cfg.num_grids, cells.device)[cells]
     found = Candidates(kernels[best], maskness[best], prompts.classes, areas[best], strides[best],
-                       n)
+                       n, soft, n * cells.shape[1] + best[1])
     return found.take(n[chosen[best] >= 0]) if quirks.one_point_a_cell else found
 
 # %% ../../nbs/1_method/03_prompts.ipynb #f1a3291e

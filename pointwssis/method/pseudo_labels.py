@@ -60,12 +60,13 @@ def rough_masks(
     Masks are at original size, scores 0..1; a point may have no mask, or several under a prompt
     that allows them."""
     journal = Journal(kind=list[PseudoMask]) if journal is None else journal
-    def work(ids: list[int]) -> list[list[PseudoMask]]:
+    def work(ids: list[int], images: Any) -> list[list[PseudoMask]]:
         points = [points_of(weak, i) for i in ids]
-        instances = predict([weak.read_image(i) for i in ids], list(map(known, points)))
+        instances = predict(images, list(map(known, points)))
         return [_of_image(*answer) for answer in zip(ids, points, instances)]
-    return [m for ids in in_batches(weak.ids, batch)
-            for masks in recall(journal, ids, lambda: work(ids)) for m in masks]
+    found = recall(journal, in_batches(weak.ids, batch), weak.read_image, work,
+                   gather=getattr(predict, "prepare", list))
+    return [m for masks in found for m in masks]
 
 # %% ../../nbs/1_method/04_pseudo_labels.ipynb #fec2a28c
 def _chunks(masks: list[PseudoMask], batch: int) -> Iterator[list[list[PseudoMask]]]:
@@ -99,10 +100,8 @@ def refine_masks(
     The point of a mask is that of its annotation, in pixels; without one, its centre of mass."""
     xy = xy_by_id(weak)
     journal = Journal(kind=list[dict]) if journal is None else journal
-    def work(chunk: list[list[PseudoMask]]) -> list[list[dict]]:
-        return list(refiner.refine([_item(weak, group, xy) for group in chunk]))
-    found = [rles for c in _chunks(masks, batch)
-             for rles in recall(journal, [g[0].image_id for g in c], lambda: work(c))]
+    found = recall(journal, list(_chunks(masks, batch)), lambda group: _item(weak, group, xy),
+                   lambda _, items: list(refiner.refine(items)), lambda group: group[0].image_id)
     return [replace(m, rle=rle)
             for m, rle in zip(masks, (rle for rles in found for rle in rles), strict=True)]
 

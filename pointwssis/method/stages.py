@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..config import NETWORKS, Config, SOLOv2Config, to_dict
+from ..config import NETWORKS, Config, SOLOv2Config, TrainConfig, to_dict
 from ..core import DataError, file_hash, pick_device, rng, write_json
 from ..data import evaluation as judge
 from ..data.coco import CategoryTable, CocoData, box_of
@@ -73,20 +73,22 @@ def training_pairs(
     out: Path | None = None,   # of the stage: pairs are kept there and not made again
 ) -> list[Pair]:
     "Pairs of rough and true masks of the strong images, one set a teacher checkpoint."
-    model, known, pairs = (load_model(cfg.teacher, weights[0]).to(device),
+    model, known, pairs = (load_model(cfg.teacher, weights[0]),
                            cache(partial(points_and_boxes, cfg, data)), [])
     for path in weights:
         load_into(model, load_weights(path), path)
         predict = predictor(model, cfg.data, device, "point_with_size", "mask", cfg.quirks,
-                            precision=cfg.teacher_train.precision)
-        def work(ids: list[int]) -> list[list[Pair]]:
-            found = zip(ids, predict([data.read_image(j) for j in ids], [known(j)[1] for j in ids]))
+                            precision=cfg.teacher_train.precision,
+                            compile=cfg.teacher_train.compile)
+        def work(ids: list[int], images: Any) -> list[list[Pair]]:
+            found = zip(ids, predict(images, [known(j)[1] for j in ids]))
             return [pairs_of(data, j, f.masks, f.classes, known(j)[0],
                              None if cfg.quirks.pairs_by_distance else f.points) for j, f in found]
         journal = journal_of(out, f"pairs_{path.stem}", cfg, path,
                              list[Pair]) if out else Journal(kind=list[Pair])
-        pairs += [p for ids in in_batches(data.ids, batch)
-                  for made in recall(journal, ids, lambda: work(ids)) for p in made]
+        made = recall(journal, in_batches(data.ids, batch), data.read_image, work,
+                      gather=getattr(predict, "prepare", list))
+        pairs += [p for of_image in made for p in of_image]
     return pairs
 
 # %% ../../nbs/1_method/08_stages.ipynb #af3cc6ad
@@ -130,10 +132,10 @@ def rough_labels(cfg: Config, inputs: dict[str, Path], weak: CocoData, device: t
     pointed = uses_points(cfg.prompt)
     nms = "matrix" if not pointed else "mask" if cfg.quirks.suppress_rough else "none"
     weights = inputs["teacher"]/"last.safetensors"
-    model = load_model(cfg.teacher, weights).to(device)
+    model = load_model(cfg.teacher, weights)
     prompt = RECIPES[cfg.recipe].prompt if cfg.prompt == "point" else cfg.prompt
     predict = predictor(model, cfg.data, device, prompt, nms, cfg.quirks, cfg.level,
-                        cfg.teacher_train.precision)
+                        cfg.teacher_train.precision, cfg.teacher_train.compile)
     journal = journal_of(out, "rough", cfg, weights, list[PseudoMask])
     masks = pseudo_labels.rough_masks(predict, weak, known=prompts_for(cfg, inputs),
                                       journal=journal)
@@ -213,10 +215,11 @@ def pseudo(cfg: Config, inputs: dict[str, Path], out: Path, points: bool = True)
 
 # %% ../../nbs/1_method/08_stages.ipynb #2088e5ff
 def _ap_of(cfg: Config, net: SOLOv2Config, weights: Path, val: CocoData, trained: CategoryTable,
-           kept: Path, precision: str) -> dict[str, Any]:
+           kept: Path, schedule: TrainConfig) -> dict[str, Any]:
     "COCO mask AP of one model on the validation images; its results are kept."
     device = pick_device(cfg.device)
-    predict = predictor(load_model(net, weights).to(device), cfg.data, device, precision=precision)
+    predict = predictor(load_model(net, weights), cfg.data, device,
+                        precision=schedule.precision, compile=schedule.compile)
     journal = journal_of(kept.parent, kept.stem, cfg, weights)
     results = predict_all(predict, val, journal=journal, trained=trained)
     write_json(kept, results)
@@ -249,7 +252,7 @@ def evaluate(cfg: Config, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     detail = {net.metric: _ap_of(cfg, getattr(cfg, net.part), inputs[stage]/"last.safetensors", val,
                                  truth.categories,
                                  out/f"results_{net.metric}.json",
-                                 getattr(cfg, f"{net.part}_train").precision)
+                                 getattr(cfg, f"{net.part}_train"))
               for stage, net in NETWORKS.items() if stage in inputs}
     metrics: dict[str, Any] = {f"{name}_ap_percent": d["ap_percent"]
                                for name, d in detail.items()} | {"models": detail}

@@ -131,7 +131,7 @@ def refined_parts(
     items: list[Item],       # one an image
     quirks: Quirks = FIXED,
     batch: int = 64,         # crops at once; on a processor at most what fits into its cache
-    precision: str = "fp32",  # or "bf16"
+    precision: str = "fp32",  # or "bf16", "fp16"
 ) -> Iterator[tuple[int, list[int], Tensor]]:   # item, rows n of its masks, (n, H, W) bool
     "Yield refined masks of several images, some at a time; without those of empty rough masks."
     device, was = net.head.weight.device, net.training

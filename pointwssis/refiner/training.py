@@ -27,7 +27,7 @@ from .refinement import Item, _clicks, class_channel, point_maps
 from .refinement import refine_rles, windows
 from .network import MaskRefineNet
 from ..registry import REFINERS
-from ..training.device import choose_precision
+from ..training.device import choose_precision, place
 from ..training.trainer import train
 from ..training.weights import load_into, load_weights
 
@@ -175,8 +175,10 @@ class MaskRefiner:
         quirks: Quirks = FIXED,
         precision: str = "auto",   # as `device.choose_precision`
         batch: int = 64,           # crops at once
+        compile: str = "auto",     # the option of that name
     ):
         self.net, self.quirks, self.batch = net.to(device).for_inference(), quirks, batch
+        place(self.net, device, compile=compile)
         self.precision = choose_precision(precision, device, training=False)
 
     @staticmethod
@@ -200,7 +202,9 @@ class MaskRefiner:
         "Network with these weights on `cfg.device`; CheckpointError where they do not fit."
         net = MaskRefineNet(num_classes, replace(cfg.refiner, weights=""), cfg.quirks)
         load_into(net, load_weights(weights), weights)
-        return cls(net.eval(), pick_device(cfg.device), cfg.quirks, cfg.refiner_train.precision)
+        schedule = cfg.refiner_train
+        return cls(net.eval(), pick_device(cfg.device), cfg.quirks, schedule.precision,
+                   compile=schedule.compile)
 
     def refine(self, items: list[Item]) -> list[list[dict]]:
         "Compressed run lengths of the refined masks of each image, as `refine_rles`."

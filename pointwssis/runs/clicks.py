@@ -114,8 +114,8 @@ def masks_of_clicks(
 ) -> tuple[list[PseudoMask], list[PseudoMask], dict[int, str]]:
     "The teacher's masks, the final ones, and the reason of each click without one."
     device, recipe, weak = pick_device(cfg.device), RECIPES[cfg.recipe], _cut_clicks(data, cut)
-    ask = predictor(model.to(device), cfg.data, device, recipe.prompt, "none", cfg.quirks,
-                    cfg.level, cfg.teacher_train.precision)
+    ask = predictor(model, cfg.data, device, recipe.prompt, "none", cfg.quirks,
+                    cfg.level, cfg.teacher_train.precision, cfg.teacher_train.compile)
     answers = best_of_each_point(rough_masks(ask, weak))
     rough = recipe.before(answers, weak)
     refined = rough

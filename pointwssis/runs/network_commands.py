@@ -65,5 +65,7 @@ def command_submit(args: argparse.Namespace) -> None:
         raise DataError(f"{args.images}: has {classes} classes, {weights} has "
                         f"{model.cfg.num_classes}. "
                         f"Use weights for these classes: {', '.join(data.categories.names[:12])}.")
-    results = predict_all(predictor(model.to(device), cfg.data, device), data, trained=trained)
+    predict = predictor(model, cfg.data, device, precision=cfg.student_train.precision,
+                        compile=cfg.student_train.compile)
+    results = predict_all(predict, data, trained=trained)
     for path in write_submission(results, data, args.out, args.format): print(path)

@@ -46,7 +46,9 @@ def predict_plain(
     cut: Callable[[int, int], tuple[int, int] | None],   # height and width -> a tile's
 ) -> list[str]:     # faults of images that could not be read
     "Predict images one after the other."
-    ask, failed = predictor(model, cfg.data, pick_device(cfg.device)), []
+    schedule, failed = cfg.student_train, []
+    ask = predictor(model, cfg.data, pick_device(cfg.device), precision=schedule.precision,
+                    compile=schedule.compile)
     for record, image in _readable(inputs, failed):
         boxes = tiles_of(*image.shape[:2], cut(*image.shape[:2]))
         made.add(record, image, find_in_tiles(ask, image, boxes, score))
@@ -97,7 +99,6 @@ def predict_own(
     if wishes.points:
         predict_clicks(model, weights, Path(wishes.points), inputs, made, cfg, cut, say)
     else:
-        model = model.to(pick_device(cfg.device))
         failed = predict_plain(model, inputs, made, cfg, wishes.score, cut)
     objects = ", ".join(f"{name} {count}" for name, count in made.counts.most_common())
     if made.images:

@@ -89,7 +89,8 @@ def evaluate_network(opened: OpenRelease, part: str) -> dict[str, Any]:
     "COCO mask AP on the validation images."
     val, cfg = _val(opened), opened.cfg
     model = _solov2(opened, part)
-    predict = predictor(model, cfg.data, pick_device(cfg.device))
+    schedule = cfg.teacher_train if part == "teacher" else cfg.student_train
+    predict = predictor(model, cfg.data, pick_device(cfg.device), precision=schedule.precision)
     results = predict_all(predict, val, trained=_trained(opened, model, val))
     write_json(opened.out / f"results_{part}.json", results)
     ap = coco_ap(val, results)
@@ -101,7 +102,8 @@ def evaluate_refiner(opened: OpenRelease, part: str) -> dict[str, Any]:
     model, device = _solov2(opened, "teacher"), pick_device(opened.cfg.device)
     trained = _trained(opened, model, _val(opened))
     val, weak = (under_classes(_val(opened, need), trained) for need in ("masks", "points"))
-    predict = predictor(model, opened.cfg.data, device, "point", "mask", opened.cfg.quirks)
+    predict = predictor(model, opened.cfg.data, device, "point", "mask", opened.cfg.quirks,
+                        precision=opened.cfg.teacher_train.precision)
     rough = rough_masks(predict, weak)
     refined = refine_masks(MaskRefiner(open_refiner(opened.has(part), opened.cfg.refiner), device,
                                        opened.cfg.quirks), weak, rough)

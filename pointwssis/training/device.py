@@ -4,7 +4,7 @@
 
 # %% ../../nbs/5_training/01_device.ipynb #b567f50e
 from __future__ import annotations
-import platform, warnings
+import platform, re, warnings
 from copy import deepcopy
 from functools import cache
 from typing import Any
@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils.checkpoint import checkpoint
 
-from ..config import CHOICES
-from ..core import ConfigError, device_name, nearest
+from ..config import CHOICES, TrainConfig
+from ..core import ConfigError, StageError, device_name, nearest
 
 # %% auto #0
 __all__ = []
@@ -44,28 +45,39 @@ def _warn_of_emulation(kind: str) -> None:
                   f"{SLOWER[kind]}. Set precision to auto or fp32.", stacklevel=3)
 
 # %% ../../nbs/5_training/01_device.ipynb #5a0c3e18
+FP16_FROM = (7, 0)   # compute capability of the first GPUs with matrix units for fp16
+
+def _native(device: torch.device) -> str:
+    "The fastest precision that the hardware has instructions for."
+    if computes_in_bf16(device): return "bf16"
+    units = device.type == "cuda" and torch.cuda.get_device_capability(device) >= FP16_FROM
+    return "fp16" if units else "fp32"
+
 def choose_precision(
-    name: str,               # "auto", "fp32" or "bf16"
+    name: str,               # "auto", "fp32", "bf16" or "fp16"
     device: torch.device,
     training: bool = True,   # False: a prediction
     warn: bool = True,       # once in a process, of emulated bf16
-) -> str:                    # "fp32" or "bf16"
-    "Resolve the option `precision`; ConfigError for an unknown name, or for bf16 on mps."
+) -> str:                    # "fp32", "bf16" or "fp16"
+    "Resolve the option `precision`; ConfigError where it is unknown or the device cannot have it."
     known = CHOICES["precision"]
     if name not in known:
         listed = ", ".join(known)
         raise ConfigError(f"unknown precision '{name}'.{nearest(name, known)} Known: {listed}.")
-    if name == "bf16" and device.type == "mps":
-        raise ConfigError("precision 'bf16' is not used on mps. Set it to auto or fp32.")
     if name == "fp32" or not training and device.type == "cpu": return "fp32"
-    native = computes_in_bf16(device)
-    if warn and name == "bf16" and not native: _warn_of_emulation(device.type)
-    return "bf16" if native or name == "bf16" else "fp32"
+    if name == "fp16" and device.type != "cuda" or name == "bf16" and device.type == "mps":
+        raise ConfigError(f"precision '{name}' is not used on {device.type}. "
+                          "Set it to auto or fp32.")
+    if warn and name == "bf16" and not computes_in_bf16(device): _warn_of_emulation(device.type)
+    return _native(device) if name == "auto" else name
 
 # %% ../../nbs/5_training/01_device.ipynb #5a0c3e1b
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}   # types of 16 bits
+
 def in_precision(precision: str, device: torch.device) -> torch.autocast:
     "Context of a network's forward pass; `precision` is one that `choose_precision` gave."
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    return torch.autocast(device.type, HALVES.get(precision, torch.bfloat16),
+                          enabled=precision in HALVES)
 
 # %% ../../nbs/5_training/01_device.ipynb #5a0c3e1e
 def describe(
@@ -75,7 +87,8 @@ def describe(
 ) -> str:                    # "CPU, 2 threads, fp32: no bf16 instructions"
     "Device and precision in one line."
     chosen, native = choose_precision(name, device, training), computes_in_bf16(device)
-    reasons = [("emulated", chosen == "bf16" and not native), ("as asked for", name == "fp32"),
+    reasons = [("emulated", chosen == "bf16" and not native),
+               ("as asked for", chosen == name != "bf16"),
                ("bf16 is not used there", device.type == "mps"),
                ("predictions on a CPU are", not training and device.type == "cpu"),
                ("no bf16 instructions", not native)]
@@ -98,14 +111,56 @@ def compiles(device: torch.device, steps: int) -> bool:
 def place(
     model: nn.Module,
     device: torch.device,
-    steps: int = 0,        # that it will be trained for
-) -> nn.Module:            # the same object
-    "The model on the device, ready to be trained there."
+    steps: int = 0,           # of its training; 0: it predicts
+    compile: str = "auto",    # the option of that name
+) -> nn.Module:               # the same object
+    "The model on the device, in the device's memory order, compiled where that pays."
     model = model.to(device).to(memory_format=memory_order(device))
-    if compiles(device, steps):
+    wanted = compile == "on" or compile == "auto" and compiles(device, steps)
+    if wanted and model._compiled_call_impl is None:
         torch._dynamo.config.suppress_errors = True
         model.compile()
     return model
+
+# %% ../../nbs/5_training/01_device.ipynb #7a1c0d02
+def recomputed(module: nn.Module, x: Tensor) -> Tensor:
+    "Output of a module whose inner activations are not kept for the backward pass."
+    return checkpoint(module, x, use_reentrant=False)
+
+def set_grad_checkpointing(model: nn.Module, on: bool) -> None:
+    "Switch recomputation on or off in all modules that can have it."
+    for m in model.modules():
+        if hasattr(m, "grad_checkpointing"):
+            m.grad_checkpointing = on and not any(isinstance(part, nn.BatchNorm2d)
+                                                  for part in m.modules())
+
+# %% ../../nbs/5_training/01_device.ipynb #7a1c0d05
+GIB = 2**30
+UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": GIB}
+
+def _asked(e: Exception) -> float:
+    "Bytes of the allocation that failed, as torch spells them; 0 where it does not say."
+    found = re.search(r"allocate ([\d.]+) (\w+)", str(e))
+    return float(found[1]) * UNITS.get(found[2], 0) if found else 0.
+
+def out_of_memory(
+    e: Exception,          # of torch
+    cfg: TrainConfig,
+    images: int,           # that were in the network at once
+    weights: float,        # bytes in use before
+    used: float,           # bytes at the highest
+    total: float,          # bytes of the device
+) -> StageError:
+    "An error that names the number of images that fits, an estimate."
+    each = max(used + _asked(e) - weights, 1) / images
+    fits = min(max(int((.9 * total - weights) / each), 1), max(images - 1, 1))
+    parts = next(n for n in range(cfg.grad_accum_steps + 1, cfg.batch_size + 1)
+                 if cfg.batch_size % n == 0
+                 and images * cfg.grad_accum_steps <= n * fits) if images > 1 else 0
+    cure = (f"About {fits} fit. Set grad_accum_steps to {parts}, which computes the same batch in "
+            f"parts, or batch_size lower, or " if parts else "Set short_sides smaller, or ")
+    return StageError(f"out of memory: {images} images at once need more than the "
+                      f"{total / GIB:.1f} GiB of this device. {cure}grad_checkpointing to true.")
 
 # %% ../../nbs/5_training/01_device.ipynb #b1dc2ba9
 def folded(

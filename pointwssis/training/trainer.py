@@ -13,7 +13,9 @@ from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.nn.utils import clip_grad_norm_
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -21,7 +23,8 @@ from tqdm import tqdm
 from ..config import TrainConfig, to_dict
 from ..core import CheckpointError, PointWSSISError, StageError, put_in_place
 from ..journal import BAR
-from .device import choose_precision, in_precision, place, to_device
+from .device import choose_precision, in_precision, out_of_memory, place
+from .device import set_grad_checkpointing, to_device
 from .distributed import agree, average_gradients, processes
 from .meter import Meter
 from .optimizer import learning_rate, make_optimizer, update_average
@@ -42,6 +45,8 @@ class Run:
     average: dict[str, Tensor] | None = None  # running mean of the weights
     step: int = 0                             # optimiser steps done
     history: list[dict[str, float]] = field(default_factory=list)
+    # of the loss in fp16; off in other precisions
+    scaler: GradScaler = field(default_factory=lambda: GradScaler(enabled=False))
 
     def weights(self) -> dict[str, Tensor]: return self.average or self.model.state_dict()
 
@@ -49,7 +54,8 @@ class Run:
         save_weights(out / "last.safetensors", self.weights())
         kept = {k: getattr(self, k) for k in ("settings", "average", "step", "history")}
         save_state(out / "new.pt", kept | {"model": self.model.state_dict(),
-                                           "optimizer": self.optimizer.state_dict()})
+                                           "optimizer": self.optimizer.state_dict(),
+                                           "scaler": self.scaler.state_dict()})
         if (out / STATES[0]).exists(): os.replace(out / STATES[0], out / STATES[1])
         put_in_place(out / "new.pt", out / STATES[0])
 
@@ -61,6 +67,7 @@ class Run:
                                  "Set it back, or pass resume=False.")
         load_into(self.model, kept["model"], path)
         self.optimizer.load_state_dict(kept["optimizer"])
+        if self.scaler.is_enabled(): self.scaler.load_state_dict(kept["scaler"])
         if self.average:
             self.average = {k: kept["average"][k].to(v.device) for k, v in self.average.items()}
         self.step, self.history = kept["step"], kept["history"]
@@ -95,12 +102,13 @@ def newest_state(
 def _start(model: nn.Module, cfg: TrainConfig, seed: int, length: int, out: Path,
            resume: bool) -> Run:
     "A run at its beginning, or where the newest state in `out` left it."
-    free = ("workers", "save_every", "checkpoint_steps")
+    free = ("workers", "save_every", "checkpoint_steps", "compile", "grad_checkpointing")
     settings = ({"seed": seed, "length": length}
                 | {k: v for k, v in to_dict(cfg, whole=True).items() if k not in free})
     average = ({k: v.detach().clone() for k, v in model.state_dict().items()}
                if cfg.ema_decay else None)
-    run = Run(model, make_optimizer(model, cfg), settings, average)
+    scaler = GradScaler(next(model.parameters()).device.type, enabled=cfg.precision == "fp16")
+    run = Run(model, make_optimizer(model, cfg), settings, average, scaler=scaler)
     if resume and (found := newest_state(out)): run.restore(*found)
     return run
 
@@ -134,6 +142,19 @@ def _watching_workers() -> Iterator[None]:
     except RuntimeError as e: raise _dead_worker(e) or e from None
 
 # %% ../../nbs/5_training/08_trainer.ipynb #bdf89f21
+@contextmanager
+def _enough_memory(cfg: TrainConfig, device: torch.device) -> Iterator[None]:
+    "Turn torch's error of a full memory into one that names the batch that fits."
+    gpu = device.type == "cuda"
+    weights = torch.cuda.memory_allocated(device) if gpu else 0
+    try: yield
+    except torch.OutOfMemoryError as e:
+        used, total = ((torch.cuda.max_memory_allocated(device), torch.cuda.mem_get_info(device)[1])
+                       if gpu else (0, 0))
+        shares = dist.get_world_size() if dist.is_initialized() else 1
+        images = max(cfg.batch_size // (cfg.grad_accum_steps * shares), 1)
+        raise out_of_memory(e, cfg, images, weights, used, total) from None
+
 def _advance(run: Run, loss_fn: Callable, batches: Iterator, cfg: TrainConfig,
              meter: Meter) -> None:
     "One optimiser step."
@@ -143,11 +164,15 @@ def _advance(run: Run, loss_fn: Callable, batches: Iterator, cfg: TrainConfig,
     device = params[0].device
     for _ in range(cfg.grad_accum_steps):
         batch = to_device(_next(batches), device)
-        with in_precision(cfg.precision, device): losses = loss_fn(run.model, batch)
-        (meter.add(losses, run.step + 1) / cfg.grad_accum_steps).backward()
+        with _enough_memory(cfg, device):
+            with in_precision(cfg.precision, device): losses = loss_fn(run.model, batch)
+            run.scaler.scale(meter.add(losses, run.step + 1) / cfg.grad_accum_steps).backward()
     average_gradients(params)
-    if cfg.clip_norm: clip_grad_norm_(params, cfg.clip_norm)
-    run.optimizer.step()
+    if cfg.clip_norm:
+        run.scaler.unscale_(run.optimizer)
+        clip_grad_norm_(params, cfg.clip_norm)
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
     run.optimizer.zero_grad()
     run.step += 1
     if run.average: update_average(run.average, run.model, cfg.ema_decay, run.step)
@@ -212,7 +237,8 @@ def train(
     out, model = Path(out), model.train()
     with processes(torch.device(device)) as (rank, world, device):
         cfg = replace(cfg, precision=choose_precision(cfg.precision, device))
-        run = _start(place(model, device, cfg.steps), cfg, seed, length, out, resume)
+        set_grad_checkpointing(model, cfg.grad_checkpointing)
+        run = _start(place(model, device, cfg.steps, cfg.compile), cfg, seed, length, out, resume)
         sampler = StepSampler(length, cfg.batch_size, cfg.steps, seed, run.step, rank, world,
                               cfg.grad_accum_steps)
         agree(model.state_dict().values())

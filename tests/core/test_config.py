@@ -61,13 +61,13 @@ def test_values_that_mean_nothing_are_refused(key, value, says):
 
 @pytest.mark.parametrize("value", [True, False, "bf16"])
 def test_an_option_of_earlier_versions_names_the_new_one(value):
-    with pytest.raises(ConfigError, match="'student_train.amp'.*'student_train.precision': auto, fp32 or bf16"):
+    with pytest.raises(ConfigError, match="'student_train.amp'.*'student_train.precision': auto, fp32, bf16 or fp16"):
         preset("shapes", **{"student_train.amp": value})
 
 
 def test_precisions_are_checked_when_a_configuration_is_made():
-    with pytest.raises(ConfigError, match="unknown teacher_train.precision 'fp16'.*auto, fp32, bf16"):
-        preset("shapes", **{"teacher_train.precision": "fp16"})
+    with pytest.raises(ConfigError, match="unknown teacher_train.precision 'fp8'.*auto, fp32, bf16, fp16"):
+        preset("shapes", **{"teacher_train.precision": "fp8"})
     assert preset("coco").student_train.precision == "auto"
 
 

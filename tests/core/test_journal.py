@@ -1,13 +1,15 @@
 "A journal gives back every whole line, whatever became of the end of its file."
 import errno
 import os
+import threading
+import time
 
 import pytest
 
 from pointwssis import journal as journals
-from pointwssis.core import StageError
+from pointwssis.core import DataError, StageError
 from pointwssis.data.points import Point
-from pointwssis.journal import Journal, recall
+from pointwssis.journal import Journal, in_batches, recall
 from pointwssis.method.pseudo_labels import PseudoMask
 from pointwssis.refiner.training import Pair
 
@@ -66,9 +68,49 @@ def test_another_origin_or_kind_begins_anew(tmp_path):
 def test_a_batch_with_a_gap_is_computed_whole_and_the_known_stays(tmp_path):
     Journal(tmp_path / "j").add(1, "known")
     asked = []
-    def work(): asked.append(1); return ["other", "new"]
-    for _ in range(2): assert recall(Journal(tmp_path / "j"), [1, 2], work) == ["known", "new"]
-    assert asked == [1]
+    def work(keys, read): asked.append((list(keys), read)); return ["other", "new"]
+    for _ in range(2): assert [*recall(Journal(tmp_path / "j"), [[1, 2]], str, work)] == ["known", "new"]
+    assert asked == [([1, 2], ["1", "2"])]
+
+
+def test_values_keep_their_order_when_later_pictures_are_read_first():
+    def read(k): time.sleep(.02 * (k % 3)); return k * k
+    sizes = []
+    def work(keys, read): sizes.append(len(keys)); return [str(x) for x in read]
+    keys = list(range(20))
+    assert [*recall(Journal(), in_batches(keys, 6), read, work)] == [str(k * k) for k in keys] and sizes == [6, 6, 6, 2]
+
+
+def test_the_next_batch_is_read_while_one_is_computed_and_no_later_one():
+    reading: list[int] = []
+    def read(k): reading.append(k); return k
+    def work(keys, read):
+        until = time.monotonic() + 60
+        while len(reading) < min(keys[-1] + 3, 8) and time.monotonic() < until: time.sleep(.001)
+        time.sleep(.02)
+        assert sorted(reading) == list(range(min(keys[-1] + 3, 8)))
+        return read
+    assert [*recall(Journal(), in_batches(range(8), 2), read, work)] == list(range(8))
+
+
+def test_a_broken_picture_is_named_and_what_came_before_is_kept(tmp_path):
+    def read(k):
+        if k == 5: raise DataError(f"{k}.jpg cannot be read: it is empty (0 bytes). Fetch the file again.")
+        return k
+    before = threading.active_count()
+    with pytest.raises(DataError, match=r"^5.jpg cannot be read"):
+        [*recall(Journal(tmp_path / "j"), in_batches(range(8), 2), read, lambda _, read: read)]
+    assert [k in Journal(tmp_path / "j") for k in range(8)] == [True] * 4 + [False] * 4 and threading.active_count() == before
+    done = []
+    assert [*recall(Journal(tmp_path / "j"), in_batches(range(8), 2), lambda k: done.append(k) or k, lambda _, read: read)] == list(range(8))
+    assert sorted(done) == [4, 5, 6, 7]                  # known batches are not even read
+
+
+def test_inputs_are_gathered_off_the_thread_that_computes():
+    threads = []
+    def gather(found): threads.append(threading.current_thread()); return tuple(found)
+    assert [*recall(Journal(), [[1, 2], [3]], float, lambda _, found: [x + len(found) for x in found], gather=gather)] == [3, 4, 4]
+    assert len(threads) == 2 and threading.main_thread() not in threads
 
 
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 import io
 import json
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pointwssis.core import DataError
-from pointwssis.data import coco
+from pointwssis.data import coco, image_files
 from pointwssis.data.coco import CategoryTable, encode, mask_fields
 from pointwssis.data.image_files import MOST_PIXELS, read_picture
 from pointwssis.detector.predict import read_photo
@@ -204,3 +205,15 @@ def test_names_are_checked_where_a_large_file_is_read_in_parts(tmp_path, monkeyp
     (tmp_path / "a.json").write_text(json.dumps({"images": [{"id": 1, "file_name": "../x", "width": 1, "height": 1}],
                                                  "annotations": [], "categories": [{"id": 1, "name": "a"}]}))
     with pytest.raises(DataError, match="leaves the image folder"): coco.load(tmp_path / "a.json")
+
+
+def test_pictures_with_odd_metadata_are_read_in_threads_without_a_warning(tmp_path):
+    "A filter that is set and taken back around each picture would be lost between threads."
+    palette = Image.fromarray(RAMP).convert("P")
+    palette.info["transparency"] = bytes(range(256))
+    palette.save(tmp_path / "odd.png", transparency=bytes(range(256)))
+    filters = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool: found = list(pool.map(read_picture, [tmp_path / "odd.png"] * 64))
+    assert all((x == found[0]).all() for x in found)
+    assert [f for f in warnings.filters if f not in filters] in ([], [image_files._PILLOW])     # once, and for Pillow alone
+    with pytest.warns(UserWarning, match="ours"): warnings.warn("ours", stacklevel=1)

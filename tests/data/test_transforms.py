@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from pointwssis.config import SOLOv2Config, TrainConfig
 from pointwssis.core import DataError, rng
-from pointwssis.data import coco
+from pointwssis.data import coco, transforms
 from pointwssis.data.transforms import (CocoDataset, Sample, augment, collate, crop_sample, dropped_points, flip_sample, inference_batch, normalise,
                                 pad_images, read_sample, resize_image, resize_sample, target_size, tight_boxes)
 from pointwssis.detector.targets import assign
@@ -238,3 +238,13 @@ def test_inference_remembers_both_sizes():
     x, inner, outer = inference_batch(images, 48, 60)
     assert inner == [(45, 60), (60, 45)] and outer == [(60, 80), (80, 60)] and x.shape == (2, 3, 64, 64)
     assert (x[0, :, :45, :60] == 9).all() and not x[0, :, 45:].any() and (x[1, :, :60, :45] == 7).all()
+
+
+def test_samples_in_memory_keep_their_masks_as_boxes(tmp_path):
+    "A stack of masks has a byte for each pixel of the image and each object; the samples are the same."
+    masks = np.zeros((40, 300, 400), np.uint8)
+    for k, mask in enumerate(masks[1:]): mask[7 * k:7 * k + 20, 9 * k:9 * k + 30] = np.eye(20, 30)[:, ::1 - 2 * (k % 2)]
+    sample = Sample(np.zeros((300, 400, 3), np.uint8), masks, np.arange(40), np.zeros((0, 2)))
+    kept = transforms._keep(sample)
+    assert sum(part.nbytes for *_, part in kept.parts) < masks.nbytes / 100 and all(part.base is None for *_, part in kept.parts)
+    assert np.array_equal(kept.whole().masks, masks) and kept.whole().masks.dtype == np.uint8 and kept.sample.masks.base is None

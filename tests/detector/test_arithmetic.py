@@ -11,16 +11,19 @@ from pointwssis.config import RefinerConfig
 from pointwssis.core import rng
 from pointwssis.data.points import Point, Prompts
 from pointwssis.detector.backbone import FPNBackbone, OnePassNorm
+from pointwssis.detector import inference
 from pointwssis.detector.cells import Outputs
 from pointwssis.detector.inference import areas_and_maskness, candidates, soft_masks
 from pointwssis.detector.nms import mask_nms, matrix_nms, pairwise_iou, shared_pixels
 from pointwssis.detector.inference import to_instances, to_original
 from pointwssis.detector.losses import losses
+from pointwssis.detector.solov2 import SOLOv2
 from pointwssis.detector.targets import assign
 from pointwssis.quirks import FIXED, PUBLISHED
 from pointwssis.refiner.refinement import MaskRefineNet, refine_many
 from pointwssis.refiner.training import crop_dice_loss
 from pointwssis.registry import PROMPTS
+from pointwssis.training.device import set_grad_checkpointing
 from tiny import CFG, squares, tiny_model
 
 SIZE = (64, 96)
@@ -61,9 +64,10 @@ def test_areas_and_masks_are_the_same_within_autocast():
     assert exact[1].tolist() == (soft > .5).sum((1, 2)).tolist()
 
 
-def test_features_in_bf16_are_decoded_in_fp32():
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_features_of_16_bits_are_decoded_in_fp32(dtype):
     g = torch.Generator().manual_seed(0)
-    kernels, features = (torch.randn(*shape, generator=g).bfloat16() for shape in ((30, 16), (16, 40, 50)))
+    kernels, features = (torch.randn(*shape, generator=g).to(dtype) for shape in ((30, 16), (16, 40, 50)))
     assert torch.equal(soft_masks(kernels, features), soft_masks(kernels.float(), features.float()))
     areas, sure = areas_and_maskness(kernels, features)
     assert areas.dtype == sure.dtype == torch.float32
@@ -95,13 +99,27 @@ def test_every_prompt_is_decoded_alike_within_autocast(outputs, prompt, nms):
     assert len(exact[0])
 
 
+@pytest.mark.parametrize("nms", ["matrix", "mask", "none"])
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_masks_are_multiplied_once_and_equal_those_multiplied_again(outputs, prompt, nms):
+    cfg = replace(CFG, score_threshold=.001, update_threshold=0.)
+    def found(at_most: int) -> tuple:
+        limits = replace(cfg, max_before_nms=at_most)
+        seen = candidates(outputs, 0, prompt, known().to_input(SIZE, SIZE, torch.device("cpu")), SIZE, limits)
+        with patch.object(inference, "soft_masks", wraps=soft_masks) as again:
+            made = to_instances(seen, outputs.mask_features[0].float(), SIZE, SIZE, cfg, nms)
+        return again.call_count, seen.areas, seen.scores, made.masks, made.scores, made.classes, made.points
+    (first, *once), (second, *twice) = found(10**6), found(0)
+    assert (first, second) == (0, 1) and len(once[0]) and all(torch.equal(a, b) for a, b in zip(once, twice, strict=True))
+
+
 def test_a_prediction_within_autocast_decodes_what_the_network_gave():
     model, images = tiny_model(), torch.randn(1, 3, *SIZE, generator=torch.Generator().manual_seed(0))
     points = [[Point(20., 30., 0, 1), Point(70., 40., 1, 2)]]
     with bf16():
         whole = model.predict(images, [SIZE], [SIZE], points, "point", "mask")[0]
         with torch.inference_mode(): out = model.features(images)
-    with patch.object(model, "features", lambda _: out): parts = model.predict(images, [SIZE], [SIZE], points, "point", "mask")[0]
+    with patch.object(model, "forward", lambda _: out): parts = model.predict(images, [SIZE], [SIZE], points, "point", "mask")[0]
     assert torch.equal(whole.masks, parts.masks) and torch.equal(whole.scores, parts.scores) and len(whole)
 
 
@@ -154,3 +172,41 @@ def test_activations_behind_frozen_norms_stay_in_bf16():
         if isinstance(module, FrozenBatchNorm2d): module.register_forward_hook(lambda m, x, y: seen.append(y.dtype))
     with bf16(): net(torch.randn(1, 3, 64, 64))
     assert len(seen) == 53 and set(seen) == {torch.bfloat16}
+
+
+def test_no_gradient_of_a_mask_is_lost_in_fp16(outputs):
+    "A pixel of an object has a share of its Dice loss that fp16 cannot hold: the loss is computed in fp32, and a scale acts behind it."
+    truth, scale = squares([(5, 8, 40, 50), (50, 10, 90, 60)], [0, 2], SIZE), 2.**16
+    def gradients(dtype: torch.dtype) -> list[torch.Tensor]:
+        logits = [x.float() for x in outputs.category_logits]
+        *kernels, features = (x.detach().half().to(dtype).requires_grad_() for x in (*outputs.kernels, outputs.mask_features))
+        losses(Outputs(logits, kernels, features, []), assign(CFG, [truth], (16, 24)))["loss_ins"].mul(scale).backward()
+        return [x.grad.float() for x in (*kernels, features)]
+    for found, wanted in zip(gradients(torch.half), gradients(torch.float), strict=True):
+        assert found.isfinite().all() and torch.allclose(found, wanted, rtol=2e-3, atol=.01) and (found != 0).sum() == (wanted != 0).sum()
+
+
+@pytest.mark.parametrize("body", ["torchvision:resnet18", "timm:test_resnet"])
+def test_gradients_are_equal_when_activations_are_computed_again(body):
+    torch.manual_seed(0)
+    model, images = SOLOv2(replace(CFG, backbone=body, frozen_norm=True)).train(), torch.randn(2, 3, *SIZE)
+    def learned() -> tuple[int, float, list[torch.Tensor]]:
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+            out = model(images)
+        total = sum(x.square().mean() for x in (*out.category_logits, *out.kernels, out.mask_features))
+        model.zero_grad()
+        total.backward()
+        return sum(kept), total.item(), [p.grad.clone() for p in model.parameters()]
+    plain, loss, gradients = learned()
+    set_grad_checkpointing(model, True)
+    less, again, others = learned()
+    assert less < .6 * plain and loss == again and all(torch.equal(a, b) for a, b in zip(gradients, others, strict=True))
+
+
+def test_parts_whose_norms_train_are_not_computed_again():
+    model = tiny_model()
+    set_grad_checkpointing(model, True)
+    assert model.mask_head.grad_checkpointing and not model.backbone.trunk.grad_checkpointing
+    set_grad_checkpointing(model, False)
+    assert not model.mask_head.grad_checkpointing

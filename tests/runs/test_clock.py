@@ -3,7 +3,7 @@ import io
 
 import pytest
 
-from pointwssis.journal import in_batches
+from pointwssis.journal import Journal, in_batches, recall
 from pointwssis.runs import jobs
 from pointwssis.runs.jobs import Named, RunClock, Watched
 from pointwssis.runs.runner import reproduce
@@ -70,5 +70,6 @@ def test_bars_of_a_run_show_both_times(stages, capfd):
 
 
 def test_batches_come_whole_and_a_short_loop_shows_nothing(capfd):
-    assert [*in_batches(range(5), 2)] == [range(0, 2), range(2, 4), range(4, 5)] and [*in_batches([], 2)] == []
+    assert in_batches(range(5), 2) == [range(0, 2), range(2, 4), range(4, 5)] and in_batches([], 2) == []
+    assert [*recall(Journal(), in_batches(range(5), 2), int, lambda _, read: read)] == [0, 1, 2, 3, 4]
     assert capfd.readouterr().err == ""

@@ -63,7 +63,7 @@ def discs(images, points=None):
 def seen(here, monkeypatch):
     "The same with a network that is known."
     asked = []
-    def predictor(model, data, device, prompt="none", *rest):
+    def predictor(model, data, device, prompt="none", *rest, **more):
         asked.append(prompt)
         return discs
     for module in (predicting, clicks): monkeypatch.setattr(module, "predictor", predictor)

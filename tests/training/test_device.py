@@ -3,12 +3,15 @@ import copy
 import warnings
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from pointwssis.core import ConfigError, device_name, pick_device
+from pointwssis.config import DataConfig
+from pointwssis.core import ConfigError, device_name, pick_device, rng
 from pointwssis.detector.batches import solov2_loss, training_batch
+from pointwssis.detector.predict import predictor
 from pointwssis.training import device
 from pointwssis.training.device import choose_precision, computes_in_bf16, describe, place, to_device
 from tiny import CFG, sample, tiny_model
@@ -49,8 +52,25 @@ def test_a_compiled_network_is_one_graph_and_learns_the_same(monkeypatch):
 
 
 @pytest.mark.parametrize("kind, steps, wanted", [("cpu", 10**6, False), ("cuda", 10**6, True), ("cuda", 100, False)])
-def test_only_long_trainings_on_gpus_are_compiled(kind, steps, wanted):
+def test_only_long_trainings_on_gpus_are_compiled_unless_the_option_says_otherwise(monkeypatch, kind, steps, wanted):
     assert device.compiles(torch.device(kind), steps) is wanted
+    monkeypatch.setattr(device, "memory_order", lambda _: torch.preserve_format)
+    for option, compiled in (("auto", wanted), ("on", True), ("off", False)):
+        net = nn.Linear(1, 1)
+        with monkeypatch.context() as block:
+            block.setattr(nn.Linear, "to", lambda net, *_, **__: net)
+            assert bool(place(net, torch.device(kind), steps, option)._compiled_call_impl) is compiled
+
+
+def test_compile_on_compiles_predictions_too(monkeypatch):
+    monkeypatch.setattr(torch._dynamo.config, "suppress_errors", False)
+    compile_it, graphs = nn.Module.compile, torch._dynamo.utils.counters["stats"]
+    monkeypatch.setattr(nn.Module, "compile", lambda model: compile_it(model, backend="aot_eager"))
+    plain, image = tiny_model(), rng(0, "image").integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    size, before = DataConfig(short_side=64, long_side=96), graphs["unique_graphs"]
+    asked = predictor(copy.deepcopy(plain), size, CPU, compile="on")
+    found, wanted = asked([image])[0], predictor(plain, size, CPU)([image])[0]
+    assert graphs["unique_graphs"] > before and plain._compiled_call_impl is None and torch.allclose(found.scores, wanted.scores, atol=1e-4)
 
 
 def test_a_batch_moves_whole():
@@ -103,14 +123,25 @@ def test_auto_takes_bf16_only_where_the_processor_has_it(monkeypatch, machine, a
     assert describe(CPU, "auto") == f"{device_name(CPU)}, {chosen}{reason}"
 
 
-@pytest.mark.parametrize("native", [True, False])
-def test_auto_on_a_gpu_does_not_take_emulated_bf16(monkeypatch, native):
-    def supported(including_emulation=True): return native or including_emulation
+CARDS = {"P100": ((6, 0), "fp32"), "V100": ((7, 0), "fp16"), "T4": ((7, 5), "fp16"), "A100": ((8, 0), "bf16"), "H100": ((9, 0), "bf16")}
+
+
+@pytest.mark.parametrize("capability, chosen", CARDS.values(), ids=CARDS)
+def test_auto_on_a_gpu_takes_what_its_capability_has_instructions_for(monkeypatch, capability, chosen):
+    def supported(including_emulation=True): return chosen == "bf16" or including_emulation
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
-    gpu, (chosen, reason) = torch.device("cuda"), ("bf16", "") if native else ("fp32", ": no bf16 instructions")
+    gpu, reason = torch.device("cuda"), "" if chosen == "bf16" else ": no bf16 instructions"
     assert choose_precision("auto", gpu) == choose_precision("auto", gpu, training=False) == chosen
     assert describe(gpu, "auto") == f"a GPU, {chosen}{reason}"
+    assert {choose_precision(name, gpu, warn=False) for name in ("fp32", "fp16", "bf16")} == {"fp32", "fp16", "bf16"}
+    assert describe(gpu, "fp16") == "a GPU, fp16: as asked for"
+
+
+def test_a_processor_has_no_fp16():
+    with pytest.raises(ConfigError, match="'fp16' is not used on cpu. Set it to auto or fp32"): choose_precision("fp16", CPU)
+    assert choose_precision("fp16", CPU, training=False) == "fp32"             # weights that a GPU has made are evaluated here, too
 
 
 def test_asking_for_emulated_bf16_warns_once_and_names_the_factor(monkeypatch):
@@ -131,7 +162,7 @@ def test_predictions_of_a_processor_are_in_fp32(monkeypatch):
 
 
 def test_unknown_precisions_are_refused():
-    with pytest.raises(ConfigError, match="'bf61'. Did you mean 'bf16'. Known: auto, fp32, bf16"):
+    with pytest.raises(ConfigError, match="'bf61'. Did you mean 'bf16'. Known: auto, fp32, bf16, fp16"):
         choose_precision("bf61", CPU)
 
 

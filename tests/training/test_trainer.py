@@ -1,5 +1,5 @@
 "The training loop: reproducible when resumed, accumulated or shared, and loud when it diverges."
-import json, math, os, resource, signal, subprocess, sys, textwrap, time
+import json, math, os, re, resource, signal, subprocess, sys, textwrap, time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from pointwssis.config import TrainConfig
 from pointwssis.core import CheckpointError, ConfigError, DataError, StageError
-from pointwssis.training import device
+from pointwssis.training import device, trainer
 from pointwssis.training.trainer import Meter, STATES, StepSampler, learning_rate, load_into, load_weights, make_optimizer, newest_state
 from pointwssis.training.trainer import save_weights, train, update_average
 from pointwssis.training.weights import save_state
@@ -47,7 +47,7 @@ def loader(sampler, cut=None): return DataLoader(Items(cut), batch_sampler=sampl
 
 def loss(model, batch):
     x, y = batch
-    out = model(x)[:, 0]
+    out = model(x)[:, 0].float()
     return {"loss_a": (out - y).square().mean(), "loss_b": out.abs().mean() * .1, "positives": y.sum()}
 
 
@@ -91,6 +91,63 @@ def test_training_runs_in_bf16_where_the_hardware_does_and_else_in_fp32(tmp_path
     assert arithmetic(tmp_path / "fp32", "fp32") == {torch.float32}
     monkeypatch.setattr(device, "computes_in_bf16", lambda _: not native)
     with pytest.raises(StageError, match="made with precision (bf16|fp32), now it is (bf16|fp32)"): arithmetic(tmp_path / "auto", "auto")
+
+
+@pytest.fixture
+def fp16(monkeypatch): monkeypatch.setattr(trainer, "choose_precision", lambda *_: "fp16")     # refused on a processor, which emulates it
+
+
+def test_fp16_scales_its_loss_and_a_resumed_training_keeps_the_scale(tmp_path, monkeypatch, fp16):
+    cfg, growing = replace(CFG, clip_norm=.5, optimizer="adamw", lr=.01), trainer.GradScaler
+    monkeypatch.setattr(trainer, "GradScaler", lambda *args, **kw: growing(*args, **kw, growth_interval=3))
+    whole, rows = run(tmp_path / "whole", cfg=cfg)
+    with pytest.raises(InterruptedError): run(tmp_path / "cut", cfg=cfg, loader_fn=lambda s: loader(s, cut=9))
+    def scale(name): return torch.load(tmp_path / name / "state.pt", weights_only=True)["scaler"]
+    assert scale("cut")["scale"] != 2.**16                      # what it began with
+    resumed, rows_resumed = run(tmp_path / "cut", model=Net(fill=5), cfg=cfg)
+    assert scale("cut") == scale("whole")
+    assert same(whole.state_dict(), resumed.state_dict()) and without_speed(rows) == without_speed(rows_resumed)
+
+
+def test_a_step_whose_gradients_overflow_fp16_is_skipped_and_lowers_the_scale(tmp_path, fp16):
+    cfg = replace(CFG, steps=3, ema_decay=0., save_every=9, checkpoint_steps=(1, 2, 3), warmup_steps=0)
+    calls: list[int] = []
+    def steep(model, batch):
+        calls.append(1)
+        return {k: v * (1e4 if len(calls) == 2 else 1e-3) for k, v in loss(model, batch).items()}
+    run(tmp_path, cfg=cfg, loss_fn=steep)
+    first, second, third = (load_file(tmp_path / f"step_{n}.safetensors")["layers.0.weight"] for n in (1, 2, 3))
+    assert torch.equal(first, second) and not torch.equal(second, third)
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["scaler"]["scale"] == 2.**15
+
+
+FULL = "CUDA out of memory. Tried to allocate {}. GPU 0 has a total capacity of 23.64 GiB."
+
+
+@pytest.mark.parametrize("images, parts, asked, weights, used, total, words", [
+    (16, 1, "2.00 GiB", 1, 23, 24, "16 images at once need more than the 24.0 GiB.* About 13 fit. Set grad_accum_steps to 2,"),
+    (16, 1, "40.00 GiB", 4, 20, 24, "About 5 fit. Set grad_accum_steps to 4,"),
+    (8, 2, "512.00 MiB", 1, 9.5, 10, "8 images .* About 7 fit. Set grad_accum_steps to 4,"),
+    (1, 16, "2.00 GiB", 1, 23, 24, "1 images .* Set short_sides smaller, or grad_checkpointing")])
+def test_out_of_memory_names_the_batch_that_fits(images, parts, asked, weights, used, total, words):
+    cfg, gib = replace(CFG, batch_size=16, grad_accum_steps=parts), 2**30
+    error = device.out_of_memory(torch.OutOfMemoryError(FULL.format(asked)), cfg, images, weights * gib, used * gib, total * gib)
+    assert re.search(words, str(error))
+
+
+@pytest.mark.parametrize("at", ["forward", "backward"])
+def test_a_full_memory_in_a_training_is_one_line(tmp_path, at):
+    class Full(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            if at == "forward": raise torch.OutOfMemoryError(FULL.format("2.00 GiB"))
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad): raise torch.OutOfMemoryError(FULL.format("2.00 GiB"))
+    def too_large(model, batch): return {"loss": Full.apply(loss(model, batch)["loss_a"])}
+    with pytest.raises(StageError, match="out of memory: 4 images at once .* Set grad_accum_steps to 2, .*grad_checkpointing to true"):
+        run(tmp_path, loss_fn=too_large)
 
 
 def test_seed_changes_the_run(tmp_path):
