@@ -94,7 +94,8 @@ CHOICES: dict[str, tuple | Registry] = {   # words of an option, listed in its t
 FOLDER = {"variant": "Use letters, digits and _ only.",
           # options that name one
           "name": "Use letters, digits, _ and - only, at most 100 of them."}
-RENAMED = {"amp": ("precision", "auto, fp32, bf16 or fp16")}   # options of earlier versions: name, values
+# options of earlier versions: name, values
+RENAMED = {"amp": ("precision", "auto, fp32, bf16 or fp16")}
 
 def _checked(key: str, value: Any, hint: Any) -> Any:
     "The value as its type; ConfigError with the words, type or range that the option wants."

@@ -75,7 +75,7 @@ def areas_and_maskness(
     chunk_size: int = 2**21,       # probabilities at once: bounds the memory
     kept: Tensor | None = None,    # (P, h * w) float, gets the probabilities
 ) -> tuple[Tensor, Tensor]:     # (P,) pixels, (P,) maskness
-    "Areas of masks at stride 4 and the mean probability inside them; no mask is kept but in `kept`."
+    "Areas of masks at stride 4 and the mean probability inside them; masks stay in `kept` only."
     kernels, features = kernels.float(), features.float()
     areas, mass = kernels.new_zeros(2, len(kernels))
     few = max(chunk_size // max(len(kernels), 1), 1)

@@ -186,8 +186,8 @@ def test_no_gradient_of_a_mask_is_lost_in_fp16(outputs):
         assert found.isfinite().all() and torch.allclose(found, wanted, rtol=2e-3, atol=.01) and (found != 0).sum() == (wanted != 0).sum()
 
 
-@pytest.mark.parametrize("body", ["torchvision:resnet18", "timm:test_resnet"])
-def test_gradients_are_equal_when_activations_are_computed_again(body):
+@pytest.mark.parametrize("body, share", [("torchvision:resnet18", .6), ("timm:test_resnet", .85)])
+def test_gradients_are_equal_when_activations_are_computed_again(body, share):
     torch.manual_seed(0)
     model, images = SOLOv2(replace(CFG, backbone=body, frozen_norm=True)).train(), torch.randn(2, 3, *SIZE)
     def learned() -> tuple[int, float, list[torch.Tensor]]:
@@ -201,7 +201,7 @@ def test_gradients_are_equal_when_activations_are_computed_again(body):
     plain, loss, gradients = learned()
     set_grad_checkpointing(model, True)
     less, again, others = learned()
-    assert less < .6 * plain and loss == again and all(torch.equal(a, b) for a, b in zip(gradients, others, strict=True))
+    assert less < share * plain and loss == again and all(torch.equal(a, b) for a, b in zip(gradients, others, strict=True))
 
 
 def test_parts_whose_norms_train_are_not_computed_again():

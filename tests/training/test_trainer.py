@@ -146,7 +146,7 @@ def test_a_full_memory_in_a_training_is_one_line(tmp_path, at):
         @staticmethod
         def backward(ctx, grad): raise torch.OutOfMemoryError(FULL.format("2.00 GiB"))
     def too_large(model, batch): return {"loss": Full.apply(loss(model, batch)["loss_a"])}
-    with pytest.raises(StageError, match="out of memory: 4 images at once .* Set grad_accum_steps to 2, .*grad_checkpointing to true"):
+    with pytest.raises(StageError, match="out of memory: 4 images at once .* Set grad_accum_steps to 4, .*grad_checkpointing to true"):
         run(tmp_path, loss_fn=too_large)
 
 
