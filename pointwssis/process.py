@@ -22,6 +22,7 @@ __all__ = []
 
 # %% ../nbs/9_core/07_process.ipynb #0e5aa037
 MARK = "POINTWSSIS_STAGE"
+GROUP = "POINTWSSIS_PROCESSES"   # address of the processes that run stages together
 # pictures go into the notebook
 KERNEL = {"MPLBACKEND": "module://matplotlib_inline.backend_inline",
           "PYDEVD_DISABLE_FILE_VALIDATION": "1"}   # the debugger's warning does not
@@ -116,12 +117,17 @@ def memory_kills() -> int:
     except OSError: return 0
     return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
 
+LOST = 75   # exit code of a process that cannot go on because another one is gone
+
 def death(
     code: int | None,   # exit code of the process, negative for a signal; None: not known
     kills: int = 0,     # `memory_kills` when it started
 ) -> str:
     "Reason and cure for the death of a process, in one line."
     smaller = "Use a smaller batch_size or fewer workers."
+    if code == LOST:
+        return ("died: another process of this run has ended or failed. "
+                "The same command goes on from the last saved state, with any --devices.")
     if code == -signal.SIGKILL and memory_kills() > kills:
         return f"died: memory ran out and the system ended it. {smaller}"
     if code == -signal.SIGKILL:

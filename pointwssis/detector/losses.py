@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .cells import Outputs, flatten_levels
 from .targets import Targets
+from ..training.distributed import summed, world
 
 # %% auto #0
 __all__ = ['losses']
@@ -66,10 +67,13 @@ def mask_dice_loss(
                                 targets.masks.flatten(1))
     if features.dtype == torch.half: kernels, features = kernels.float(), features.float()
     order = targets.image.argsort(stable=True)
-    parts = zip(range(len(features)),
+    images = zip(range(len(features)),
                 *(v[order].split(targets.counts) for v in (targets.cell, targets.object)))
-    return sum(_SummedDice.apply(kernels[b, cell], features[b], masks, obj, chunk_size)
-               for b, cell, obj in parts) / max(len(order), 1)
+    parts = (_SummedDice.apply(kernels[b, cell], features[b], masks, obj, chunk_size)
+             for b, cell, obj in images)
+    total = sum(parts) if len(order) else (features.sum() + kernels.sum()).float() * 0
+    if world() == 1: return total / max(len(order), 1)
+    return summed(total) / summed(total.new_full((), len(order))).clamp(min=1)
 
 # %% ../../nbs/2_detector/06_losses.ipynb #8df08647
 def losses(
@@ -78,11 +82,9 @@ def losses(
 ) -> dict[str, Tensor]:                          # "loss_ins" (times 3) and "loss_cate", scalars
     """Dice loss, a mean over all P positive cells, and focal loss over all B x T cells.
 
-    Neither makes the host wait for a GPU. SOLOv2 (arXiv 2003.10152), section 3."""
+    Both are those of the batch of all processes. Neither makes the host wait for a GPU.
+    SOLOv2 (arXiv 2003.10152), section 3."""
     logits, classes = flatten_levels(outputs.category_logits).float(), targets.classes
     positives = ((classes >= 0) & (classes < logits.shape[2])).sum()
-    cate = focal_loss(logits, classes) / (positives + 1)
-    if not len(targets.cell):
-        return {"loss_ins": outputs.mask_features.sum() * 0
-                + flatten_levels(outputs.kernels).sum() * 0, "loss_cate": cate}
+    cate = summed(focal_loss(logits, classes)) / (summed(positives) + 1)
     return {"loss_ins": 3 * mask_dice_loss(outputs, targets), "loss_cate": cate}

@@ -5,7 +5,7 @@
 # %% ../../nbs/1_method/08_stages.ipynb #051a09d3
 from __future__ import annotations
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -32,6 +32,8 @@ from .training_stages import arithmetic, fit_detector
 from .training_stages import student, supervised, teacher
 from ..refiner.training import Pair, pairs_of
 from ..registry import PROMPTS, RECIPES, REFINERS
+from ..training.distributed import own_rank, world
+from ..training.together import in_all_processes, meet
 from ..training.weights import load_into, load_weights, save_weights
 
 _all_ = ["split", "pseudo", "teacher", "supervised", "student"]
@@ -60,8 +62,26 @@ def journal_of(
     weights: Path,      # that the values are computed with
     kind: Any = Any,    # type of a value
 ) -> Journal:
-    "A journal among the stage's files; the runner removes it when the stage is finished."
-    return Journal(out/UNFINISHED/f"{name}.jsonl", [to_dict(cfg), file_hash(weights)], kind)
+    """A journal among the stage's files, which knows the values of all processes.
+
+    Each process appends to a file of its own; the runner removes them when the stage is finished.
+    """
+    folder, number = out/UNFINISHED, f".{own_rank()}" if own_rank() else ""
+    own = folder/f"{name}{number}.jsonl"
+    journal = Journal(own, [to_dict(cfg), file_hash(weights)], kind)
+    for other in sorted(set(folder.glob(f"{name}.*jsonl")) - {own}): journal.learn(other)
+    return journal
+
+def on_shares(
+    journal: Callable[[], Journal],                 # opens it
+    ids: Sequence[int],                             # of images
+    work: Callable[[Sequence[int], Journal], Any],  # takes from the journal what it holds
+) -> Any:
+    "Result of `work` on all images; each process has computed its share of them."
+    if world() > 1:
+        work(ids[own_rank()::world()], journal())
+        meet()
+    return work(ids, journal())
 
 # %% ../../nbs/1_method/08_stages.ipynb #4c274fa2
 def training_pairs(
@@ -84,14 +104,18 @@ def training_pairs(
             found = zip(ids, predict(images, [known(j)[1] for j in ids]))
             return [pairs_of(data, j, f.masks, f.classes, known(j)[0],
                              None if cfg.quirks.pairs_by_distance else f.points) for j, f in found]
-        journal = journal_of(out, f"pairs_{path.stem}", cfg, path,
-                             list[Pair]) if out else Journal(kind=list[Pair])
-        made = recall(journal, in_batches(data.ids, batch), data.read_image, work,
-                      gather=getattr(predict, "prepare", list))
-        pairs += [p for of_image in made for p in of_image]
+        def journal() -> Journal:
+            return (journal_of(out, f"pairs_{path.stem}", cfg, path, list[Pair]) if out
+                    else Journal(kind=list[Pair]))
+        def pairs_from(ids: Sequence[int], journal: Journal) -> list[Pair]:
+            made = recall(journal, in_batches(ids, batch), data.read_image, work,
+                          gather=getattr(predict, "prepare", list))
+            return [p for of_image in made for p in of_image]
+        pairs += on_shares(journal, data.ids, pairs_from)
     return pairs
 
 # %% ../../nbs/1_method/08_stages.ipynb #af3cc6ad
+@in_all_processes
 def refiner(cfg: Config, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     "The refiner on the strong images, from rough masks of earlier teachers."
     strong = open_artifact(cfg, inputs["split"], inputs["split"], "_s.json")
@@ -100,6 +124,7 @@ def refiner(cfg: Config, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     def pairs() -> list[Pair]:
         return training_pairs(cfg, strong, earlier, pick_device(cfg.device), out=out)
     metrics = REFINERS[cfg.refiner.kind].train(cfg, strong, pairs, out)
+    if own_rank(): return metrics
     # nothing was learnt
     if not (out/"last.safetensors").is_file(): save_weights(out/"last.safetensors", {})
     if not (out/"history.json").is_file(): write_json(out/"history.json", [])
@@ -136,9 +161,10 @@ def rough_labels(cfg: Config, inputs: dict[str, Path], weak: CocoData, device: t
     prompt = RECIPES[cfg.recipe].prompt if cfg.prompt == "point" else cfg.prompt
     predict = predictor(model, cfg.data, device, prompt, nms, cfg.quirks, cfg.level,
                         cfg.teacher_train.precision, cfg.teacher_train.compile)
-    journal = journal_of(out, "rough", cfg, weights, list[PseudoMask])
-    masks = pseudo_labels.rough_masks(predict, weak, known=prompts_for(cfg, inputs),
-                                      journal=journal)
+    prompts = prompts_for(cfg, inputs)
+    masks = on_shares(partial(journal_of, out, "rough", cfg, weights, list[PseudoMask]), weak.ids,
+                      lambda ids, journal: pseudo_labels.rough_masks(
+                          predict, weak.select(ids), known=prompts, journal=journal))
     return (pseudo_labels.best_of_each_point(masks) if pointed
             else [m for m in masks if m.score >= cfg.pseudo_score])
 
@@ -147,8 +173,12 @@ def refined_labels(cfg: Config, weak: CocoData, rough: list[PseudoMask], weights
                    name: str) -> list[PseudoMask]:
     "Masks of the teacher, refined with these weights."
     chosen = REFINERS[cfg.refiner.kind].load(cfg, len(weak.categories), weights)
-    journal = journal_of(out, f"{name}_{weights.stem}", cfg, weights, list[dict])
-    return pseudo_labels.refine_masks(chosen, weak, rough, journal=journal)
+    def refine(ids: Sequence[int], journal: Journal) -> list[PseudoMask]:
+        mine = set(ids)
+        return pseudo_labels.refine_masks(chosen, weak, [m for m in rough if m.image_id in mine],
+                                          journal=journal)
+    return on_shares(partial(journal_of, out, f"{name}_{weights.stem}", cfg, weights, list[dict]),
+                     weak.ids, refine)
 
 def refiner_weights(cfg: Config, inputs: dict[str, Path], weak: CocoData, rough: list[PseudoMask],
                     out: Path) -> Path:
@@ -181,12 +211,14 @@ def _without_points(cfg: Config, inputs: dict[str, Path], out: Path) -> dict[str
     strong, weak = (open_artifact(cfg, inputs["split"], inputs["split"], ending)
                     for ending in ("_s.json", "_w.json"))
     found = rough_labels(cfg, inputs, weak, pick_device(cfg.device), out)
+    if own_rank(): return {}
     kept = pseudo_labels.without_duplicates(found, cfg.teacher.nms_iou)
     pseudo_labels.write_pseudo(out/f"{cfg.data.split_stem}_{cfg.split}_sw_without_points.json",
                                strong, weak, kept, False)
     return {"masks": len(kept), "mean_score": float(np.mean([m.score for m in kept]))
             if kept else None}
 
+@in_all_processes
 def pseudo(cfg: Config, inputs: dict[str, Path], out: Path, points: bool = True) -> dict[str, Any]:
     """`sw` and `sw_refined`: strong masks and a pseudo mask for every point that got one.
 
@@ -199,6 +231,7 @@ def pseudo(cfg: Config, inputs: dict[str, Path], out: Path, points: bool = True)
     rough = recipe.before(answers, weak)
     refined = refined_labels(cfg, weak, rough, refiner_weights(cfg, inputs, weak, rough, out), out,
                              "refined")
+    if own_rank(): return {}
     final = ((lambda masks: masks) if cfg.quirks.suppress_rough
              else partial(recipe.after, weak=weak, cfg=cfg.teacher))
     kept = {"sw": final(rough), "sw_refined": final(refined)}
@@ -220,8 +253,10 @@ def _ap_of(cfg: Config, net: SOLOv2Config, weights: Path, val: CocoData, trained
     device = pick_device(cfg.device)
     predict = predictor(load_model(net, weights), cfg.data, device,
                         precision=schedule.precision, compile=schedule.compile)
-    journal = journal_of(kept.parent, kept.stem, cfg, weights)
-    results = predict_all(predict, val, journal=journal, trained=trained)
+    results = on_shares(partial(journal_of, kept.parent, kept.stem, cfg, weights), val.ids,
+                        lambda ids, journal: predict_all(predict, val.select(ids), journal=journal,
+                                                         trained=trained))
+    if own_rank(): return {"ap_percent": None}
     write_json(kept, results)
     return judge.coco_ap(val, results)
 
@@ -246,6 +281,7 @@ def evaluate_pseudo_labels(cfg: Config, inputs: dict[str, Path], name: str,
     return judge.pseudo_quality(linked_labels(cfg, inputs, name, truth), truth)
 
 # %% ../../nbs/1_method/08_stages.ipynb #a0ca31eb
+@in_all_processes
 def evaluate(cfg: Config, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     "AP of every model that was trained, quality of the pseudo labels."
     val, truth = open_val(cfg, inputs["split"]), open_truth(cfg, inputs["split"])
@@ -256,6 +292,7 @@ def evaluate(cfg: Config, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
               for stage, net in NETWORKS.items() if stage in inputs}
     metrics: dict[str, Any] = {f"{name}_ap_percent": d["ap_percent"]
                                for name, d in detail.items()} | {"models": detail}
+    if own_rank(): return metrics
     for name in ("sw", "sw_refined"):
         quality = evaluate_pseudo_labels(cfg, inputs, name, truth)
         write_json(out/f"ious_{name}.json", quality.pop("ious"))

@@ -22,6 +22,8 @@ from ..detector.batches import detector_batch, loader
 from .gallery import open_artifact, open_truth
 from ..registry import DETECTORS
 from ..training.device import describe
+from ..training.distributed import own_rank
+from ..training.together import in_all_processes
 from ..training.trainer import train
 from ..training.weights import load_into, load_weights
 
@@ -59,13 +61,14 @@ def fit_detector(
     batches = loader(dataset, schedule, device, partial(detector_batch, model.cfg))
     history = train(model, lambda network, batch: network.loss(batch), batches, schedule, out,
                     cfg.seed, device, length=len(dataset), log_every=log_every)
-    write_json(out/"history.json", history)
+    if own_rank() == 0: write_json(out/"history.json", history)
     return {"images": len(data.ids), "steps": schedule.steps,
             "start": "teacher" if start else "backbone", "final_loss": history[-1]["loss"],
             "images_per_s": float(np.median([r["images_per_s"] for r in history])),
             "history": thinned(history)}
 
 # %% ../../nbs/1_method/07_training_stages.ipynb #4ae0fe02
+@in_all_processes
 def teacher(cfg: Config, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     "SOLOv2 on the strong images alone; earlier checkpoints are kept for the refiner."
     return fit_detector(cfg, open_artifact(cfg, inputs["split"], inputs["split"], "_s.json"),
@@ -75,6 +78,7 @@ def first_weights(cfg: Config, inputs: dict[str, Path]) -> Path | None:
     "The weights that students, controls and the supervised network start with; None: a backbone's."
     return inputs["teacher"]/"last.safetensors" if cfg.student_start == "teacher" else None
 
+@in_all_processes
 def supervised(cfg: Config, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     "SOLOv2 on all masks, with the student's network, start and schedule."
     return fit_detector(cfg, open_truth(cfg, inputs["split"]), cfg.student, cfg.student_train, out,
@@ -87,6 +91,7 @@ def open_labels(cfg: Config, inputs: dict[str, Path], labels: str) -> CocoData:
     made = inputs[LABELS_OF.get(labels, "pseudo")]
     return open_artifact(cfg, inputs["split"], made, f"_{labels}.json")
 
+@in_all_processes
 def student(cfg: Config, inputs: dict[str, Path], out: Path,
             labels: str = "sw_refined") -> dict[str, Any]:
     "SOLOv2 on some labels; see `open_labels`."

@@ -28,6 +28,7 @@ from .refinement import refine_rles, windows
 from .network import MaskRefineNet
 from ..registry import REFINERS
 from ..training.device import choose_precision, place
+from ..training.distributed import own_rank, summed
 from ..training.trainer import train
 from ..training.weights import load_into, load_weights
 
@@ -143,7 +144,7 @@ def crop_dice_loss(
     p = logits.float().softmax(1)
     t = torch.stack([1 - target, target], 1).to(p)
     axes, small = ((0, 2), 1e-7) if quirks.dice_by_column else ((0, 2, 3), 1e-6)
-    overlap, total = (p * t).sum(axes), (p + t).sum(axes)
+    overlap, total = summed((p * t).sum(axes)), summed((p + t).sum(axes))
     return (1 - 2 * overlap / (total + small)).mean()
 
 def refiner_loss(
@@ -193,7 +194,7 @@ class MaskRefiner:
         batches = loader(dataset, schedule, device)
         history = train(net, refiner_loss, batches, schedule, out, cfg.seed, device,
                         length=len(dataset))
-        write_json(out/"history.json", history)
+        if own_rank() == 0: write_json(out/"history.json", history)
         return {"pairs": len(made), "steps": schedule.steps, "final_loss": history[-1]["loss"],
                 "history": thinned(history)}
 

@@ -77,6 +77,8 @@ SHARED |= {
                        "may be repeated"},
     "jobs": {"type": int, "default": 0, "metavar": "N",
              "help": "stages side by side (default 2 on a CPU with two or more cores, else 1)"},
+    "devices": {"type": int, "default": 1, "metavar": "N",
+                "help": "processes that share each stage, one a GPU (default 1)"},
     "figures": {"default": "", "metavar": "DIR",
                 "help": "where tables and figures lie (default: figures beside the runs)"},
     "weights": {"required": True, "metavar": "FILE", "help": "a .safetensors or .pth file"},

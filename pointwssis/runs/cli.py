@@ -15,6 +15,7 @@ from ..method.ablations import ABLATIONS
 from ..registry import use_plugins
 from . import commands, network_commands
 from .arguments import RUN_OPTIONS, Parser, add_shared, names, numbers
+from .processes import run_together
 
 # %% auto #0
 __all__ = ['main']
@@ -40,11 +41,11 @@ def _command(function: Callable, *shared: str) -> Callable:
 def _split(parser: Parser) -> None:
     parser.add_argument("--out", default="", metavar="DIR", help="copy the two files here")
 
-@_command(commands.command_run, *RUN_OPTIONS)
+@_command(commands.command_run, *RUN_OPTIONS, "devices")
 def _run(parser: Parser) -> None:
     parser.add_argument("stage", metavar="STAGE", help="split, teacher, refiner, pseudo, ...")
 
-@_command(commands.command_reproduce, *RUN_OPTIONS, "jobs")
+@_command(commands.command_reproduce, *RUN_OPTIONS, "jobs", "devices")
 def _reproduce(parser: Parser) -> None:
     parser.add_argument("--splits", type=names, default=[], metavar="P,P,...",
                         help="several splits, such as 1p,2p,5p; ablations use the first")
@@ -119,7 +120,7 @@ def _plan(parser: Parser) -> None:
 
 # %% ../../nbs/6_runs/16_cli.ipynb #c110000a
 @_command(commands.command_train, "name", "size", "seed", "classes", "empty", "set", "runs", "jobs",
-          "force", "same-code")
+          "devices", "force", "same-code")
 def _train(parser: Parser) -> None:
     parser.add_argument("--images", required=True, metavar="DIR",
                         help="the image folder; names in the files below are relative to it")
@@ -205,11 +206,13 @@ def main(
     argv: Sequence[str] | None = None,  # None: the process's own
 ) -> int:   # exit code: 0 fine, 1 something is missing (doctor), 2 bad input, 130 Ctrl-C
     "The command `pointwssis`."
+    argv = sys.argv[1:] if argv is None else argv
     args = make_parser().parse_args(argv)
     def say(text: object) -> None: print(" ".join(str(text).split()), file=sys.stderr)
     try:
         use_plugins(getattr(args, "plugin", []))
-        return args.function(args) or 0
+        device = dict(getattr(args, "overrides", [])).get("device", "auto")
+        return run_together(lambda: args.function(args), argv, getattr(args, "devices", 1), device)
     except PointWSSISError as e:
         for said in e.args: say(f"error: {said}")
     except OSError as e:

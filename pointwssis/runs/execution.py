@@ -17,6 +17,7 @@ from ..registry import DATASETS
 from ..report.provenance import command_of, hashes_of, tidy, write_sums
 from .kernels import Kernel, ask, fresh, import_papermill, share_threads
 from .places import set_aside
+from .processes import check_batches
 from .stage_graph import STAGES, Stage, config_of, of_run, output_hashes, size_of
 
 # %% auto #0
@@ -101,6 +102,7 @@ def _configured(params: dict[str, Any]) -> tuple[dict[str, Any], Config]:
     config_of(**of_run(params))
     params = _with_root(params)
     cfg = config_of(**of_run(params))
+    check_batches(cfg)
     check_detectors(cfg)
     _check_weights(cfg)
     return params, cfg

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from ..core import ConfigError
+from ..process import GROUP
 
 # %% auto #0
 __all__ = []
@@ -97,6 +98,9 @@ def cores() -> int:
 
 def check_jobs(wanted: int) -> int:
     "The number, if so many stages can run side by side; 0 lets the machine decide."
+    if wanted > 1 and GROUP in os.environ:
+        raise ConfigError(f"--jobs {wanted} and several processes a stage: one stage runs at a "
+                          "time. Leave out --jobs or --devices.")
     if wanted >= 0: return wanted
     raise ConfigError(f"{wanted} jobs are not possible. Pass --jobs 1 or more, or leave it out.")
 

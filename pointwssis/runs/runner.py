@@ -22,6 +22,7 @@ from .jobs import side_by_side
 from .kernels import Kernel, Kernels, ask, kernels, one_directory
 from .places import check_inputs, prepare_folder, refuse_other, set_aside, take_over
 from .places import twin_of
+from .processes import local_processes, processes_of_command
 from .stage_graph import RUN, STAGES, Stage, config_of, expected, find_stage
 from .stage_graph import finished, is_done, needs_of, of_run, ready_needs
 from .stage_graph import run_folder, wanted_stages
@@ -84,6 +85,8 @@ def _found(partial: Path, target: Path, wanted: str, source: str, same_code: boo
 def _begin(stage: Stage, params: dict[str, Any], cfg: Config, facts: dict[str, Any],
            *where: Any) -> dict[str, Any]:
     "All of the manifest that is known when a stage starts."
+    count = processes_of_command()
+    facts |= {"processes": count} if count > 1 else {}
     return {"stage": stage.name, "parameters": params, "config": to_dict(cfg, whole=True), **facts,
             "version": pointwssis.__version__,
             "git_commit": git_commit(), **_machine(stage.name, params, cfg, *where),
@@ -129,6 +132,7 @@ def run_stage(
     >>> made.folder.as_posix(), made.how
     ('outputs/runs/shapes/10p/s0/split', 'ran')
     """
+    among = max(among, local_processes())
     if kernel is None:
         with kernels() as pool:
             return run_stage(name, params, runs, force, notebooks, pool[0], among, same_code, clock)
@@ -150,9 +154,8 @@ def run_stage(
                       {"fingerprint": wanted, "inputs": hashes, "source": source}, kernel, among)
     manifest = begin() if anew or not twin_of(target, wanted, source, same_code) else {}
     with claim(target) as partial:
-        if not anew and (found := _found(partial, target, wanted, source, same_code,
-                                         not cfg.variant)):
-            return found
+        known = (partial, target, wanted, source, same_code, not cfg.variant)
+        if not anew and (found := _found(*known)): return found
         manifest = _prepared(partial, target, manifest or begin(), stage, force)
         bars = _bars(name, among, clock)
         injected = _injected(params, stage, needs, folder, partial)
@@ -164,8 +167,8 @@ def default_jobs(
     kernel: Kernel,   # to look for a GPU in
     cfg: Config,
 ) -> int:
-    "Two on a CPU with two or more cores, else one."
-    if cores() < 2: return 1
+    "Two on a CPU with two or more cores and one process, else one."
+    if cores() < 2 or processes_of_command() > 1: return 1
     kind = ask(kernel, "", f"__import__('pointwssis.core').core.pick_device({cfg.device!r}).type")
     return 2 if kind == "cpu" else 1
 

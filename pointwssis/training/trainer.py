@@ -25,7 +25,7 @@ from ..core import CheckpointError, PointWSSISError, StageError, put_in_place
 from ..journal import BAR
 from .device import choose_precision, in_precision, out_of_memory, place
 from .device import set_grad_checkpointing, to_device
-from .distributed import agree, average_gradients, processes
+from .distributed import agree, average_gradients, processes, sync_norms
 from .meter import Meter
 from .optimizer import learning_rate, make_optimizer, update_average
 from .sampler import StepSampler, step_seed
@@ -238,7 +238,8 @@ def train(
     with processes(torch.device(device)) as (rank, world, device):
         cfg = replace(cfg, precision=choose_precision(cfg.precision, device))
         set_grad_checkpointing(model, cfg.grad_checkpointing)
-        run = _start(place(model, device, cfg.steps, cfg.compile), cfg, seed, length, out, resume)
+        run = _start(place(sync_norms(model, device), device, cfg.steps, cfg.compile), cfg, seed,
+                     length, out, resume)
         sampler = StepSampler(length, cfg.batch_size, cfg.steps, seed, run.step, rank, world,
                               cfg.grad_accum_steps)
         agree(model.state_dict().values())
