@@ -86,14 +86,15 @@ class CocoData:
 
 # %% ../../nbs/4_data/04_coco.ipynb #ec9663b5
 @lru_cache(maxsize=4096)
-def _real(folder: str) -> str:
+def _real(folder: str) -> str:   # an absolute path: the working directory may change
     "A folder's path without links; few folders hold all pictures."
     return os.path.realpath(folder)
 
 def picture_path(data: CocoData, record: dict) -> Path:
     "Path of an image record's file; DataError when a symbolic link leads out of the image folder."
-    path, root = data.image_root/record["file_name"], os.path.join(_real(str(data.image_root)), "")
-    folder = _real(str(path.parent))
+    path = data.image_root/record["file_name"]
+    root = os.path.join(_real(os.path.abspath(data.image_root)), "")
+    folder = _real(os.path.abspath(path.parent))
     target = os.path.realpath(path) if os.path.islink(path) else os.path.join(folder, path.name)
     if target.startswith(root): return path
     raise DataError(f"{path}: image {record['id']} of {data.path} is a link that leaves the image "

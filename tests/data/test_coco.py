@@ -159,3 +159,13 @@ def test_an_object_without_a_pixel_is_no_weak_object(tmp_path):
     thin = whole | {"id": 2, "segmentation": [[1, 1, 2, 2]], "bbox": [1, 1, 1, 1]}
     coco.save(tmp_path / "w.json", [{"id": 3, "file_name": "x.png", "width": 30, "height": 20}], [whole, thin], coco.CategoryTable((9,), ("b",)))
     assert [a["id"] for a in coco.load(tmp_path / "w.json", need="points").annotations[3]] == [1]
+
+
+def test_relative_image_folders_follow_the_working_directory(tmp_path, monkeypatch):
+    "Two folders of one relative name, in one process."
+    for name in ("a", "b"):
+        (tmp_path / name / "photos/deep").mkdir(parents=True)
+        monkeypatch.chdir(tmp_path / name)
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save("photos/deep/1.png")
+        coco.save("one.json", [{"id": 1, "file_name": "deep/1.png", "width": 8, "height": 8}], [], coco.CategoryTable((1,), ("a",)))
+        assert coco.load("one.json", "photos", need="images").read_image(1).shape == (8, 8, 3)
