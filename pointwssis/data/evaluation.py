@@ -5,6 +5,7 @@
 # %% ../../nbs/4_data/08_evaluation.ipynb #72133ab3
 from __future__ import annotations
 import importlib, io
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -72,32 +73,48 @@ def _mean_percent(precision: np.ndarray) -> float | None:
     known = precision[precision > -1]
     return float(known.mean() * 100) if known.size else None
 
-def judged(
+def _of_classes(
+    truth: CocoData, truths: list[dict], detections: list[dict],
+) -> Iterator[tuple[CocoData, list[dict], list[dict]]]:
+    "Each class with its true annotations and detections, on the images that have any."
+    of: dict[int, tuple[list, list]] = {k: ([], []) for k in truth.categories.ids}
+    for side, records in enumerate((truths, detections)):
+        for r in records: of[r["category_id"]][side].append(r)
+    for (k, (own, found)), name in zip(of.items(), truth.categories.names):
+        some = {r["image_id"] for r in (*own, *found)} or set(truth.ids[:1])
+        yield (replace(truth, images={i: truth.images[i] for i in truth.ids if i in some},
+                       categories=CategoryTable((k,), (name,))), own, found)
+
+def judged_by_class(
     truth: CocoData,
     results: list[dict],
     backend: str = "faster",
     areas: int = 4,   # how many of COCO's ranges of object size to look at; the first is all sizes
-) -> Any:   # the library's evaluator; `evalImgs` (of pycocotools) has what matched what
-    "Detections compared with the truth, image by image, and not yet summed up."
-    references, detections = (_index(truth, a, backend)
-                              for a in (_truths(truth), _detections(truth, results)))
-    judge = _judge(backend)[1](references, detections, "segm")
-    judge.params.areaRng, judge.params.areaRngLbl = (judge.params.areaRng[:areas],
-                                                     judge.params.areaRngLbl[:areas])
-    with redirect_stdout(io.StringIO()): judge.evaluate()
-    return judge
+) -> Iterator[Any]:   # the library's evaluator; `evalImgs` (of pycocotools) has what matched what
+    """Yield an evaluator for each class, matched image by image, and not yet summed up.
+
+    An evaluator of all classes at once keeps an entry for each pair of a class and an image."""
+    for part, *both in _of_classes(truth, _truths(truth), _detections(truth, results)):
+        judge = _judge(backend)[1](*(_index(part, a, backend) for a in both), "segm")
+        judge.params.areaRng, judge.params.areaRngLbl = (judge.params.areaRng[:areas],
+                                                         judge.params.areaRngLbl[:areas])
+        with redirect_stdout(io.StringIO()): judge.evaluate()
+        yield judge
 
 # %% ../../nbs/4_data/08_evaluation.ipynb #50cd47e9
+def _precision(judge: Any) -> np.ndarray:   # (10, 101, 1, 4)
+    "Precision of one class at each threshold, recall and range of sizes; -1 without objects."
+    with redirect_stdout(io.StringIO()): judge.accumulate()
+    return np.asarray(judge.eval["precision"])[..., -1]
+
 def coco_ap(
     truth: CocoData,           # with masks, crowds included
     results: list[dict],       # COCO results: image_id, category_id, segmentation (RLE), score
     backend: str = "faster",   # or "pycocotools", the reference; they agree
 ) -> dict[str, Any]:   # ap_, ap50_, ap75_, aps_, apm_, apl_percent, per_class {name: percent}
     "COCO mask AP over all images of `truth`, at most 100 detections an image."
-    judge = judged(truth, results, backend)
-    with redirect_stdout(io.StringIO()): judge.accumulate()
-    # (10 thresholds, 101 recalls, classes, 4 areas)
-    precision = np.asarray(judge.eval["precision"])[..., -1]
+    precision = np.concatenate([np.zeros((10, 101, 0, 4)),   # thresholds, recalls, classes, areas
+                                *map(_precision, judged_by_class(truth, results, backend))], 2)
     table = {name: _mean_percent(precision[thresholds, :, :, area])
              for name, (thresholds, area) in SLICES.items()}
     return (table

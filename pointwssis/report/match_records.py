@@ -21,11 +21,10 @@ from .matches import Detections, Matches, Overlaps, Record
 __all__ = []
 
 # %% ../../nbs/7_report/03_match_records.ipynb #8ace3581
-def _entries(evaluator: Any, classes: int) -> list[list[tuple[int, dict]]]:
-    "List the evaluator's entries of each class with the index of their image."
-    images = len(evaluator.params.imgIds)
-    of_class = (evaluator.evalImgs[k * images:(k + 1) * images] for k in range(classes))
-    return [[(i, e) for i, e in enumerate(entries) if e] for entries in of_class]
+def _entries(evaluator: Any, ids: np.ndarray) -> list[tuple[int, dict]]:
+    "List the evaluator's entries with the index of their image among all."
+    places = np.searchsorted(ids, evaluator.params.imgIds).tolist()
+    return [(i, e) for i, e in zip(places, evaluator.evalImgs, strict=True) if e]
 
 def _column(entries: list[tuple[int, dict]], name: str) -> np.ndarray:
     "One field of all entries side by side, its last axis over detections."
@@ -55,16 +54,17 @@ def record(
 ) -> Record:
     "Match the detections of several networks on one set of images."
     classes, networks, objects = truth.categories.names, {}, np.zeros((0, 0), int)
-    fields = "image", "kind", "right", "ignored"
+    fields, ids = ("image", "kind", "right", "ignored"), np.array(sorted(truth.ids))
     for name, found in results.items():
-        evaluator = judge.judged(truth, found, "pycocotools", areas=1)
-        entries = _entries(evaluator, len(classes))
-        parts = [_of_class(k, e) for k, e in enumerate(entries) if e]
+        parts, rows = [], []
+        for k, evaluator in enumerate(judge.judged_by_class(truth, found, "pycocotools", areas=1)):
+            entries = _entries(evaluator, ids)
+            parts += [_of_class(k, entries)] if entries else []
+            rows.append(_objects(entries, len(ids)))
         if not parts: continue   # the masks of these images are not known
         columns = (np.concatenate([getattr(part, field) for part in parts], -1) for field in fields)
         networks[name] = Detections(*columns)
-        objects = np.stack([_objects(e, len(truth.ids)) for e in entries])
-    ids = np.array(sorted(truth.ids))
+        objects = np.stack(rows)
     place = {a["id"]: np.searchsorted(ids, i)
              for i, records in truth.annotations.items() for a in records}
     overlaps = {name: Overlaps(np.array([place[p] for p in of]), np.array([*of.values()]))
