@@ -40,6 +40,13 @@ def nearest(
     close = difflib.get_close_matches(str(name), [str(o) for o in options], n=1)
     return f" Did you mean '{close[0]}'?" if close else ""
 
+def counted(
+    count: int,
+    thing: str,       # in the singular; its plural ends with s
+) -> str:
+    "A number of things, in words: 1 image, 2,000 images."
+    return f"{count:,} {thing}{'s' * (count != 1)}"
+
 # %% ../nbs/9_core/01_core.ipynb #3cf3c0a1
 UNKNOWN_TO_DISK = (errno.EINVAL, errno.ENOTSUP)  # errors of a file system that offers no such thing
 

@@ -92,7 +92,8 @@ def _size(image: AnnotatedImage, root: Path | None, where: str) -> tuple[int, in
     raise DataError(f"{where}: made on {image.size[0]} x {image.size[1]} pixels, {image.name} has "
                     f"{found[0]} x {found[1]}. {cure}")
 
-def _placed(found: AnnotationSet, folder: ImageFolder | None) -> list[AnnotatedImage]:
+def _placed(found: AnnotationSet, folder: ImageFolder | None,
+            broken: list[str] | None) -> list[AnnotatedImage]:
     "The images with their real names and sizes, each once."
     placed: dict[str, AnnotatedImage] = {}
     for image in found.images:
@@ -105,7 +106,11 @@ def _placed(found: AnnotationSet, folder: ImageFolder | None) -> list[AnnotatedI
             raise DataError(f"{where}: image '{name}' is in {placed[name].record} too. "
                             "Remove one of the two.")
         image = replace(image, name=name)
-        placed[name] = replace(image, size=_size(image, folder.root if folder else None, where))
+        try: size = _size(image, folder.root if folder else None, where)
+        except DataError as e:
+            if broken is None: raise
+            broken.append(str(e))
+        else: placed[name] = replace(image, size=size)
     return list(placed.values())
 
 EMPTY = ("error", "skip", "background")   # what becomes of images that nobody has worked on
@@ -184,14 +189,15 @@ def checked(
     root: str | Path | None = None,  # the image folder; None: names and sizes are believed
     known: tuple[str, ...] = (),     # classes of another file; (): those of this one
     empty: str = "error",            # images that nobody has worked on: error, skip or background
+    broken: list[str] | None = None,   # gets the faults of image files, which are left out
 ) -> CocoData:                       # file names relative to root; ids from 1
     "Compare annotations with images and classes, and make COCO records; DataError for a fault."
     folder = ImageFolder(Path(root)) if root is not None else None
-    images = _worked_on(found.path, _placed(found, folder), empty)
+    images = _worked_on(found.path, _placed(found, folder, broken), empty)
     names = known or found.names()
     _check_unit(found, images)
     for image in images: _check_objects(found.path, image, names)
-    if not any(image.objects for image in images):
+    if not broken and not any(image.objects for image in images):
         raise DataError(f"{found.path}: has no click and no outline. Is this the right file?")
     table = CategoryTable(tuple(range(1, len(names) + 1)), names)
     records = {i: {"id": i, "file_name": image.name, "width": image.size[0],

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from .coco import CocoData
-from ..core import ConfigError, DataError, atomic_path, nearest
+from ..core import ConfigError, DataError, atomic_path, counted, nearest
 from .annotation_checks import checked
 from .format_tables import annotation_set
 from .formats import AnnotatedImage, AnnotationSet, find_format
@@ -26,7 +26,8 @@ from ..registry import FORMATS
 __all__ = []
 
 # %% ../../nbs/4_data/27_convert.ipynb #138532c1
-def _named(found: AnnotationSet, classes: tuple[str, ...]) -> AnnotationSet:
+def _named(found: AnnotationSet, classes: tuple[str, ...],
+           known: tuple[str, ...] = ()) -> AnnotationSet:
     "The set with a class for every object, without objects of other classes than these."
     if not found.classes and all(a.label == "" for image in found.images for a in image.objects):
         if len(classes) > 1:
@@ -36,7 +37,7 @@ def _named(found: AnnotationSet, classes: tuple[str, ...]) -> AnnotationSet:
         named = [replace(image, objects=[replace(a, label=own[0]) for a in image.objects])
                  for image in found.images]
         return replace(found, images=named, classes=own)
-    if unknown := next((name for name in classes if name not in found.names()), None):
+    if unknown := next((name for name in classes if name not in (*found.names(), *known)), None):
         raise DataError(f"{found.path}: has no class '{unknown}'.{nearest(unknown, found.names())} "
                         f"It has: {', '.join(found.names())}.")
     if not classes: return found
@@ -77,7 +78,7 @@ def read_annotations(
     if not path.exists(): raise DataError(f"{path}: no such file or folder. Check the path.")
     folder = (Path(root) if root else path if path.is_dir() and getattr(form, "holds_images", False)
               else None)
-    found = _named(form.read(path, folder), classes)
+    found = _named(form.read(path, folder), classes, how.get("known", ()))
     return checked(_listed(found, Path(names)) if names else found, folder, **how)
 
 def write_annotations(
@@ -155,7 +156,7 @@ def described(data: CocoData) -> str:
     "One line with the numbers of images, outlines, points and objects of each class."
     outlines, clicks = (sum(key in a for a in data.records()) for key in ("segmentation", "point"))
     counts = data.categories.count(data.records())
-    parts = [f"{n:,} {word}{'s' * (n != 1)}"
-             for n, word in ((len(data.ids), "image"), (outlines, "outline"), (clicks, "click"))]
+    parts = [counted(n, thing) for n, thing in ((len(data.ids), "image"), (outlines, "outline"),
+                                                (clicks, "click"))]
     classes = [f"{name} {counts[name]:,}" for name in data.categories.names]
     return f"{', '.join(parts)}; {', '.join(classes)}"

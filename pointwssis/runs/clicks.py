@@ -6,6 +6,7 @@
 from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from torch import nn
 
 from ..config import Config
-from ..core import DataError, pick_device
+from ..core import DataError, counted, pick_device
 from ..data.coco import CategoryTable, CocoData
 from ..data.convert import read_annotations
 from ..data.masks import pixels_of
@@ -52,7 +53,8 @@ def _cut_clicks(data: CocoData, cut: Callable) -> _Tiles:
     "The clicked tiles of all images."
     images, annotations, places = {}, {}, {}
     for i, r in data.images.items():
-        boxes, of = tiles_of(r["height"], r["width"], cut(r["height"], r["width"])), {}
+        tile = cut(r["height"], r["width"], partial(data.read_image, i))
+        boxes, of = tiles_of(r["height"], r["width"], tile), {}
         for a in data.annotations[i]: of.setdefault(_in_middle(a["point"], boxes), []).append(a)
         for number, clicks in of.items():
             (x0, y0, x1, y1), k = boxes[number], len(images) + 1
@@ -64,6 +66,14 @@ def _cut_clicks(data: CocoData, cut: Callable) -> _Tiles:
                   places)
 
 # %% ../../nbs/6_runs/22_clicks.ipynb #7b130011
+def _is_readable(data: CocoData, image_id: int, failed: list[str]) -> bool:
+    "True for a picture that can be decoded; the fault of another goes on a list."
+    try: data.read_image(image_id)
+    except DataError as e:
+        failed.append(str(e))
+        return False
+    return True
+
 def _in_image(masks: list[PseudoMask], tiles: _Tiles) -> list[PseudoMask]:
     "Masks of tiles as masks of their images."
     def one(m: PseudoMask) -> PseudoMask:
@@ -72,9 +82,10 @@ def _in_image(masks: list[PseudoMask], tiles: _Tiles) -> list[PseudoMask]:
         return replace(m, image_id=image, rle=moved(m.rle, box, record["height"], record["width"]))
     return [one(m) for m in masks]
 
-def _clicked(points: Path, inputs: Inputs, table: CategoryTable) -> CocoData:
-    "Clicks on the images to predict; DataError for others."
-    data = read_annotations(format_of(points), points, inputs.root, known=table.names, empty="skip")
+def _clicked(points: Path, inputs: Inputs, table: CategoryTable, failed: list[str]) -> CocoData:
+    "Clicks on the images to predict that can be read; DataError for other images."
+    data = read_annotations(format_of(points), points, inputs.root, known=table.names, empty="skip",
+                            broken=failed)
     known = {r["file_name"]: i for i, r in inputs.images.items()}
     images, annotations = {}, {}
     for i, r in data.images.items():
@@ -84,7 +95,7 @@ def _clicked(points: Path, inputs: Inputs, table: CategoryTable) -> CocoData:
         if a := next((a for a in data.annotations[i] if "point" not in a), None):
             raise DataError(f"{points}: object {a['id']} in {r['file_name']} is outlined, not "
                             "clicked on. Give clicks.")
-        if not data.annotations[i]: continue
+        if not data.annotations[i] or not _is_readable(data, i, failed): continue
         k = known[r["file_name"]]
         images[k] = {**r, "id": k}
         annotations[k] = [{**a, "image_id": k, "category_id": table.id(a["category_id"] - 1)}
@@ -153,9 +164,11 @@ def predict_clicks(
     cfg: Config,
     cut: Callable,
     say: Callable[[str], None],
-) -> None:
-    "One mask a click; clicks without one are named with the reason."
-    data = _clicked(points, inputs, made.table)
+) -> list[str]:              # faults of images that could not be read
+    "Write one mask a click; clicks without one are named with the reason."
+    failed: list[str] = []
+    data = _clicked(points, inputs, made.table, failed)
+    if not data.ids: return failed
     model, refiner = _network_for_clicks(given, weights, cfg, say)
     teacher, final, lost = masks_of_clicks(model, refiner, data, cfg, cut)
     clicks = {a["id"]: (data.images[i]["file_name"], a) for i in data.ids
@@ -165,8 +178,9 @@ def predict_clicks(
     if refiner:
         rough = Predictions(made.out / "teacher", made.table, ["coco"])
         _write_clicks(rough, data, teacher)
-    if lost: say(f"{len(lost)} of {len(clicks)} clicks have no mask:")
+    if lost: say(f"{len(lost)} of {counted(len(clicks), 'click')} without a mask:")
     for k, reason in list(lost.items())[:NAMED]:
         name, a = clicks[k]
         say(f"  {name} ({', '.join(f'{v:g}' for v in a['point'])}): {reason}")
     if len(lost) > NAMED: say(f"  and {len(lost) - NAMED} more, in dropped_points of the file")
+    return failed

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..core import ConfigError, DataError, figures_beside
+from ..core import ConfigError, DataError, counted, figures_beside
 
 # %% auto #0
 __all__ = []
@@ -81,11 +81,13 @@ def command_reproduce(args: argparse.Namespace) -> None:
 def command_experiments(args: argparse.Namespace) -> None:
     "Run what is missing of many runs, then make all tables and figures."
     from pointwssis.runs.sweeps import experiments, reproduce_all
+    from pointwssis.runs.timing import estimate_of_all
     from pointwssis.report.report import write_report
     one = run_params(args)
     wanted = experiments(one["dataset"], args.splits or [one["split"]], args.seeds or [one["seed"]],
                          args.ablations, one["data_root"],
                          one["overrides"], args.labels_only)
+    if time := estimate_of_all(wanted, args.runs, args.force): print(time, flush=True)
     count = iter(range(1, len(wanted) + 1))
     def begin(experiment: Any) -> None:
         print(f"\n[{next(count)}/{len(wanted)}] {experiment}", flush=True)
@@ -179,7 +181,7 @@ def command_train(args: argparse.Namespace) -> None:
           for who, key in (("teacher", "teacher"), ("student", "student_sw_refined"))}
     scores = ", ".join(f"{who} {'—' if value is None else f'{value:.1f}'}"
                        for who, value in ap.items())
-    print(f"\nAP of {made.judged} images: {scores}")
+    print(f"\nAP of {counted(made.judged, 'image')}: {scores}")
     print(f"All of it, with pictures: {made.page}\nPseudo labels: "
           f"{made.labels}\nTo annotate next: {made.next}")
     print(f"Predict: pointwssis predict PHOTO.jpg --weights {made.weights}")

@@ -6,13 +6,16 @@
 from __future__ import annotations
 import glob, os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from ..core import ConfigError, DataError, read_json
 from ..data.annotation_checks import ImageFolder
-from ..data.coco import check_records
+from ..data.coco import CocoData, box_of, check_records
+from ..data.transforms import resize_image, tight_boxes
 
 # %% auto #0
 __all__ = []
@@ -82,3 +85,33 @@ def tile_for(
     if asked is not None: return (asked, asked) if asked else None
     if trained is None or max(height, width) <= LARGER * trained[1]: return None
     return trained if height <= width else trained[::-1]
+
+# %% ../../nbs/6_runs/21_inputs.ipynb #7b13000d
+USUAL = (.05, .95)   # quantiles of the objects' sizes in the training, between which one is usual
+
+def usual_sizes(
+    strong: CocoData,          # outlined images of a run
+) -> tuple[float, float]:      # sqrt(w * h) of a box over the long side of its image
+    "Sizes between which nine of ten outlined objects lie."
+    def size(a: dict, record: dict) -> float:
+        x0, y0, x1, y1 = box_of(strong.mask(a))
+        return ((x1 - x0) * (y1 - y0)) ** .5 / max(record["height"], record["width"])
+    found = [size(a, strong.images[i]) for i in strong.ids for a in strong.annotations[i]
+             if not a["iscrowd"]]
+    return tuple(np.quantile(found, USUAL).tolist()) if found else (0., 0.)
+
+def is_one_scene(
+    ask: Callable,                  # list of images -> list of Instances
+    image: np.ndarray,              # (H, W, 3) uint8 RGB
+    side: int,                      # long side of a training image, pixels
+    usual: tuple[float, float],     # of `usual_sizes`
+    score: float = .3,              # of an object that counts
+) -> bool:
+    "True if most objects in a whole picture are as large, for its size, as those of the training."
+    scale = side / max(image.shape[:2])
+    small = resize_image(image, tuple(max(1, round(n * scale)) for n in image.shape[:2]))
+    found = ask([small])[0]
+    x0, y0, x1, y1 = tight_boxes(found.masks[found.scores >= score].cpu()).T
+    sizes = ((x1 - x0) * (y1 - y0)).sqrt() / max(small.shape[:2])
+    inside = (sizes >= usual[0]) & (sizes <= usual[1])
+    return bool(len(sizes)) and float(inside.float().mean()) > .5

@@ -6,12 +6,12 @@
 from __future__ import annotations
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..core import DataError, read_json, rng
+from ..core import DataError, counted, nearest, read_json, rng
 from ..data.annotation_checks import ImageFolder
 from ..data.coco import CategoryTable, CocoData, save
 from ..data.convert import read_annotations
@@ -72,11 +72,12 @@ def _clicked(data: CocoData, outlined: set[str], notes: list[str]) -> CocoData:
     "The clicked images that are not outlined."
     both = [i for i in data.ids if data.images[i]["file_name"] in outlined and data.annotations[i]]
     if both:
-        notes.append(f"{len(both)} clicked images are outlined too, "
-                     f"such as {data.images[both[0]]['file_name']}: their outlines are used")
+        notes.append(f"{counted(len(both), 'clicked image')} with outlines too, such as "
+                     f"{data.images[both[0]]['file_name']}: the outlines are used")
     rest = [i for i in data.ids if data.images[i]["file_name"] not in outlined]
     without = [i for i in rest if not data.annotations[i]]
-    if without: notes.append(f"{len(without)} images of {data.path} have no click and are left out")
+    if without:
+        notes.append(f"{counted(len(without), 'image')} of {data.path} without a click: left out")
     found = data.select(i for i in rest if data.annotations[i])
     if not found.ids:
         raise DataError(f"{data.path}: no image is clicked on that is not outlined. "
@@ -99,8 +100,8 @@ _SINGLE = ("every outlined image is the only one of a class. "
 def _check_count(data: CocoData) -> None:
     "DataError for a set too small to be divided."
     if len(data.ids) < 4:
-        raise DataError(f"{data.path}: {len(data.ids)} outlined images cannot be divided. "
-                        f"{_DIVIDE}")
+        raise DataError(f"{data.path}: {counted(len(data.ids), 'outlined image')} cannot be "
+                        f"divided. {_DIVIDE}")
 
 def _classes_of(data: CocoData) -> dict[int, set[int]]:
     "Category ids by image."
@@ -145,13 +146,26 @@ def cross_folds(
             for part in parts]
 
 # %% ../../nbs/6_runs/17_own_data.ipynb #3f488c9e
-def _check_classes(weak: CocoData, used: tuple[str, ...], masks: Path) -> None:
-    "DataError for a class that is clicked on and never outlined."
-    for name, count in weak.categories.count(weak.records()).items():
-        if name not in used:
-            raise DataError(f"{weak.path}: class '{name}' has {count} clicks and no outline in "
-                            f"{masks}. Outline some of its objects, or leave it out "
-                            "with --classes.")
+def _check_classes(data: CocoData, used: tuple[str, ...], masks: Path) -> None:
+    "DataError for a class with objects in another file and no outline in `masks`."
+    for name, count in data.categories.count(data.records()).items():
+        if name in used: continue
+        here = counted(count, "click" if any("point" in a for a in data.records()) else "outline")
+        raise DataError(f"{data.path}: class '{name}' has {here}, and no outline in {masks}."
+                        f"{nearest(name, used)} Outline some of its objects in {masks}, rename it, "
+                        f"or keep the other classes alone with --classes {','.join(used)}.")
+
+def _with_classes(read: Callable, path: Path, known: tuple[str, ...], masks: Path,
+                  classes: tuple[str, ...]) -> CocoData:
+    "A file whose classes are those of `masks`; DataError for another one."
+    kept = {"classes": classes} if classes else {}
+    try: return read(path, known=known, **kept)
+    except DataError:
+        own = () if classes else read(path).categories.names
+        alike = [name.casefold() for name in known]
+        if any(name not in known and not nearest(name.casefold(), alike) for name in own):
+            _check_classes(read(path), known, masks)
+        raise
 
 def gather(
     images: Path,              # the image folder
@@ -172,19 +186,17 @@ def gather(
     used = tuple(name for name in found.categories.names if counts[name])
     strong, notes = (found if used == found.categories.names
                      else _outlined(read(masks, classes=used)), [])
-    clicked = {"classes": classes} if classes else {}
     declared = strong.categories.names if classes else found.categories.names
-    weak = _clicked(read(points, known=declared, **clicked),
-                    {r["file_name"] for r in strong.images.values()}, notes)
+    outlined = {r["file_name"] for r in strong.images.values()}
+    weak = _clicked(_with_classes(read, points, declared, masks, classes), outlined, notes)
     _check_classes(weak, used, masks)
     if weak.categories.names != used:
-        weak = _clicked(read(points, known=used, **clicked),
-                        {r["file_name"] for r in strong.images.values()}, [])
-    judged = _outlined(read(val, known=used, **clicked)) if val else None
+        weak = _clicked(_with_classes(read, points, used, masks, classes), outlined, [])
+    judged = _outlined(_with_classes(read, val, used, masks, classes)) if val else None
     own = _divided(strong, weak, judged, seed, folds)
     named = {r["file_name"] for data in (own.strong, weak, own.val) for r in data.images.values()}
     if others := len(set(ImageFolder(images).files) - named):
-        notes.append(f"{others:,} images of {images} are in no file and are not used")
+        notes.append(f"{counted(others, 'image')} of {images} in no file: not used")
     return replace(own, notes=notes + own.notes)
 
 def _divided(strong: CocoData, weak: CocoData, judged: CocoData | None, seed: int,
@@ -192,12 +204,12 @@ def _divided(strong: CocoData, weak: CocoData, judged: CocoData | None, seed: in
     "The set with images to judge by: given, cross-validated or held out."
     if judged:
         _check_apart(strong, weak, judged)
-        return OwnSet(strong, weak, judged, [f"AP will be of {len(judged.ids)} images of "
-                                             f"{judged.path}"])
+        return OwnSet(strong, weak, judged, [f"AP will be of {counted(len(judged.ids), 'image')} "
+                                             f"of {judged.path}"])
     if folds < 2 or len(strong.ids) >= ENOUGH:
         left, held = hold_out(strong, seed)
-        return OwnSet(left, weak, held, [f"AP will be of {len(held.ids)} outlined images, "
-                                         "held out"])
+        return OwnSet(left, weak, held,
+                      [f"AP will be of {counted(len(held.ids), 'outlined image')}, held out"])
     pairs = cross_folds(strong, seed, folds)
     every = strong.select(sorted(i for _, part in pairs for i in part.ids))
     note = (f"AP will be of {len(every.ids)} outlined images, cross-validated: {folds} times a "

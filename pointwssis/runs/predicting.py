@@ -6,6 +6,7 @@
 from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,23 @@ from torch import nn
 from tqdm import tqdm
 
 from ..config import Config, SOLOv2Config
-from ..core import DataError, pick_device
+from ..core import DataError, counted, pick_device
 from ..detector.predict import class_names, load_model, predictor, read_photo
-from ..detector.predict import trained_size
+from ..detector.predict import strong_of_run, trained_size
 from ..detector.predictions import Predictions, check_kinds
 from ..detector.tiles import find_in_tiles, tiles_of
 from ..journal import BAR
 from .clicks import predict_clicks
-from .inputs import LARGER, Inputs, find_images, tile_for
+from .inputs import LARGER, Inputs, find_images, is_one_scene, tile_for
+from .inputs import usual_sizes
 
 # %% auto #0
 __all__ = []
 
 # %% ../../nbs/6_runs/23_predicting.ipynb #7b13000e
 Say = Callable[[str], None]
+# height, width and a function that reads the picture -> height and width of a tile, or None
+Cut = Callable[[int, int, Callable[[], np.ndarray]], tuple[int, int] | None]
 
 def _readable(inputs: Inputs, failed: list[str]) -> Iterator[tuple[dict, np.ndarray]]:
     "Images with a bar; the faults of the others go on a list."
@@ -43,14 +47,14 @@ def predict_plain(
     made: Predictions,
     cfg: Config,
     score: float,
-    cut: Callable[[int, int], tuple[int, int] | None],   # height and width -> a tile's
+    cut: Cut,
 ) -> list[str]:     # faults of images that could not be read
     "Predict images one after the other."
     schedule, failed = cfg.student_train, []
     ask = predictor(model, cfg.data, pick_device(cfg.device), precision=schedule.precision,
                     compile=schedule.compile)
     for record, image in _readable(inputs, failed):
-        boxes = tiles_of(*image.shape[:2], cut(*image.shape[:2]))
+        boxes = tiles_of(*image.shape[:2], cut(*image.shape[:2], lambda: image))
         made.add(record, image, find_in_tiles(ask, image, boxes, score))
     made.close()
     return failed
@@ -66,18 +70,26 @@ class Wishes:
     points: str = ""          # file of clicks
     folder: str = ""          # where the images of a COCO file lie
 
-def _cutter(wishes: Wishes, weights: Path, say: Say) -> Callable[[int, int], Any]:
-    "`tile_for` with its options, saying once that images are cut."
-    trained, said = trained_size(weights), []
+_CHOICES = {   # for an image that is much larger than those of the training
+    True: "as a whole, for its objects are as large in it as in them; --tile {0} cuts it",
+    False: "in tiles of that size, for its objects are not as large in it as in them; --tile 0 "
+           "looks at it as a whole"}
+
+def _cutter(wishes: Wishes, weights: Path, ask: Callable, say: Say) -> Cut:
+    "A function that chooses an image's tiles, and says so of the first image of each kind."
+    trained, said = trained_size(weights), set()
     tile_for(1, 1, wishes.tile, None)
-    def cut(height: int, width: int) -> tuple[int, int] | None:
+    usual = cache(lambda: usual_sizes(strong_of_run(weights)))
+    def cut(height: int, width: int, read: Callable[[], np.ndarray]) -> tuple[int, int] | None:
         tile = tile_for(height, width, wishes.tile, trained)
-        if tile and wishes.tile is None and not said:
-            said.append(1)
-            say(f"Images over {LARGER} times as large as those of the training "
-                f"({trained[1]} x {trained[0]} pixels) are cut into tiles of that size, such as "
-                f"one of {width} x {height}; --tile 0 looks at them as a whole.")
-        return tile
+        if not tile or wishes.tile is not None: return tile
+        whole = is_one_scene(ask, read(), trained[1], usual(), wishes.score)
+        if whole not in said:
+            said.add(whole)
+            say(f"An image of {width} x {height} pixels, over {LARGER} times as large as those of "
+                f"the training ({trained[1]} x {trained[0]}), is seen "
+                f"{_CHOICES[whole].format(trained[1])}.")
+        return None if whole else tile
     return cut
 
 def predict_own(
@@ -93,16 +105,15 @@ def predict_own(
         raise DataError(f"{wishes.out}: is a file. Give another folder as --out DIR.")
     check_kinds(wishes.kinds)
     inputs = find_images(words, wishes.folder, wishes.out)
-    cut, model = _cutter(wishes, weights, say), load_model(network, weights)
+    device, model = pick_device(cfg.device), load_model(network, weights)
+    cut = _cutter(wishes, weights, lambda x: predictor(model, cfg.data, device)(x), say)
     table = class_names(weights, model.cfg.num_classes)
-    made, failed = Predictions(wishes.out, table, wishes.kinds), []
-    if wishes.points:
-        predict_clicks(model, weights, Path(wishes.points), inputs, made, cfg, cut, say)
-    else:
-        failed = predict_plain(model, inputs, made, cfg, wishes.score, cut)
+    made = Predictions(wishes.out, table, wishes.kinds)
+    failed = (predict_clicks(model, weights, Path(wishes.points), inputs, made, cfg, cut, say)
+              if wishes.points else predict_plain(model, inputs, made, cfg, wishes.score, cut))
     objects = ", ".join(f"{name} {count}" for name, count in made.counts.most_common())
     if made.images:
-        say(f"{len(made.images)} images, {made.counts.total()} objects"
+        say(f"{counted(len(made.images), 'image')}, {counted(made.counts.total(), 'object')}"
             f"{': ' * bool(objects)}{objects}. File names are relative to {inputs.root}.")
         say(f"Written: {wishes.out} ({', '.join(wishes.kinds)})")
     if failed: raise DataError(*failed)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..config import Config
-from ..core import ConfigError, DataError, nearest
+from ..core import ConfigError, DataError, counted, nearest
 from ..data.coco import CocoData, load
 from ..data.masks import box_of
 from ..method.splits import choose
@@ -193,10 +193,10 @@ def _schedules(facts: Facts, size: Size) -> list[Setting]:
     student = int(np.clip((facts.strong + facts.weak) * 6 // _BATCH, least, most))
     teacher = int(np.clip(facts.strong * 40 // _BATCH, .7 * least, .7 * most))
     steps = {"teacher_train": (teacher, f"{teacher * _BATCH / max(1, facts.strong):.0f} times over "
-                                        f"{facts.strong} outlined images"),
+                                        f"{counted(facts.strong, 'outlined image')}"),
              "student_train": (student,
                                f"{student * _BATCH / max(1, facts.strong + facts.weak):.0f} times "
-                               f"over all {facts.strong + facts.weak} images"),
+                               f"over all {counted(facts.strong + facts.weak, 'image')}"),
              "refiner_train": (max(300, teacher * 6 // 7), "as long as the teacher")}
     found = []
     for part, (count, why) in steps.items():

@@ -4,8 +4,8 @@
 
 # %% ../../nbs/6_runs/19_timing.ipynb #71a00004
 from __future__ import annotations
-import io, tempfile
-from collections.abc import Iterable
+import io, json, math, tempfile
+from collections.abc import Iterable, Sequence
 from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from ..config import NETWORKS, Config
-from ..core import PointWSSISError, read_json
+from ..config import NETWORKS, Config, to_dict
+from ..core import PointWSSISError, counted, read_json
 from ..data.coco import CocoData, load
 from ..registry import DATASETS
 from .settings import SIZES
-from .stage_graph import config_of, finished, run_folder
+from .stage_graph import STAGES, config_of, decisive, finished
+from .stage_graph import needs_of, run_folder
 
 # %% auto #0
 __all__ = []
@@ -41,24 +42,26 @@ def work_of(
     return found | {name: rest for name in ("pseudo", "evaluate") if name in wanted}
 
 # %% ../../nbs/6_runs/19_timing.ipynb #71a0000a
-PATIENCE = 5.   # seconds of a step, above which ten are not waited for
+PATIENCE = 5.          # seconds of a step, above which ten are not waited for
+WARM_S, WARM = 5., (5, 40)   # seconds, and least and most steps, before those that count
 
-def _median_step(cfg: Config, strong: CocoData, warm: int, steps: int) -> float:
+def _seconds(cfg: Config, strong: CocoData, warm: int, steps: int) -> np.ndarray:
     from pointwssis.method.stages import fit_detector
     schedule = replace(cfg.teacher_train, steps=warm + steps, checkpoint_steps=(), workers=0)
     with tempfile.TemporaryDirectory() as folder, redirect_stderr(io.StringIO()):
         fit_detector(cfg, strong, cfg.teacher, schedule, Path(folder), log_every=1)
         rows = read_json(Path(folder) / "history.json")[warm:]
-    return float(np.median([schedule.batch_size / row["images_per_s"] for row in rows]))
+    return np.array([schedule.batch_size / row["images_per_s"] for row in rows])
 
 def seconds_of_step(
     cfg: Config,
     strong: CocoData,   # with masks
     steps: int = 10,
-) -> float:
-    "Seconds that the teacher takes for a step."
-    first = _median_step(cfg, strong, 1, 1)
-    return first if first > PATIENCE else _median_step(cfg, strong, 3, steps)
+) -> np.ndarray:        # (steps,), or one number where a step takes long
+    "Seconds of some steps of the teacher, one by one."
+    first = _seconds(cfg, strong, 1, 1)
+    if first[0] > PATIENCE: return first
+    return _seconds(cfg, strong, int(np.clip(math.ceil(WARM_S / first[0]), *WARM)), steps)
 
 # %% ../../nbs/6_runs/19_timing.ipynb #71a0000d
 def span(seconds: float) -> str:
@@ -67,23 +70,34 @@ def span(seconds: float) -> str:
     least, unit, name = next((u for u in units if seconds >= u[0]), (0, 1, "seconds"))
     return f"{seconds / unit:.0f} {name}"
 
+def total_time(
+    seconds: np.ndarray | float,   # of `seconds_of_step`
+    steps: float,                  # of the teacher, that the work amounts to
+) -> str:
+    "The time of a step and of all of them; with a range where the steps differ."
+    low, middle, high = np.quantile(seconds, (.25, .5, .75))
+    def ranged(text: str, low: str, high: str) -> str:
+        return text if low == high else f"{text} ({low} to {high})"
+    step = ranged(f"{middle:.2f} s here", f"{low:.2f}", f"{high:.2f}")
+    whole = ranged(f"about {span(middle * steps)}", span(low * steps), span(high * steps))
+    return f"A step takes {step}, all of it {whole}."
+
 def estimate(
     cfg: Config,
-    step_s: float,             # of `seconds_of_step`
-    stages: Iterable[str],     # that will run
+    seconds: np.ndarray | float,   # of `seconds_of_step`
+    stages: Iterable[str],         # that will run
 ) -> str:
     "The time that a run takes, and a quicker choice."
     work = work_of(cfg, stages)
     half = cfg.student_train.steps // 2
-    saved = step_s * sum(work[name] for name, net in NETWORKS.items()
+    saved = np.median(seconds) * sum(work[name] for name, net in NETWORKS.items()
                          if name in work and net.part == "student") / 2
     quicker = f"--set student_train.steps={half} saves about {span(saved)}" if saved else ""
     smaller = ("--size small takes a smaller network" if cfg.dataset == "custom"
                and cfg.teacher.backbone != SIZES["small"].backbone else "")
     choices = "; ".join(filter(None, (quicker, smaller)))
-    return (f"A step takes {step_s:.2f} s here, all of it about "
-            f"{span(step_s * sum(work.values()))}.{' Quicker: ' * bool(choices)}{choices}"
-            f"{'.' * bool(choices)}")
+    quick = f" Quicker: {choices}." if choices else ""
+    return total_time(seconds, sum(work.values())) + quick
 
 # %% ../../nbs/6_runs/19_timing.ipynb #71a00010
 def _images_of(cfg: Config, folder: Path) -> CocoData:
@@ -91,6 +105,14 @@ def _images_of(cfg: Config, folder: Path) -> CocoData:
     if not cfg.data.root: DATASETS[cfg.dataset].draw(folder)
     root = Path(cfg.data.root or folder)
     return load(root / cfg.data.train_json, root / cfg.data.train_images, "masks")
+
+def _step_of(cfg: Config) -> np.ndarray | None:
+    "Seconds of steps on this machine; None where nothing is timed, or the data cannot be read."
+    dataset = DATASETS[cfg.dataset]
+    if not dataset.timed or not (cfg.data.root or dataset.draw): return None
+    with tempfile.TemporaryDirectory() as drawn:
+        try: return seconds_of_step(cfg, _images_of(cfg, Path(drawn)))
+        except PointWSSISError: return None
 
 def estimate_of(
     params: dict[str, Any],   # as `runner.reproduce`
@@ -102,9 +124,30 @@ def estimate_of(
     cfg = config_of(**params)
     folder = run_folder(cfg, runs)
     left = [name for name in stages if again or not finished(folder / name)]
-    dataset = DATASETS[cfg.dataset]
-    has_images = cfg.data.root or dataset.draw
-    if not dataset.timed or not has_images or not any(work_of(cfg, left).values()): return ""
-    with tempfile.TemporaryDirectory() as drawn:
-        try: return estimate(cfg, seconds_of_step(cfg, _images_of(cfg, Path(drawn))), left)
-        except PointWSSISError: return ""
+    if not any(work_of(cfg, left).values()) or (seconds := _step_of(cfg)) is None: return ""
+    return estimate(cfg, seconds, left)
+
+# %% ../../nbs/6_runs/19_timing.ipynb #71a00012
+def _identity(name: str, cfg: Config) -> str:
+    "The settings that decide a stage and all stages before it."
+    stage, settings = STAGES[name], to_dict(cfg)
+    return json.dumps([name, decisive(stage, settings),
+                       [_identity(need, cfg) for need, patterns in needs_of(stage, cfg).items()
+                        if patterns and need not in stage.optional]])
+
+def estimate_of_all(
+    wanted: Sequence[Any],    # of `sweeps.experiments`
+    runs: str | Path,
+    again: bool = False,      # as `estimate_of`
+) -> str:                     # "" as `estimate_of`
+    "The time that several runs take together; steps are those of the first."
+    pairs = [(one.config, name) for one in wanted for name in one.stages]
+    known = {_identity(name, cfg) for cfg, name in pairs
+             if not again and finished(run_folder(cfg, runs) / name)}
+    left = {key: pair for pair in reversed(pairs) if (key := _identity(*pair[::-1])) not in known}
+    of: dict[Any, list[str]] = {}
+    for cfg, name in left.values(): of.setdefault(cfg, []).append(name)
+    steps = sum(sum(work_of(cfg, names).values()) for cfg, names in of.items())
+    if not steps or (seconds := _step_of(wanted[0].config)) is None: return ""
+    return (f"{counted(len(wanted), 'run')}, {counted(len(left), 'stage')} to do. "
+            f"{total_time(seconds, steps)}")

@@ -126,11 +126,37 @@ def test_large_images_are_cut_and_others_are_not(seen, capsys):
     "The image of 300 x 280 pixels is over twice as large as the training images of 128; each of its nine tiles shows one object."
     assert predict("photos") == 0
     said = capsys.readouterr().out
-    assert "Images over 2 times as large as those of the training (128 x 128 pixels) are cut into tiles" in said and "--tile 0" in said
+    assert "An image of 300 x 280 pixels, over 2 times as large as those of the training (128 x 128), is seen in tiles of that size" in said
+    assert "--tile 0 looks at it as a whole" in said
     counts = {r["file_name"]: sum(a["image_id"] == r["id"] for a in written()["annotations"]) for r in written()["images"]}
     assert counts == {"1.png": 1, "3.png": 9, "deep/2.png": 1}
     assert predict("photos", "--tile", "0") == 0 and len(written()["annotations"]) == 3
     assert predict("photos", "--tile", "64") == 0 and len(written()["annotations"]) > 20
+
+
+def outlined(*sides: int) -> None:
+    "The training image of the run, with a square of each side."
+    (path,) = Path(RUN / "split/artifacts").glob("*_s.json")
+    table = coco.load(path).categories
+    squares = [[0, 0, side, 0, side, side, 0, side] for side in sides]
+    coco.save(path, [{"id": 1, "file_name": "1.png", "width": 128, "height": 128}],
+              [{"id": n, "image_id": 1, "category_id": 1, "iscrowd": 0, "segmentation": [xy]} for n, xy in enumerate(squares, 1)], table)
+
+
+def test_a_large_image_of_one_scene_stays_whole(seen, capsys, monkeypatch):
+    "The network finds a square of 20 pixels in the image scaled down to 128: as large as the outlined ones, or half as large."
+    monkeypatch.setitem(REFINERS._found, preset("shapes").refiner.kind, Larger)
+    outlined(18, 20, 22)
+    assert predict("photos") == 0
+    assert "is seen as a whole, for its objects are as large in it as in them; --tile 128 cuts it" in capsys.readouterr().out
+    assert len(written()["annotations"]) == 3
+    outlined(36, 40, 44)
+    assert predict("photos") == 0
+    assert "is seen in tiles" in capsys.readouterr().out and len(written()["annotations"]) == 11
+    table("3.png,150,140,ring")
+    outlined(18, 20, 22)
+    assert predict("photos", "--points", "clicks.csv") == 0
+    assert "is seen as a whole" in capsys.readouterr().out
 
 
 def test_an_image_under_the_size_is_as_without_tiles(here):
@@ -152,7 +178,7 @@ def test_each_click_gets_a_mask_or_a_reason(seen, capsys, monkeypatch):
     assert predict("photos", "--points", "clicks.csv", "--save", "coco,masks") == 0
     said, made = capsys.readouterr().out, written()
     assert "Masks are those of the run's teacher, refined." in said
-    assert "1 of 4 clicks have no mask:" in said and "deep/2.png (30, 1): the teacher draws no mask" in said
+    assert "1 of 4 clicks without a mask:" in said and "deep/2.png (30, 1): the teacher draws no mask" in said
     assert [(a["point"], a["category_id"], a["area"]) for a in made["annotations"]] == [([40, 40], 1, 420), ([80, 80], 3, 420), ([150, 140], 2, 420)]
     assert [(a["point"], a["reason"]) for a in made["dropped_points"]] == [([30, 1], "the teacher draws no mask")]
     rough = json.loads(Path("predictions/teacher/predictions.json").read_text())
@@ -160,6 +186,20 @@ def test_each_click_gets_a_mask_or_a_reason(seen, capsys, monkeypatch):
     wide = coco.load("predictions/predictions.json", "photos")
     moved = next(a for i in wide.ids for a in wide.annotations[i] if a["point"] == [150, 140])
     assert moved["bbox"] == [140, 130, 21, 20]      # a click in a tile, in pixels of the image
+
+
+@pytest.mark.parametrize("content", [b"no picture", "cut"], ids=["no picture", "cut off"])
+def test_a_clicked_image_that_cannot_be_read_costs_no_other(seen, capsys, monkeypatch, content):
+    monkeypatch.setitem(REFINERS._found, preset("shapes").refiner.kind, Larger)
+    path = Path("photos/1.png")
+    noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[:9000] if content == "cut" else content)
+    table("1.png,40,40,disc", "3.png,150,140,ring")
+    assert "photos/1.png cannot be read" in fails(capsys, "photos", "--points", "clicks.csv")
+    assert [a["point"] for a in written()["annotations"]] == [[150, 140]]
+    table("1.png,40,40,disc")
+    assert "photos/1.png cannot be read" in fails(capsys, "photos", "--points", "clicks.csv")
 
 
 def test_clicks_without_a_run_ask_the_network_given(seen, capsys):
@@ -207,7 +247,7 @@ def test_clicks_are_answered_as_the_stage_pseudo_answers_them(tmp_path, drawn):
     chain = Chain(tmp_path, "demo", "50p", drawn).run("split", "teacher", "refiner", "pseudo")
     model = load_model(chain.cfg.teacher, chain.inputs["teacher"] / "last.safetensors")
     weak, labels = chain.half("w"), chain.labels("sw_refined")
-    teacher, final, lost = clicks.masks_of_clicks(model, chain.inputs["refiner"] / "last.safetensors", weak, chain.cfg, lambda height, width: None)
+    teacher, final, lost = clicks.masks_of_clicks(model, chain.inputs["refiner"] / "last.safetensors", weak, chain.cfg, lambda height, width, read: None)
     made = {m.point_id: m.rle for m in final if len(pixels_of(m.rle))}
     assert made == {k: a["segmentation"] for k, a in linked(labels).items()} and len(made) > 3
     assert lost == {a["id"]: a["reason"] for a in labels.info["dropped_points"]}

@@ -3,17 +3,19 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from pointwssis.core import write_json
 from pointwssis.data import coco
 from pointwssis.detector.solov2 import SOLOv2
 from pointwssis.registry import DETECTORS
-from pointwssis.runs import runner, summary, timing
+from pointwssis.runs import runner, summary, sweeps, timing
 from pointwssis.runs.cli import main
 from pointwssis.runs.presets import preset
 from pointwssis.runs.stage_graph import wanted_stages
-from pointwssis.runs.timing import estimate, estimate_of, seconds_of_step, work_of
+from pointwssis.runs.sweeps import experiments
+from pointwssis.runs.timing import estimate, estimate_of, estimate_of_all, seconds_of_step, work_of
 
 STAGES = wanted_stages(preset("shapes"))
 
@@ -34,14 +36,50 @@ def test_steps_are_those_of_the_detector_that_is_configured(strong, monkeypatch)
             return SOLOv2.loss(self, batch)
     monkeypatch.setitem(DETECTORS._found, "solov2", Other)
     cfg = preset("shapes", **{"teacher_train.batch_size": 2})
-    assert 0 < seconds_of_step(cfg, strong, steps=2) < 60
+    monkeypatch.setattr(timing, "WARM", (3, 3))
+    found = seconds_of_step(cfg, strong, steps=2)
+    assert found.shape == (2,) and (found > 0).all() and found.max() < 60
     assert asked.count("loss") == asked.count("batch") == 2 + 5      # one and one, then three and two
 
 
 def test_slow_steps_are_not_waited_for(monkeypatch, strong):
     calls = []
-    monkeypatch.setattr(timing, "_median_step", lambda cfg, strong, warm, steps: calls.append(warm + steps) or 48.)
-    assert seconds_of_step(preset("shapes"), strong) == 48. and calls == [2]
+    monkeypatch.setattr(timing, "_seconds", lambda cfg, strong, warm, steps: calls.append((warm, steps)) or np.full(steps, 48.))
+    assert seconds_of_step(preset("shapes"), strong) == [48.] and calls == [(1, 1)]
+
+
+@pytest.mark.parametrize("first, warm", [(.01, 40), (.5, 10), (4., 5)])
+def test_the_first_seconds_do_not_count(monkeypatch, strong, first, warm):
+    calls = []
+    monkeypatch.setattr(timing, "_seconds", lambda cfg, strong, warm, steps: calls.append((warm, steps)) or np.full(steps, first))
+    seconds_of_step(preset("shapes"), strong)
+    assert calls == [(1, 1), (warm, 10)]
+
+
+def test_steps_that_differ_give_a_range():
+    "Of the ten, one was disturbed; which the median leaves out."
+    said = timing.total_time(np.array([1., 1., 1., 1., 1., 1., 1.2, 1.4, 1.4, 30.]), 3600)
+    assert said == "A step takes 1.00 s here (1.00 to 1.35), all of it about 60 minutes (60 minutes to 81 minutes)."
+
+
+def test_the_time_of_several_runs_counts_shared_stages_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(timing, "seconds_of_step", lambda cfg, strong: .5)
+    one, two = experiments("shapes", ["10p"]), experiments("shapes", ["10p", "5p"])
+    alone = estimate_of_all(one, tmp_path)
+    assert alone == "1 run, 12 stages to do. A step takes 0.50 s here, all of it about 46 minutes."
+    assert estimate_of_all(two, tmp_path).startswith("2 runs, 23 stages to do. ")       # the supervised network sees the same masks
+    for name in STAGES: write_json(tmp_path / "shapes/10p/s0" / name / "params.json", {"status": "done"})
+    assert estimate_of_all(one, tmp_path) == "" and estimate_of_all(one, tmp_path, again=True) == alone
+    assert estimate_of_all(two, tmp_path).startswith("2 runs, 11 stages to do. ")
+
+
+def test_a_sweep_says_its_time_before_the_first_run(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(timing, "seconds_of_step", lambda cfg, strong: .5)
+    monkeypatch.setattr(sweeps, "reproduce_all", lambda wanted, runs, force, begin, *rest, **options: [begin(one) for one in wanted])
+    assert main(["reproduce", "--dataset", "shapes", "--seeds", "0,1"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("2 runs, 24 stages to do. A step takes 0.50 s here") and "[1/2]" in said[2]
 
 
 def test_the_time_is_of_what_is_left_to_do(tmp_path, monkeypatch):

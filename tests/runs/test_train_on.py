@@ -66,7 +66,7 @@ def test_from_two_files_to_a_student_and_a_page(here, capsys):
     said = capsys.readouterr().out
     run = next(Path("outputs/runs/mine").glob("*p/s0"))
     assert "AP of 2 images: teacher" in said and "A step takes" in said and "your choice" in said
-    assert "1 images of photos are in no file and are not used" in said
+    assert "1 image of photos in no file: not used" in said
     page = (run / "result/index.html").read_text()
     command = re.search(r"pointwssis (predict PHOTO.jpg --weights \S+last.safetensors)", page)[1]
     assert main([*command.replace("PHOTO.jpg", "photos/000001.png").split()]) == 0
@@ -129,7 +129,9 @@ def no_outline():
 FAULTS = {
     "a class spelled differently": (lambda: edit("clicks.csv", first_class(), first_class().upper()), "unknown class '", "Did you mean '"),
     "a class without an outline": (no_outline, "clicks.csv: class 'ufo' has",
-                                   "and no outline in outlines.xml. Outline some of its objects, or leave it out with --classes."),
+                                   "and no outline in outlines.xml. Outline some of its objects in outlines.xml, rename it, or keep the other classes"),
+    "a class that the outlines do not name": (lambda: edit("clicks.csv", first_class(), "ufo"), "clicks.csv: class 'ufo' has",
+                                              "or keep the other classes alone with --classes "),
     "a click outside": (lambda: edit("clicks.csv", "000011.png,", "000011.png,9"), "clicks.csv: line 2: the click (9",
                         "is not inside 000011.png (72 x 72). Write x, y in pixels"),
     "an image that is not there": (lambda: Path("photos/000011.png").unlink(), "clicks.csv: line 2: no image '000011.png' in photos.",
@@ -156,7 +158,7 @@ def test_wrong_input_is_one_line(here, capsys, spoil, words, cure):
 def test_masks_win_where_an_image_is_outlined_and_clicked(here):
     edit("clicks.csv", "000011.png", "000001.png")
     own = gather(Path("photos"), Path("outlines.xml"), Path("clicks.csv"))
-    assert own.notes[0] == "1 clicked images are outlined too, such as 000001.png: their outlines are used"
+    assert own.notes[0] == "1 clicked image with outlines too, such as 000001.png: the outlines are used"
     names = [{r["file_name"] for r in data.images.values()} for data in (own.strong, own.weak, own.val)]
     assert "000001.png" in names[0] | names[2] and "000001.png" not in names[1]
 
@@ -164,7 +166,7 @@ def test_masks_win_where_an_image_is_outlined_and_clicked(here):
 def test_ten_thousand_files_of_which_few_are_used(here):
     for n in range(10_000): (here / f"photos/{n}.jpg").touch()   # never opened
     own = gather(Path("photos"), Path("outlines.xml"), Path("clicks.csv"))
-    assert "10,001 images of photos are in no file and are not used" in own.notes
+    assert "10,001 images of photos in no file: not used" in own.notes
 
 
 def test_images_to_judge_by(here):
