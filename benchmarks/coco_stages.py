@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +23,11 @@ from .coco_size import HEIGHT, WIDTH, write_annotations
 from .fresh import ROOT, Cost, fresh
 from .harness import Row
 
+SIZES = 118_287, 860_001, 5000, 36_781    # images and objects, validation images and objects
 SCALE = .15          # of a picture, 96 x 72 pixels, to COCO's usual 640 x 480
 FILES = 300          # pictures that are not links
+BATCH = 8            # images that the stage `pseudo` asks at once
+RADIUS = 6           # pixels, of masks that are drawn in place of a network
 LIMIT_MIB = 4096
 TINY = {"fpn_channels": 16, "instance_channels": 16, "instance_convs": 1, "mask_channels": 16,
         "num_kernels": 16, "num_grids": (24, 16, 12, 8, 6), "backbone": "timm:test_resnet",
@@ -32,7 +36,8 @@ TINY = {"fpn_channels": 16, "instance_channels": 16, "instance_convs": 1, "mask_
 OPTIONS = {f"{who}.{key}": value for who in ("teacher", "student") for key, value in TINY.items()}
 OPTIONS |= {"data.train_json": "annotations/instances_train.json", "data.train_images": "train",
             "data.val_json": "annotations/instances_val.json", "data.val_images": "val",
-            "data.short_side": 96, "data.long_side": 128, "data.cache_images": False,
+            "recipe": "paper", "data.short_side": 96, "data.long_side": 128,
+            "data.cache_images": False,
             "refiner.backbone": "timm:test_resnet", "refiner.weights": "", "refiner.crop_size": 32,
             "refiner.aspp_channels": 16, "refiner.decoder_channels": (16, 16, 16), "device": "cpu"}
 
@@ -73,24 +78,56 @@ def _inputs(root: str) -> dict[str, Path]:
     return {name: place / name for name in ("split", "pseudo", *made)}
 
 
-def with_discs() -> Any:
-    "Networks whose cells draw discs: masks of random weights would be noise over the whole image."
-    from pointwssis.detector.solov2 import SOLOv2
-    from .scenes import discs
-    plain = SOLOv2.features
-    return patch.object(SOLOv2, "features", lambda model, x: discs(plain(model, x), model.cfg))
+ASKED = Counter()    # images that `drawn` has seen
 
 
-def prepare_stage(root: str, name: str) -> Callable[[], Any]:
-    "A stage of the method on the stand-in."
+def drawn(model: Any, data: Any, device: Any, prompt: str = "none", *args: Any,
+          **options: Any) -> Callable:
+    "As `predictor`, with a disc for each click, or a hundred discs, in place of a network."
+    from pointwssis.data.points import as_prompts
+    from pointwssis.detector.inference import Instances
+    def one(image: np.ndarray, points: Any) -> Any:
+        height, width = image.shape[:2]
+        if points is None:
+            g = torch.Generator().manual_seed(int(image[0, 0, 0]))
+            xy, classes = torch.rand(100, 2, generator=g), torch.randint(80, (100,), generator=g)
+            xy, links = xy * torch.tensor([width, height]), torch.full((100,), -1)
+        else:
+            known = as_prompts(points)
+            xy, classes, links = known.xy, known.classes, torch.arange(len(known.xy))
+        x, y = torch.arange(width) + .5, torch.arange(height)[:, None] + .5
+        masks = (x - xy[:, :1, None]) ** 2 + (y - xy[:, 1:, None]) ** 2 < RADIUS ** 2
+        return Instances(masks, torch.linspace(.9, .1, len(xy)), classes, links)
+    def predict(images: list[np.ndarray], points: list | None = None) -> list:
+        ASKED.update(images=len(images))
+        return list(map(one, images, points or [None] * len(images)))
+    return predict
+
+
+class AsTheyAre:
+    "A refiner that leaves masks as they are."
+    @classmethod
+    def load(cls, cfg: Any, num_classes: int, weights: Path) -> AsTheyAre: return cls()
+
+    def refine(self, items: list[tuple]) -> list[list[dict]]:
+        return [list(item[1]) for item in items]
+
+
+def prepare_stage(root: str, name: str, network: bool = False) -> Callable[[], Any]:
+    "A stage of the method on the stand-in; `network`: a tiny one, instead of drawn masks."
     from pointwssis.method import stages
+    from pointwssis.registry import REFINERS
     torch.set_num_threads(1)
     cfg, inputs, out = _config(root), _inputs(root), Path(root) / "stages" / name
+    inputs.pop("teacher" if name == "evaluate" else "", None)
     def work() -> dict[str, Any]:
         out.mkdir(parents=True, exist_ok=True)
-        with with_discs(): found = getattr(stages, name)(cfg, inputs, out)
-        return {k: v for k, v in found.items() if isinstance(v, int | float)}
-    return work
+        found = getattr(stages, name)(cfg, inputs, out)
+        return {k: v for k, v in found.items() if isinstance(v, int | float)} | dict(ASKED)
+    def without_network() -> dict[str, Any]:
+        with (patch.object(stages, "predictor", drawn),
+              patch.object(REFINERS["unet"], "load", AsTheyAre.load)): return work()
+    return work if network else without_network
 
 
 def prepare_student(root: str, batches: int) -> Callable[[], Any]:
@@ -151,26 +188,40 @@ def measured(root: str, name: str, *args: Any) -> Cost:
     return cost
 
 
+def _of_network(images: int) -> tuple[Cost, int]:
+    "The stage `pseudo` with a tiny network on a smaller stand-in, and its weak images."
+    with TemporaryDirectory() as folder:
+        write_stand_in(Path(folder), images, 7 * images, 40, 290)
+        weak = measured(folder, "stage", "split").result["weak_images"]
+        return measured(folder, "stage", "pseudo", True), weak
+
+
 def rows(device: torch.device, quick: bool = False) -> list[Row]:
     "Each stage once, on a processor, whatever the device."
-    sizes = (400, 2900, 40, 290) if quick else (118_287, 860_001, 5000, 36_781)
+    sizes = (400, 2900, 40, 290) if quick else SIZES
     with TemporaryDirectory() as folder, patch.dict(os.environ, XDG_CACHE_HOME=f"{folder}/caches"):
         root = f"{folder}/data"
         write_stand_in(Path(root), *sizes)
         split = measured(root, "stage", "split")
-        kept = interrupted(root, .5 if quick else 30)
+        kept = interrupted(root, .2 if quick else 30)
         pseudo = measured(root, "stage", "pseudo")
         student = measured(root, "student", 2 if quick else 200)
         evaluation = measured(root, "stage", "evaluate")
         matches = measured(root, "matches")
-    weak, images = split.result["weak_images"], f"{sizes[0]:,} images"
-    return [_row(f"{images}, {sizes[1]:,} objects: split", split, f"{weak:,} weak images, "
+        network, few = _of_network(40 if quick else 1000)
+    weak, asked = split.result["weak_images"], pseudo.result["images"]
+    if not weak - kept <= asked < weak - kept + BATCH:
+        raise AssertionError(f"{kept} images are in the journal, and {asked} of {weak} are asked")
+    size = f"{sizes[0]:,} images, {sizes[1]:,} objects"
+    return [_row(f"{size}: split", split, f"{weak:,} weak images, "
                  f"{split.result['points']:,} points"),
             _row(f"pseudo labels of {weak:,} images", pseudo,
-                 f"a tiny network on 96 x 72 pixels; {pseudo.result['masks']:,} masks; killed and "
-                 f"resumed: {kept:,} images were not asked again"),
+                 f"pictures of 96 x 72, masks drawn in place of networks; "
+                 f"{pseudo.result['masks']:,} masks; killed and resumed: {kept:,} images were in "
+                 f"the journal and {asked:,} were asked"),
+            _row(f"pseudo labels of {few:,} images by a network", network, "the smallest ResNet"),
             _row("the student's labels opened, and its first batches", student,
                  f"{student.result['images_per_s']:.0f} images/s in one process"),
             _row(f"evaluation of {sizes[2]:,} images and of all pseudo labels", evaluation,
-                 "a tiny network"),
+                 "a hundred drawn masks an image in place of a network"),
             _row("record of matches", matches, f"{matches.result['megabytes']:.1f} MB")]
