@@ -6,15 +6,17 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pointwssis.config import RefinerConfig
+from pointwssis.data.coco import encode_many
 from pointwssis.data.shapes import CLASSES
 from pointwssis.refiner.crops import gaussian_map
-from pointwssis.refiner.refinement import refine_many
+from pointwssis.refiner.refinement import _batch_size, refine_many
 from pointwssis.refiner.network import MaskRefineNet
+from pointwssis.refiner.training import MaskRefiner
 from pointwssis.runs.presets import preset
-from pointwssis.training.device import computes_in_bf16
+from pointwssis.training.device import computes_in_bf16, in_precision
 
 from . import loops
-from .harness import Row, Work, compare
+from .harness import Row, Work, alternate, compare
 from .scenes import objects
 
 SMALL = RefinerConfig("torchvision:resnet18", "", aspp_channels=32, decoder_channels=(32, 24, 16), crop_size=32)
@@ -70,6 +72,26 @@ def crops_row(net: MaskRefineNet, count: int, height: int, width: int, device: t
                         f"{changed(ours(), dense()):.2%} of the pixels differ")
 
 
+def around_row(net: MaskRefineNet, count: int, height: int, width: int, device: torch.device, precision: str) -> Row:
+    "The refinement of one image from run lengths to run lengths, against the network on crops that are ready, in batches of the same size."
+    refiner = MaskRefiner(net, device, precision=precision)
+    truth = objects(count, height, width, net.num_classes, 0)
+    picture = torch.randint(256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    clicked = (truth.boxes[:, :2] + truth.boxes[:, 2:]) / 2
+    item = picture, encode_many(truth.masks.bool().numpy()), clicked, truth.classes
+    size, few = net.cfg.crop_size, _batch_size(refiner.net, device.type, refiner.batch)
+    kept = [k for k in range(count) if truth.masks[k].any()]
+    crops = [torch.zeros(len(kept), *shape, device=device) for shape in ((3, size, size), (1, size, size), (1, size, size))]
+    channel = torch.zeros(len(kept), dtype=torch.long, device=device)
+    def alone() -> None:
+        for image, click, rough, k in zip(*(t.split(few) for t in (*crops, channel))):
+            with in_precision(refiner.precision, device): refiner.net(image, click, k, rough)
+    refiner.refine([item])
+    ours, other = alternate(lambda: refiner.refine([item]), alone, device)
+    name = f"refining {count} masks from run lengths to run lengths, {net.cfg.backbone.partition(':')[2]}, {refiner.precision}: share of its network"
+    return Row(name, ours, other, "network", 1.15, share=True, opponent=False, note=f"image of {height} x {width}, crops of {size} x {size}")
+
+
 @torch.inference_mode()
 def rows(device: torch.device, quick: bool = False) -> list[Row]:
     "The published network over 80 classes, and the small one of the built-in data set."
@@ -80,4 +102,5 @@ def rows(device: torch.device, quick: bool = False) -> list[Row]:
     native = ("fp32", "bf16") if computes_in_bf16(device) else ("fp32",)
     return [*stem_rows(published, 4 if quick else 16, device),
             *(crops_row(published, *((3, 60, 90) if quick else (count, 421, 640)), device, precision) for precision in native),
+            around_row(published, *((3, 60, 90) if quick else (count, 421, 640)), device, native[-1]),
             crops_row(small, *((3, 60, 90) if quick else (4 * count, 128, 128)), device)]

@@ -24,10 +24,10 @@ from pointwssis.detector.losses import losses
 from pointwssis.detector.targets import assign
 from pointwssis.runs.presets import preset
 from pointwssis.training import device as placing
-from pointwssis.training.trainer import learning_rate, train
+from pointwssis.training.trainer import learning_rate, make_optimizer, train
 
 from .coco_size import write_pictures
-from .harness import RUNS, Row, peak_mib
+from .harness import RUNS, Row, peak_mib, timed
 from .points import SMALL
 
 NOISE = .05           # by how much the mean losses of two ways may differ, as a share
@@ -96,6 +96,28 @@ def plainly(task: Task) -> tuple[float, float]:
     return (time.perf_counter() - start) / (cfg.steps - WARM) / cfg.batch_size, mean(values[WARM:])
 
 
+def bare(task: Task) -> float:
+    "Seconds an image of what no training can do without: forward, backward and optimiser, in its precision, on ready images and a sum for a loss."
+    model, cfg, device = placing.place(task.fresh(), task.device).train(), task.cfg, task.device
+    optimizer, precision = make_optimizer(model, cfg), placing.choose_precision(cfg.precision, device)
+    images = [normalise(b["images"].to(device), b["sizes"].to(device), model.cfg) for b in task.ready(1)]
+    def step(number: int) -> None:
+        with placing.in_precision(precision, device): out = model(images[number % len(images)])
+        sum(x.float().mean() for x in (*out.category_logits, *out.kernels, out.mask_features)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    for number in range(WARM): step(number)
+    return timed(lambda: [step(number) for number in range(cfg.steps - WARM)], device)[0] / (cfg.steps - WARM) / cfg.batch_size
+
+
+def against_bare(name: str, task: Task, runs: int) -> Row:
+    "A training step, targets, losses, clipping and log included, against its network alone."
+    pairs = [(as_trained(task)[0], bare(task)) for _ in range(runs)]
+    ours, other = map(median, zip(*pairs))
+    return Row(f"{name}: share of its network", ours, other, "network", 1.1, share=True, opponent=False, runs=runs,
+               note="against forward, backward and optimiser alone, in the same precision")
+
+
 @contextmanager
 def chosen(name: str, choice: Callable) -> Iterator[None]:
     "One of the decisions of `pointwssis.training.device`, made by hand."
@@ -160,7 +182,8 @@ def rows(device: torch.device, quick: bool = False) -> list[Row]:
         task = coco_task(Path(folder), steps, device, quick) if gpu else shapes_task(Path(folder), steps, 4 if quick else 16, device)
     name = f"an image of a training step, {'SOLOv2 R-50' if gpu else 'preset shapes'}, {task.cfg.batch_size} of {task.size}"
     chosen = placing.choose_precision("auto", device)
-    found = [compare(f"{name}: {chosen}", task, as_trained, plainly, runs, not quick, against="plain fp32", target=1.5 if gpu else None)]
+    found = [compare(f"{name}: {chosen}", task, as_trained, plainly, runs, not quick, against="plain fp32", target=1.5 if gpu else None),
+             against_bare(name, task, runs)]
     if not gpu: return [*found, compare(f"{name}: plain memory order", task, as_trained, in_other_order, runs, against="channels last")]
     twin = replace(task, network=deepcopy(task.network))
     return [*found, compare(f"{name}: compiled", task, lambda task: compiled(twin), as_trained, runs, True, against="not compiled"),

@@ -67,10 +67,10 @@ def mask_dice_loss(
                                 targets.masks.flatten(1))
     if features.dtype == torch.half: kernels, features = kernels.float(), features.float()
     order = targets.image.argsort(stable=True)
-    images = zip(range(len(features)),
-                *(v[order].split(targets.counts) for v in (targets.cell, targets.object)))
-    parts = (_SummedDice.apply(kernels[b, cell], features[b], masks, obj, chunk_size)
-             for b, cell, obj in images)
+    images = zip(kernels.unbind(), features.unbind(),
+                 *(v[order].split(targets.counts) for v in (targets.cell, targets.object)))
+    parts = (_SummedDice.apply(of_cells[cell], of_image, masks, obj, chunk_size)
+             for of_cells, of_image, cell, obj in images)
     total = sum(parts) if len(order) else (features.sum() + kernels.sum()).float() * 0
     if world() == 1: return total / max(len(order), 1)
     return summed(total) / summed(total.new_full((), len(order))).clamp(min=1)

@@ -12,7 +12,7 @@ from pointwssis.config import TrainConfig
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks import training                                                                          # noqa: E402
-from benchmarks.training import Task, as_trained, compare, in_other_order, plainly                       # noqa: E402
+from benchmarks.training import Task, against_bare, as_trained, compare, in_other_order, plainly                       # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -42,6 +42,12 @@ def test_a_faster_way_that_learns_something_else_is_no_row(task):
     assert row.ratio > 0 and row.runs == 1 and "images/s" in row.note and row.against == "plain fp32"
     with pytest.raises(AssertionError, match="other: mean loss"):
         compare("other", task, as_trained, lambda t: plainly(replace(t, cfg=replace(t.cfg, lr=.3))), 1)
+
+
+def test_a_step_is_held_against_its_network_alone(task):
+    row = against_bare("a step", task, 1)
+    assert row.name == "a step: share of its network" and row.share and row.target == 1.1 and row.ours > 0 and row.other > 0
+    assert not row.opponent and as_trained(task)[1] == pytest.approx(plainly(task)[1], rel=2e-3)     # the weights are as they were
 
 
 def test_the_task_of_a_gpu(tmp_path):

@@ -5,6 +5,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import FrozenBatchNorm2d
 
 from pointwssis.config import RefinerConfig
@@ -16,7 +17,7 @@ from pointwssis.detector.cells import Outputs
 from pointwssis.detector.inference import areas_and_maskness, candidates, soft_masks
 from pointwssis.detector.nms import mask_nms, matrix_nms, pairwise_iou, shared_pixels
 from pointwssis.detector.inference import to_instances, to_original
-from pointwssis.detector.losses import losses
+from pointwssis.detector.losses import losses, mask_dice_loss
 from pointwssis.detector.solov2 import SOLOv2
 from pointwssis.detector.targets import assign
 from pointwssis.quirks import FIXED, PUBLISHED
@@ -210,3 +211,21 @@ def test_parts_whose_norms_train_are_not_computed_again():
     assert model.mask_head.grad_checkpointing and not model.backbone.trunk.grad_checkpointing
     set_grad_checkpointing(model, False)
     assert not model.mask_head.grad_checkpointing
+
+
+def test_gradients_as_large_as_the_batch_do_not_grow_in_number_with_it():
+    "The gradient of an indexed image is a batch of zeros around it, once for each image."
+    def batches_made(images: int) -> int:
+        made = []
+        class Watching(TorchDispatchMode):
+            def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+                out = func(*args, **(kwargs or {}))
+                if isinstance(out, torch.Tensor) and out.dim() and len(out) == images and out.numel() >= images * 100: made.append(func)
+                return out
+        kernels = [torch.randn(images, 16, s, s, requires_grad=True) for s in CFG.num_grids]
+        features = torch.randn(images, 16, 16, 24, requires_grad=True)
+        total = mask_dice_loss(Outputs([], kernels, features, []), assign(CFG, [squares([(5, 8, 40, 50)], [0], SIZE)] * images, (16, 24)))
+        with Watching(): total.backward()
+        assert features.grad.abs().sum() > 0
+        return len(made)
+    assert batches_made(11) == batches_made(23)
