@@ -60,17 +60,31 @@ def overlay(
     masks, colours = (masks[order], colours_of(range(len(masks))
                                                if classes is None else np.asarray(classes))[order])
     owner = masks.argmax(0)                                               # (H, W)
-    border = np.take_along_axis(_borders(masks, max(1, round(max(image.shape) / 300))), owner[None],
+    border = np.take_along_axis(_borders(masks, max(1, round(max(image.shape) / 130))), owner[None],
                                 0)[0]
     strength = np.where(border, 1.0, alpha * masks.any(0))[..., None]     # (H, W, 1)
     return (image * (1 - strength) + colours[owner] * strength).round().astype(np.uint8)
 
 # %% ../../nbs/4_data/11_show.ipynb #42fa9be8
-KEYS = {"image", "masks", "classes", "points", "title"}
+KEYS = {"image", "masks", "classes", "points", "title", "texts", "missed", "false", "framed"}
 
-def _draw(ax: plt.Axes, image: np.ndarray, masks: Any = (), classes: Any = None, points: Any = (),
-          title: str = "") -> None:
-    "One item on its axes."
+def _annotate(ax: plt.Axes, texts: Any, missed: Any, false: Any, framed: bool) -> None:
+    "Write texts, cross missed objects, ring false masks, frame the item."
+    for x, y, text in texts:
+        box = dict(boxstyle="round,pad=.15", fc="black", ec="none", alpha=.6)
+        ax.text(x, y, text, c="white", size=6, ha="center", va="center", bbox=box, parse_math=False)
+    for places, marker in ((missed, "x"), (false, "o")):
+        look = dict(mfc="none", mec="red", ms=9, mew=2)
+        if len(places): ax.plot(*zip(*places), marker, ls="", zorder=4, **look)
+    if framed:
+        look = dict(transform=ax.transAxes, fill=False, ec="red", lw=5)
+        ax.add_patch(plt.Rectangle((0, 0), 1, 1, **look))
+
+def draw_item(
+    ax: plt.Axes, image: np.ndarray, masks: Any = (), classes: Any = None, points: Any = (),
+    title: str = "", texts: Any = (), missed: Any = (), false: Any = (), framed: bool = False,
+) -> None:
+    "Draw one item of `show_grid` on its axes."
     height, width = image.shape[:2]
     ax.imshow(overlay(image, masks, classes), extent=(0, width, height, 0),
               interpolation="nearest" if width < 200 else "antialiased")
@@ -79,9 +93,10 @@ def _draw(ax: plt.Axes, image: np.ndarray, masks: Any = (), classes: Any = None,
     ax.scatter(*xy.T, s=22, c="white", edgecolors="black", linewidths=1, zorder=3)
     ax.set(xlim=(0, width), ylim=(height, 0))
     ax.set_title(title, parse_math=False)   # a class may be called $x$
+    _annotate(ax, texts, missed, false, framed)
 
 def show_grid(
-    items: Sequence[Mapping[str, Any]],  # each: image, and any of masks, classes, points, title
+    items: Sequence[Mapping[str, Any]],  # each: image, and any other of KEYS
     columns: int = 4,
     size: float = 2.0,   # width of one image, inches; tall ones are at most 1.2 times as high
     dpi: int = 72,
@@ -98,7 +113,7 @@ def show_grid(
         fig, axes = plt.subplots(rows, columns, figsize=(columns * size, rows * height), dpi=dpi,
                                  squeeze=False, layout="constrained")
         for ax in axes.flat: ax.axis("off")
-        for ax, item in zip(axes.flat, items): _draw(ax, **item)
+        for ax, item in zip(axes.flat, items): draw_item(ax, **item)
     plt.close(fig)
     return fig
 
@@ -136,6 +151,14 @@ def digest_of(
     plain = json.loads(json.dumps(about, default=lambda o: o.tolist()))
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
+DESCRIPTION = 0x010E   # EXIF's ImageDescription
+
+def _as_webp(png: io.BytesIO, path: Path, stamps: Mapping[str, str | None]) -> None:
+    "Write a PNG as a WebP, a tenth of the bytes where it shows photographs."
+    exif = Image.Exif()
+    exif[DESCRIPTION] = stamps["Source"]
+    Image.open(png).convert("RGB").save(path, "WEBP", quality=80, method=6, exif=exif)
+
 def _with_palette(png: io.BytesIO, path: Path, stamps: Mapping[str, str | None]) -> None:
     "Write a PNG again with a palette: a third of the bytes."
     kept = PngImagePlugin.PngInfo()
@@ -144,29 +167,32 @@ def _with_palette(png: io.BytesIO, path: Path, stamps: Mapping[str, str | None])
     image = Image.open(png).convert("RGB").quantize(256, Image.Quantize.MEDIANCUT)
     image.save(path, "PNG", optimize=True, pnginfo=kept)
 
+PACKED = {".png": _with_palette, ".webp": _as_webp}
+
 def save_picture(
     figure: Figure,
     stem: str | Path,           # path without suffix
     dpi: int = 110,             # of the PNG, and of images inside the PDF
-    photograph: bool = False,   # a PNG with a palette and no PDF, which would hold the same pixels
+    photograph: bool = False,   # a WebP alone; a PDF would hold the same pixels
     code: str = "",             # hash of the code that drew it, which a plot's files carry as well
     **about: Any,               # what it shows, as JSON values
 ) -> list[Path]:                # the files
-    "Save a figure as .png and .pdf, with its data as .json."
+    "Save a figure as .png and .pdf, or as .webp, with its data as .json."
     digest, stem = digest_of(about), Path(stem)
     stamps = {".png": {"Software": None, "Source": digest},
               ".pdf": {"CreationDate": None, "Subject": digest}}
     if code: stamps[".png"]["Comment"] = stamps[".pdf"]["Keywords"] = code
-    files = [stem.with_name(stem.name + suffix) for suffix in (list(stamps)[:2 - photograph])]
+    if photograph: stamps = {".webp": stamps[".png"]}
+    files = [stem.with_name(stem.name + suffix) for suffix in stamps]
     with style():
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
         for file in files:
             with atomic_path(file) as temporary:
-                as_png = file.suffix == ".png"
-                target, stamp = io.BytesIO() if as_png else temporary, stamps[file.suffix]
-                figure.savefig(target, dpi=dpi, metadata=stamp, format=file.suffix[1:])
-                if as_png: _with_palette(target, temporary, stamp)
+                pack, stamp = PACKED.get(file.suffix), stamps[file.suffix]
+                target, kind = (io.BytesIO(), "png") if pack else (temporary, file.suffix[1:])
+                figure.savefig(target, dpi=dpi, metadata=stamp, format=kind)
+                if pack: pack(target, temporary, stamp)
     write_json(f"{stem}.json", about, indent=1)
     return [*files, Path(f"{stem}.json")]
 
@@ -174,7 +200,7 @@ def save_picture(
 PDF_STAMPS = re.compile(rb"/(Subject|Keywords) \(([0-9a-f]*)\)")
 
 def stamps_in(
-    path: str | Path,         # .png or .pdf
+    path: str | Path,         # .png, .webp or .pdf
 ) -> tuple[str, str]:         # both empty if the file is none of ours
     "The digest and the hash of code that a picture file carries."
     if Path(path).suffix == ".pdf":
@@ -182,6 +208,7 @@ def stamps_in(
         return found.get(b"Subject", ""), found.get(b"Keywords", "")
     try:
         with Image.open(path) as image:
-            return str(image.info.get("Source", "")), str(image.info.get("Comment", ""))
+            source = image.info.get("Source") or image.getexif().get(DESCRIPTION, "")
+            return str(source), str(image.info.get("Comment", ""))
     except (OSError, ValueError, SyntaxError): return "", ""
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from ..config import Config, DataConfig, TRAINED, run_name
 from ..data.coco import CocoData, load
 from ..data.evaluation import pseudo_quality
-from ..data.show import save_picture, show_grid
+from ..data.show import show_grid
 
 # %% auto #0
 __all__ = []
@@ -144,9 +144,12 @@ def _window(masks: list[np.ndarray], margin: int = 12) -> tuple[slice, slice]:
 # %% ../../nbs/1_method/10_gallery.ipynb #3fc0c71a
 SHARES = (.02, .1, .25, .5, .75, .9)   # quantiles of the IoU that a picture shows
 
-def _quantiles(ious: dict[int, float], shares: Sequence[float]) -> dict[str, int]:
-    "The object at each quantile of IoU; nothing without objects."
-    ordered = sorted(ious, key=lambda n: (ious[n], n))
+def at_quantiles(
+    values: dict[int, float],   # by id
+    shares: Sequence[float],    # 0..1
+) -> dict[str, int]:            # share: id
+    "The id at each quantile of a value; nothing without values."
+    ordered = sorted(values, key=lambda n: (values[n], n))
     if not ordered: return {}
     return {f"{share:.0%}": ordered[round(share * (len(ordered) - 1))] for share in shares}
 
@@ -161,7 +164,7 @@ def show_quantiles(
     ious = {int(n): iou for n, iou in pseudo_quality(pseudo, truth)["ious"].items()}
     ious = {n: iou for n, iou in ious.items() if n in made}
     above, below = [], []
-    for share, n in _quantiles(ious, shares).items():
+    for share, n in at_quantiles(ious, shares).items():
         image = truth.read_image(true[n]["image_id"])
         masks = [truth.mask(true[n]), pseudo.mask(made[n])]
         cut = _window(masks)
@@ -169,57 +172,6 @@ def show_quantiles(
         for row, mask, title in zip((above, below), masks, titles):
             row.append({"image": image[cut], "masks": [mask[cut]], "classes": [1], "title": title})
     return show_grid([*above, *below], columns=max(1, len(above)), size=1.5)
-
-# %% ../../nbs/1_method/10_gallery.ipynb #a5de9fe2
-def story_image(
-    refined: CocoData,    # pseudo labels
-) -> int | None:          # image id; None: no image whose clicks all have a mask
-    "The image of the highest mean score among those with two to four masks, or any number."
-    dropped = {a["image_id"] for a in refined.info.get("dropped_points", [])}
-    complete = {i: refined.annotations[i] for i in refined.ids if i not in dropped}
-    scores = {i: [a["score"] for a in records if "score" in a] for i, records in complete.items()}
-    some = {i: of for i, of in scores.items() if of}
-    few = {i: of for i, of in some.items() if 2 <= len(of) <= 4} or some
-    return max(few, key=lambda i: np.mean(few[i]), default=None)
-
-def show_story(
-    image_id: int,
-    weak: CocoData,
-    rough: CocoData,
-    refined: CocoData,
-    student: Any,        # SOLOv2 on its device
-    size: DataConfig,    # short_side and long_side at inference
-    score: float = 0.3,
-) -> Figure:
-    "Clicks, the teacher's masks, refined masks, and the student's prediction without clicks."
-    steps = ((weak, "clicks"), (rough, "teacher's masks"), (refined, "refined masks"))
-    items = [known(data, image_id, title) for data, title in steps]
-    last = _predicted(student, weak, image_id, size, score, "student, no clicks")
-    return show_grid([*items, last])
-
-# %% ../../nbs/1_method/10_gallery.ipynb #1a21951d
-def save_pictures(
-    figures: Path,
-    cfg: Config,
-    weak: CocoData,
-    rough: CocoData,
-    refined: CocoData,
-    student: Any,       # SOLOv2 on its device
-    val: CocoData,
-    count: int = 4,
-) -> list[Path]:        # the files written
-    "Save the pictures of a run."
-    about = {"dataset": run_name(cfg), "split": cfg.split, "seed": cfg.seed}
-    def save(name: str, figure: Figure, images: list[int]) -> list[Path]:
-        stem = figures / f"{run_name(cfg)}_{cfg.split}_{name}"
-        return save_picture(figure, stem, photograph=True, shows=name, **about, images=images)
-    written, ids = [], spread(weak, count)
-    for name, data in (("points", weak), ("rough", rough), ("refined", refined)):
-        written += save(name, show_grid([known(data, i) for i in ids], columns=count), ids)
-    written += save("student", show_predictions(student, val, cfg.data, count), spread(val, count))
-    if (story := story_image(refined)) is None: return written
-    story_of = show_story(story, weak, rough, refined, student, cfg.data)
-    return written + save("story", story_of, [story])
 
 # %% ../../nbs/1_method/10_gallery.ipynb #d4c10004
 _NAMES = {"_percent": " (%)", "_": " ", "miou": "mIoU", " ap": " AP"}

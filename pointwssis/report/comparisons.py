@@ -25,6 +25,14 @@ def runs_of(rows: Sequence[dict], split: str, variant: str = "") -> list[dict]:
     return [r for r in rows
             if r["split"] == split and r["variant"] == variant and r["seed"] is not None]
 
+SUPERVISED, ALL_MASKS = "supervised_ap_percent", "100%"
+
+def supervised_runs(rows: Sequence[dict]) -> list[dict]:
+    "Return one run a seed with a supervised network, which all shares of masks have in common."
+    known = [r for r in rows if r["seed"] is not None and not r["variant"]
+             and r["metrics"].get(SUPERVISED) is not None]
+    return [*{r["seed"]: r for r in known[::-1]}.values()][::-1]
+
 def shares_in(rows: Sequence[dict]) -> list[str]:
     "List the splits of our own runs."
     return list(dict.fromkeys(r["split"] for r in rows if r["seed"] is not None))

@@ -12,7 +12,8 @@ from typing import Any
 
 from ..core import atomic_path, read_json
 from ..registry import DATASETS, TABLES
-from .comparisons import PERCENT, runs_of, shares_in
+from .comparisons import ALL_MASKS, PERCENT, SUPERVISED, runs_of, shares_in
+from .comparisons import supervised_runs
 from .evidence import Cell, Evidence, cell
 from .results import comparable, folder_of, results_in, stage_metrics
 from .schedules import schedule_caption
@@ -47,7 +48,7 @@ def by_recipe(
     return found
 
 # %% ../../nbs/7_report/09_comparisons_main.ipynb #3a110009
-STUDENT, SUPERVISED = "student_sw_refined_ap_percent", "supervised_ap_percent"
+STUDENT = "student_sw_refined_ap_percent"
 HEADS = {"teacher_ap_percent": "teacher", "teacher_long_ap_percent": "teacher, student's schedule",
          "student_without_points_ap_percent": "student without points"}
 
@@ -60,22 +61,26 @@ def _row(evidence: Evidence, split: str, of: dict[str, list[dict]], shown: Seque
     if len(recipes) > 1:
         pair = [references(of.get(name, []), STUDENT) for name in ("ours", "paper")]
         made.append(cell(evidence, "gain", *pair))
-    reference = cell(evidence, "mean", references(first, SUPERVISED))
-    return [percent(split), *made, reference, cell(evidence, "runs", references(first, STUDENT))]
+    return [percent(split), *made, cell(evidence, "runs", references(first, STUDENT))]
 
 @TABLES.register("main")
 def main_table(evidence: Evidence, dataset: str, rows: Sequence[dict]) -> Table | None:
-    "AP by share of masks: teacher, controls, students of both recipes, full supervision."
+    "AP by share of masks: teacher, controls, students of both recipes; last, all masks."
     main = [r for r in rows if not r["variant"] and r["seed"] is not None]
     each = {split: by_recipe(evidence.runs, rows, split) for split in shares_in(main)}
     if not each: return None
     recipes = [name for name in ("paper", "ours") if any(name in of for of in each.values())]
     shown = [key for key in HEADS if key in results_in(main)]
     body = [_row(evidence, split, of, shown, recipes) for split, of in each.items()]
+    whole = references(supervised_runs(rows), SUPERVISED)
+    if whole:
+        left, right = [""] * len(shown), [""] * 2 * (len(recipes) > 1)
+        body.append([f"{ALL_MASKS}, supervised", *left, cell(evidence, "mean", whole), *right,
+                     cell(evidence, "runs", whole)])
     columns = ["masks", *(HEADS[key] for key in shown),
                *(f"student, {name}{chr(39)}s recipe" if name == "paper" else "student, ours"
                  for name in recipes), *["ours over the paper's"] * (len(recipes) > 1),
-               "supervised", "seeds"]
+               "seeds"]
     said = schedule_caption(evidence.runs, main)
     caption = " ".join(filter(None, ["Mask AP.", comparable(dataset), PERCENT, said]))
     return make_table(evidence, dataset, caption, columns, body)

@@ -32,9 +32,23 @@ SERIES = {  # marker, dash, name; the colours are those of the style file
     "teacher_long_ap_percent": ("v", ":", "teacher, student's schedule"),
     "student_without_points_ap_percent": ("x", ":", "student without points")}
 
+WHOLE = "supervised_ap_percent"
+
+def _draw_band(ax: Any, made: list[dict], colour: str, name: str) -> None:
+    "Full supervision, which no share of masks changes: its mean and standard deviation."
+    known = [p for p in made if p["result"] == WHOLE and p["here"] is not None]
+    if not known: return
+    most = max(known, key=lambda p: p["seeds"])
+    ax.axhline(most["here"], c=colour, ls="--", label=name)
+    spread = most["sd"] or 0
+    ax.axhspan(most["here"] - spread, most["here"] + spread, color=colour, alpha=.15, lw=0)
+
 def _draw_lines(ax: Any, made: list[dict], published: dict[str, float]) -> None:
-    "One line a series over the splits; published values as hollow marks."
+    "One line a series over the splits, full supervision as a band; hollow marks: one seed."
     for i, (key, (marker, dash, name)) in enumerate(SERIES.items()):
+        if key == WHOLE:
+            _draw_band(ax, made, f"C{i}", name)
+            continue
         points = [(share_of(p["split"]), p["here"], p["sd"])
                   for p in made if p["result"] == key and p["here"] is not None]
         if not points: continue

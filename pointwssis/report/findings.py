@@ -21,7 +21,7 @@ def _cells_of(table: Table | None, row: list[Any] | None) -> dict[str, Any]:
 
 def _chosen_row(table: Table | None) -> list[Any] | None:
     "The row of 10%, or of the share with the most seeds."
-    rows = table["rows"] if table else []
+    rows = [row for row in table["rows"] if " " not in row[0]] if table else []
     ten = [row for row in rows if row[0] == "10%"]
     return max(ten or rows, key=lambda row: len(row[-1]["of"]), default=None)
 
@@ -35,6 +35,8 @@ def _means(main: Table | None, row: list[Any] | None) -> str:
     cells, root = _cells_of(main, row), main["root"] if main else ""
     found = [f"{name} {plain(cells[name], root)}" for name in cells
              if name not in ("masks", "seeds") and cells[name]["how"] == "mean"]
+    found += [f"supervised {plain(entry, root)}" for last in (main["rows"] if main else [])
+              if last[0].endswith(", supervised") for entry in last[1:-1] if entry]
     return f"With {row[0]} of the images outlined, mask AP is: {', '.join(found)}." if found else ""
 
 POINTS_ROWS = (("points over none:", "over a student without points"),

@@ -79,6 +79,7 @@ def _section(name: str, tables: dict[str, Table], pictures: list[Plate], known: 
                 "cells": page_cells(table, known, figures)}
     plots = [p for p in pictures if not p.split]
     hours = next((p for p in plots if p.stem.startswith("ap_by_hours")), None)
+    overview = next((p for p in pictures if p.stem.endswith("_overview")), None)
     said = findings(made)
     made = {kind: t for kind, t in _split_results(made).items()
             if t["rows"] or kind != "without_points"}
@@ -87,11 +88,12 @@ def _section(name: str, tables: dict[str, Table], pictures: list[Plate], known: 
     columns, rows = notebooks(runs, name, figures)
     return {
         "name": name, "ran": ran, "pictures": pictures if ran and not smoke else [],
-        "smoke": _smoke_line(made) if smoke else "", "hours": hours, "folds": folds,
+        "smoke": _smoke_line(made) if smoke else "", "hours": hours, "overview": overview,
+        "folds": folds,
         "main": packed("main", made["main"]) if "main" in made and not smoke else None,
         "published": [packed(k, t) for k, t in made.items()] if not ran else [],
         "findings": said, "note": comparable(name) if ran else "",
-        "photographs": {split: [p for p in pictures if p.split == split]
+        "photographs": {split: [p for p in pictures if p.split == split and p is not overview]
                         for split in dict.fromkeys(p.split for p in pictures) if split}
         if not smoke else {},
         "notebooks": {"columns": columns, "rows": rows}}
@@ -128,7 +130,7 @@ def page_texts(
     "Make both forms of the page from the folder of figures."
     known, figures = {}, Path(figures)
     def source(plate: Plate) -> str:
-        return embedded(figures / f"{plate.stem}.png", bool(plate.split)) if packed else ""
+        return embedded(figures / plate.file) if packed else ""
     def files(stem: str, *suffixes: str) -> list[str]:
         return [suffix for suffix in suffixes if (figures / f"{stem}.{suffix}").is_file()]
     sections = _sections(Path(runs), figures, known)

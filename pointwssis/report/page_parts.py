@@ -4,7 +4,7 @@
 
 # %% ../../nbs/7_report/17_page_parts.ipynb #9a9e0004
 from __future__ import annotations
-import base64, io, json, os
+import base64, json, os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,24 @@ from .tables import NOTES, Span, Table, plain, spans
 __all__ = []
 
 # %% ../../nbs/7_report/17_page_parts.ipynb #b305311f
+MARKS = ("A cross marks an object without a mask of its class and an IoU of at least 0.5, a ring a "
+         "mask that covers no object.")
 PHOTOGRAPHS = {
-    "story": "A weak image: its points, the teacher's masks, the refined masks, and the student's "
-             "prediction without points.",
-    "points": "Weak images with their labels: a point and a class for each object.",
-    "rough": "The teacher's masks for these points.", "refined": "The refined masks.",
-    "student": "Validation images: true masks above, the student's predictions below."}
+    "overview": "The data flow of the method, over images of one run.",
+    "labels": "Weak images at 10, 35, 65 and 90% of mean IoU: clicks, the teacher's masks, refined "
+              "masks, truth. A number is the IoU of a mask with the truth; a cross marks a click "
+              "without a mask.",
+    "levels": "The teacher's masks of one click on each level of the pyramid, with their IoU, for "
+              "a small, a medium and a large object. A frame marks the selected level.",
+    "misses": f"The teacher on weak images, without points and with points. {MARKS}",
+    "networks": "Validation images: truth, and predictions with a score of at least 0.3. Of 24 "
+                "images those at 10, 50, 90 and 100% of the student's errors are shown, the worst "
+                f"last. {MARKS}"}
 
 ORDER = ("ap_by_split", "ap_by_hours", "plan", "gains", "proposals", "ablation", "curves",
          *PHOTOGRAPHS)   # kinds, or how their names begin
+
+SUFFIXES = (".png", ".webp")   # of plots, of photographs
 
 @dataclass(frozen=True)
 class Plate:
@@ -38,6 +47,7 @@ class Plate:
     split: str               # of photographs of images with masks; "" for plots
     caption: str
     size: tuple[int, int]    # width and height in pixels
+    file: str                # file name
 
 def _caption(about: dict[str, Any], split: str) -> str:
     words = [about.get("caption") or PHOTOGRAPHS.get(str(about.get("shows")), "")]
@@ -50,13 +60,14 @@ def plates(
 ) -> list[Plate]:           # plots, then photographs by split
     "List the pictures that have a JSON file beside them."
     found = []
-    for path in sorted(Path(figures).glob("*.png")):
+    for path in sorted(p for kind in SUFFIXES for p in Path(figures).glob(f"*{kind}")):
         about = _json(path.with_suffix(".json"))
         if "dataset" not in about: continue
         shows, split = str(about.get("shows", path.stem)), about.get("split", "")
         place = next((i for i, kind in enumerate(ORDER) if shows.startswith(kind)), len(ORDER))
         with Image.open(path) as image: size = image.size
-        plate = Plate(path.stem, about["dataset"], split, _caption(about, split), size)
+        said = _caption(about, split)
+        plate = Plate(path.stem, about["dataset"], split, said, size, path.name)
         found.append((share_of(split or "0"), place, path.stem, plate))
     return [plate for *_, plate in sorted(found, key=lambda f: f[:3])]
 
@@ -67,16 +78,11 @@ def _json(path: Path) -> dict[str, Any]:
 
 # %% ../../nbs/7_report/17_page_parts.ipynb #ede49bf6
 def embedded(
-    path: str | Path,   # a PNG
-    photograph: bool,
+    path: str | Path,   # a PNG or a WebP
 ) -> str:               # a data URL
     "Pack a picture as text."
-    kind, packed = "png", Path(path).read_bytes()
-    if photograph:
-        image, buffer = Image.open(path).convert("RGB"), io.BytesIO()
-        image.save(buffer, "JPEG", quality=85, optimize=True)
-        kind, packed = "jpeg", buffer.getvalue()
-    return f"data:image/{kind};base64,{base64.b64encode(packed).decode()}"
+    packed = base64.b64encode(Path(path).read_bytes()).decode()
+    return f"data:image/{Path(path).suffix[1:]};base64,{packed}"
 
 # %% ../../nbs/7_report/17_page_parts.ipynb #eb8b3a01
 def opened(

@@ -60,7 +60,7 @@ def _check_plan(evidence: Evidence, path: Path, written: dict[str, Any]) -> list
 # %% ../../nbs/7_report/24_verify_figures.ipynb #59abd2a6
 def _evaluated(evidence: Evidence, run: str, shows: str) -> list[int] | None:
     "The images of an evaluation; None where it could not evaluate all."
-    kind = "val" if shows == "student" else "weak"
+    kind = "val" if shows == "networks" else "weak"
     record = evidence.records(f"{run}/evaluate").get(kind)
     if record is None: return None
     points = f"{run}/split/metrics.json#points"
@@ -133,7 +133,7 @@ def check_pictures(written: dict[Path, Any]) -> Iterator[Fault]:
     "Name picture files that are missing or were drawn of another JSON than the one beside them."
     cure = "Draw it again, or delete both."
     for path, about in written.items():
-        for suffix in (".png",) if about["shows"] in PHOTOGRAPHS else (".png", ".pdf"):
+        for suffix in (".webp",) if about["shows"] in PHOTOGRAPHS else (".png", ".pdf"):
             file = path.with_suffix(suffix)
             if not file.is_file(): yield f"{file}: is missing beside {path.name}", cure
             elif stamps_in(file)[0] != digest_of(about):

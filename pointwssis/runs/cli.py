@@ -107,6 +107,10 @@ def _report(parser: Parser) -> None:
     parser.add_argument("--verify", action="store_true",
                         help="write nothing; compute every number of tables and figures again from "
                              "the runs, and say which runs they lack")
+    parser.add_argument("--pictures", action="store_true",
+                        help="draw only the pictures with masks, of runs that still have weights")
+    parser.add_argument("--without", type=numbers, default=(), metavar="ID,...",
+                        help="images that no picture shows")
 
 @_command(commands.command_plan, "plugin", "runs", "figures")
 def _plan(parser: Parser) -> None:

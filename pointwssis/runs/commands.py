@@ -5,12 +5,13 @@
 # %% ../../nbs/6_runs/14_commands.ipynb #97dca613
 from __future__ import annotations
 import argparse, json, shutil, sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..core import ConfigError, DataError, counted, figures_beside
+from ..core import ConfigError, DataError, counted, figures_beside, read_json
 
 # %% auto #0
 __all__ = []
@@ -123,6 +124,23 @@ def command_published(args: argparse.Namespace) -> None:
     print(f"Evidence is in {', '.join(map(str, made))}.")
 
 # %% ../../nbs/6_runs/14_commands.ipynb #dbac0d13
+def command_pictures(runs: str, figures: str | Path, hidden: Sequence[int]) -> None:
+    "Draw the pictures of each data set: of its split with most seeds, of a run with weights."
+    from pointwssis.method.overview import save_pictures
+    from pointwssis.report.figures import of_main_split
+    from pointwssis.report.results import collect, folder_of
+    from pointwssis.runs.stage_graph import config_of, of_run
+    rows = collect(runs)
+    for dataset in dict.fromkeys(row["dataset"] for row in rows):
+        main = of_main_split([row for row in rows if row["dataset"] == dataset])
+        folders = [Path(runs) / folder_of(row) for row in main]
+        whole = [f for f in folders if (f / "student_refined/artifacts/last.safetensors").is_file()]
+        if not whole: print(f"{dataset}: no run has weights, so nothing is drawn")
+        for folder in whole[:1]:
+            asked = read_json(folder / "evaluate/params.json")["parameters"]
+            made = save_pictures(Path(figures), config_of(**of_run(asked)), folder, hidden)
+            print(f"{dataset}: {len(made) // 2} pictures of {folder} are in {figures}")
+
 def command_report(args: argparse.Namespace) -> None:
     "Make tables and figures from all runs, or check those that are there."
     from pointwssis.runs.jobs import cores
@@ -133,6 +151,7 @@ def command_report(args: argparse.Namespace) -> None:
                         "or pass --runs DIR.")
     figures = args.figures or figures_beside(args.runs)
     if args.verify: return print(verify(args.runs, figures, cores()))
+    if args.pictures: return command_pictures(args.runs, figures, args.without)
     write_report(Path(args.runs), Path(figures), cores())
     print(f"tables and figures are in {figures}")
 

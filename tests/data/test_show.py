@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from pointwssis.core import read_json
-from pointwssis.data.show import COLOURS, colours_of, curves, digest_of, overlay, save_picture, show_grid, style, thinned
+from pointwssis.data.show import COLOURS, colours_of, curves, digest_of, overlay, save_picture, show_grid, stamps_in, style, thinned
 
 GREY = np.full((40, 60, 3), 100, np.uint8)
 
@@ -63,8 +63,8 @@ def test_overlay_without_classes_and_with_tensors():
 
 
 def test_border_widens_with_the_image():
-    image = np.zeros((900, 900, 3), np.uint8)
-    mask = np.zeros((1, 900, 900), bool)
+    image = np.zeros((400, 400, 3), np.uint8)
+    mask = np.zeros((1, 400, 400), bool)
     mask[:, 100:300, 100:300] = True
     assert (overlay(image, mask, [0], alpha=0)[200, 100:103] == COLOURS[0]).all() and not overlay(image, mask, [0], alpha=0)[200, 103].any()
 
@@ -126,10 +126,18 @@ def test_a_picture_carries_the_digest_of_what_its_json_says(tmp_path):
     assert Image.open(files[0]).info["Source"] == digest and f"/Subject ({digest})".encode() in files[1].read_bytes()
 
 
-def test_a_photograph_has_a_palette_and_no_pdf(tmp_path):
+def test_a_photograph_is_a_webp_of_a_tenth_of_the_bytes_and_no_pdf(tmp_path):
     figure = show_grid([{"image": np.random.default_rng(0).integers(0, 255, (90, 160, 3), np.uint8)}])
-    plain = save_picture(figure, tmp_path / "plot", shows="rough")[0]
-    files = save_picture(figure, tmp_path / "photograph", photograph=True, shows="rough")
-    assert [path.name for path in files] == ["photograph.png", "photograph.json"]
-    with Image.open(files[0]) as image, Image.open(plain) as full:
-        assert image.mode == full.mode == "P" and image.size == full.size and image.info["Source"] == digest_of({"shows": "rough"})
+    plain = save_picture(figure, tmp_path / "plot", shows="labels")[0]
+    files = save_picture(figure, tmp_path / "photograph", photograph=True, shows="labels")
+    assert [path.name for path in files] == ["photograph.webp", "photograph.json"]
+    with Image.open(files[0]) as image, Image.open(plain) as full: assert image.format == "WEBP" and image.size == full.size
+    assert stamps_in(files[0]) == stamps_in(plain) == (digest_of({"shows": "labels"}), "") and files[0].stat().st_size < plain.stat().st_size
+
+
+def test_marks_lie_at_their_places():
+    item = {"image": np.zeros((60, 80, 3), np.uint8), "texts": [(10, 20, "0.71")], "missed": [(30, 40)], "false": [(50, 5), (60, 6)]}
+    left, right = show_grid([item, {**item, "framed": True}]).axes
+    assert [(text.get_position(), text.get_text()) for text in left.texts] == [((10, 20), "0.71")]
+    places = {line.get_marker(): line.get_xydata().tolist() for line in left.lines}
+    assert places == {"x": [[30, 40]], "o": [[50, 5], [60, 6]]} and (len(left.patches), len(right.patches)) == (0, 1)

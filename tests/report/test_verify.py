@@ -103,7 +103,7 @@ def photographs(root, run="toys/10p/s0"):
     asked = {"dataset": dataset, "split": split, "seed": int(seed[1:])}
     read = inputs_of(run, "split/a_s.json", "pseudo/a_sw.json", f"student_refined/{LAST}")
     finish(root / "runs", f"{run}/report", {"files": []}, inputs=read)
-    for shows, images in (("story", [7]), ("rough", [0, 6, 19]), ("student", [0, 19])):
+    for shows, images in (("overview", [7]), ("labels", [0, 6, 19]), ("networks", [0, 19])):
         stem = root / "figures" / f"{dataset}_{split}_{shows}"
         save_picture(Figure(figsize=(1, 1)), stem, photograph=True, shows=shows, **asked, images=images)
 
@@ -129,7 +129,7 @@ def report(made, tmp_path):
 def test_runs_and_figures_are_of_every_sort(made):
     told = {path.stem: read_json(path).get("shows") for path in (made / "figures").glob("*.json")}
     assert {"ap_by_split", "ap_by_hours", "curves", "proposals"} & {*told.values()} >= {"ap_by_split", "ap_by_hours", "curves"}
-    assert {"ablation_levels", "plan", "story", "rough", "student"} <= {*told.values()}
+    assert {"ablation_levels", "plan", "overview", "labels", "networks"} <= {*told.values()}
 
 
 def edit(path, change):
@@ -361,11 +361,11 @@ def test_a_plan_at_other_prices_is_right(report):
 AGAIN = "Run `pointwssis run report --force --dataset toys --split 10p --seed 0`, or delete it."
 
 @pytest.mark.parametrize("name, change, says, cure", [
-    ("story", lambda f: f.update(seed=5), "seed 5 has no evidence: toys/10p/s5/report/params.json is missing", AGAIN.replace("seed 0", "seed 5")),
-    ("story", lambda f: f["images"].append(99), r"images\[1\] 99 is no image that toys/10p/s0/evaluate evaluated", AGAIN),
-    ("student", lambda f: f["images"].append(99), r"images\[2\] 99 is no image that", AGAIN),
-    ("rough", lambda f: f.update(shows="story"), "shows story is written, so its name should be toys_10p_story", "Delete it."),
-    ("rough", lambda f: f.pop("images"), "images None has no evidence", "Run the stage report again, or delete it.")])
+    ("overview", lambda f: f.update(seed=5), "seed 5 has no evidence: toys/10p/s5/report/params.json is missing", AGAIN.replace("seed 0", "seed 5")),
+    ("overview", lambda f: f["images"].append(99), r"images\[1\] 99 is no image that toys/10p/s0/evaluate evaluated", AGAIN),
+    ("networks", lambda f: f["images"].append(99), r"images\[2\] 99 is no image that", AGAIN),
+    ("labels", lambda f: f.update(shows="overview"), "shows overview is written, so its name should be toys_10p_overview", "Delete it."),
+    ("labels", lambda f: f.pop("images"), "images None has no evidence", "Run the stage report again, or delete it.")])
 def test_a_photograph_that_claims_too_much_is_found(report, name, change, says, cure):
     edit(report / f"figures/toys_10p_{name}.json", change)
     refused(report, f"toys_10p_{name}.json: {says}", cure)
@@ -386,12 +386,12 @@ def test_weak_images_without_truth_may_be_photographed(report, points, found):
     finish(report / "runs", "toys/10p/s0/split", read_json(split / "metrics.json") | {"points": points}, outputs={"a_s.json": "12"})
     write_report(report / "runs", report / "figures")
     plan(report / "runs", "toys", .3, figures=report / "figures")
-    about = read_json(report / "figures/toys_10p_rough.json")
+    about = read_json(report / "figures/toys_10p_labels.json")
     again = about | {"images": [*about["images"], 99]}
-    save_picture(Figure(figsize=(1, 1)), report / "figures/toys_10p_rough", photograph=True, **again)
+    save_picture(Figure(figsize=(1, 1)), report / "figures/toys_10p_labels", photograph=True, **again)
     write_page(report / "runs", report / "figures")
     write_sums(report / "runs", report / "figures")
-    if found: refused(report, r"rough.json: images\[3\] 99 is no image", AGAIN)
+    if found: refused(report, r"labels.json: images\[3\] 99 is no image", AGAIN)
     else: verify(report / "runs", report / "figures")
 
 
@@ -515,7 +515,7 @@ TAMPERINGS = {   # name: file, change, the file that is named if it is another o
     "a plot replaced as PDF": ("figures/curves_toys.pdf", bytes_from("ap_by_split_toys.pdf")),
     "a byte of a PNG": ("figures/curves_toys.png", lambda path: path.write_bytes(path.read_bytes()[:-30] + bytes(30))),
     "a byte of a PDF": ("figures/curves_toys.pdf", lambda path: path.write_bytes(path.read_bytes() + b" ")),
-    "a photograph replaced": ("figures/toys_10p_story.png", bytes_from("toys_10p_rough.png")),
+    "a photograph replaced": ("figures/toys_10p_overview.webp", bytes_from("toys_10p_labels.webp")),
     "a PDF lost": ("figures/curves_toys.pdf", removed),
     "a number of the summary": ("figures/summary.json", value("toys", "10p", "paper", "teacher_ap_percent", to=more)),
     "a metric added to the summary": ("figures/summary.json", value("toys", "10p", "paper", "wonder_percent", to=99.0)),

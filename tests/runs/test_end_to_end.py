@@ -15,7 +15,7 @@ from chain import TINY
 
 SCORES = ("teacher_ap_percent", "student_sw_ap_percent", "student_sw_refined_ap_percent", "supervised_ap_percent",
           "pseudo_sw_miou_percent", "pseudo_sw_refined_miou_percent")
-PICTURES = ("points", "rough", "refined", "student")
+PICTURES = ("overview", "labels", "levels", "misses", "networks")
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +56,15 @@ def test_the_evaluation_holds_every_promised_number(done):
 def test_the_table_and_the_pictures_are_there(done):
     figures = done[0] / "outputs/figures"
     stems = [f"shapes_25p_{name}" for name in PICTURES]
-    for stem in (*stems, "ap_by_split_shapes"): assert (figures / f"{stem}.png").read_bytes()[:4] == b"\x89PNG"
+    assert (figures / "ap_by_split_shapes.png").read_bytes()[:4] == b"\x89PNG"
+    for stem in stems: assert (figures / f"{stem}.webp").read_bytes()[8:12] == b"WEBP"
     assert [path.name for path in figures.glob("*shapes*.pdf") if path.read_bytes()[:4] != b"%PDF"] == []
     assert (figures / "ap_by_split_shapes.pdf").is_file() and not list(figures.glob("shapes_25p_*.pdf"))
-    assert json.loads((figures / "shapes_25p_points.json").read_text())["split"] == "25p"
+    assert json.loads((figures / "shapes_25p_labels.json").read_text())["split"] == "25p"
     rows = json.loads((figures / "results_shapes.json").read_text())
     assert f"{metrics(done[0], 'evaluate')['pseudo_sw_miou_percent']:.1f}" in (figures / "results_shapes.md").read_text()
     assert "25p" in json.dumps(rows) and (figures / "results_shapes.csv").is_file()
-    assert {f"{stem}.png" for stem in stems} <= set(metrics(done[0], "report")["files"])
+    assert {f"{stem}.webp" for stem in stems} <= set(metrics(done[0], "report")["files"])
 
 
 @pytest.mark.parametrize("stage", STAGES)
