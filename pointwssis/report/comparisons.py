@@ -25,7 +25,7 @@ def runs_of(rows: Sequence[dict], split: str, variant: str = "") -> list[dict]:
     return [r for r in rows
             if r["split"] == split and r["variant"] == variant and r["seed"] is not None]
 
-SUPERVISED, ALL_MASKS = "supervised_ap_percent", "100%"
+SUPERVISED = "supervised_ap_percent"
 
 def supervised_runs(rows: Sequence[dict]) -> list[dict]:
     "Return one run a seed with a supervised network, which all shares of masks have in common."

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..core import atomic_path, read_json
 from ..registry import DATASETS, TABLES
-from .comparisons import ALL_MASKS, PERCENT, SUPERVISED, runs_of, shares_in
+from .comparisons import PERCENT, SUPERVISED, runs_of, shares_in
 from .comparisons import supervised_runs
 from .evidence import Cell, Evidence, cell
 from .results import comparable, folder_of, results_in, stage_metrics
@@ -75,7 +75,7 @@ def main_table(evidence: Evidence, dataset: str, rows: Sequence[dict]) -> Table 
     whole = references(supervised_runs(rows), SUPERVISED)
     if whole:
         left, right = [""] * len(shown), [""] * 2 * (len(recipes) > 1)
-        body.append([f"{ALL_MASKS}, supervised", *left, cell(evidence, "mean", whole), *right,
+        body.append(["all, supervised", *left, cell(evidence, "mean", whole), *right,
                      cell(evidence, "runs", whole)])
     columns = ["masks", *(HEADS[key] for key in shown),
                *(f"student, {name}{chr(39)}s recipe" if name == "paper" else "student, ours"
