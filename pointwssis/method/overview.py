@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from ..config import Config, run_name
+from ..core import file_hash
 from ..data.show import draw_item, save_picture, style
 from .gallery import at_quantiles, known, spread
 from .run_pictures import FinishedRun, labels_picture, levels_picture, mean_iou
@@ -69,7 +70,9 @@ def draw_overview(
 def overview_picture(run: FinishedRun) -> tuple[Figure, list[int]] | None:
     "The data flow of the method over images of the run."
     if (student := run.network("student_refined")) is None: return None
-    strong, weak = run.labels("split", "_s.json"), at_quantiles(mean_iou(run), (.5,)).get("50%")
+    strong, ious = run.labels("split", "_s.json"), mean_iou(run)
+    several = {i: iou for i, iou in ious.items() if len(run.weak.annotations[i]) > 2}
+    weak = at_quantiles(several or ious, (.5,)).get("50%")
     first, new = spread(strong.select(readable(strong)), 3)[-1:], spread(run.val, 3)[-1:]
     if weak is None or not first or not new: return None
     image = run.val.read_image(new[0])
@@ -93,7 +96,9 @@ def save_pictures(
 ) -> list[Path]:                     # the files written
     "Draw and save every picture of a run that its files allow."
     run, written = FinishedRun(cfg, Path(folder), tuple(hidden)), []
-    about = {"dataset": run_name(cfg), "split": cfg.split, "seed": cfg.seed}
+    weights = run.place("student_refined") / "last.safetensors"
+    about = {"dataset": run_name(cfg), "split": cfg.split, "seed": cfg.seed,
+             "student": file_hash(weights) if weights.is_file() else ""}
     for shows, draw in PICTURES.items():
         if (made := draw(run)) is None: continue
         stem = Path(figures) / f"{run_name(cfg)}_{cfg.split}_{shows}"

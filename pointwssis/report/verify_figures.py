@@ -79,6 +79,9 @@ def _false_claims(evidence: Evidence, written: dict[str, Any]) -> Iterator[str]:
     other = next((name for name in ours if name in theirs and ours[name] != theirs[name]), "")
     if other:
         yield f"seed {written['seed']}: was drawn from another {other} than that of {run}/evaluate"
+    student = theirs.get("student_refined/last.safetensors", "")
+    if written.get("student", student) != student:
+        yield f"was drawn with another student than that of {run}/evaluate"
     images = _evaluated(evidence, run, written["shows"])
     for i, image in enumerate(written["images"]):
         if images and image not in images:

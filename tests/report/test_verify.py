@@ -364,6 +364,7 @@ AGAIN = "Run `pointwssis run report --force --dataset toys --split 10p --seed 0`
     ("overview", lambda f: f.update(seed=5), "seed 5 has no evidence: toys/10p/s5/report/params.json is missing", AGAIN.replace("seed 0", "seed 5")),
     ("overview", lambda f: f["images"].append(99), r"images\[1\] 99 is no image that toys/10p/s0/evaluate evaluated", AGAIN),
     ("networks", lambda f: f["images"].append(99), r"images\[2\] 99 is no image that", AGAIN),
+    ("networks", lambda f: f.update(student="7" * 64), "was drawn with another student than that of toys/10p/s0/evaluate", AGAIN),
     ("labels", lambda f: f.update(shows="overview"), "shows overview is written, so its name should be toys_10p_overview", "Delete it."),
     ("labels", lambda f: f.pop("images"), "images None has no evidence", "Run the stage report again, or delete it.")])
 def test_a_photograph_that_claims_too_much_is_found(report, name, change, says, cure):
