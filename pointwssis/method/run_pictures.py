@@ -22,7 +22,8 @@ from ..data.points import points_of
 from ..data.show import save_picture, show_grid
 from ..detector.nms import pairwise_iou
 from ..detector.predict import load_model, predict_image, predictor
-from .gallery import at_quantiles, known, open_artifact, open_truth, open_val, spread
+from .gallery import at_quantiles, known, open_artifact, open_truth, open_val
+from .gallery import spread
 from ..registry import PROMPTS, RECIPES
 
 # %% auto #0
