@@ -1,0 +1,53 @@
+"COCO's size through the stages, in small; and the table of its work."
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import coco_stages, scale_table                            # noqa: E402
+from pointwssis.data import coco                                            # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    place = tmp_path_factory.mktemp("stand_in") / "data"
+    coco_stages.write_stand_in(place, 320, 900, 6, 40)
+    return place
+
+
+def test_most_pictures_are_links(root):
+    data = coco.load(root / "annotations/instances_train.json", root / "train", "masks")
+    assert len(data.ids) == 320 and data.num_annotations == 900 and data.read_image(data.ids[-1]).shape == (72, 96, 3)
+    files = {(root / "train" / r["file_name"]).stat().st_ino for r in data.images.values()}
+    assert len(files) == coco_stages.FILES
+
+
+def test_stages_run_on_drawn_masks(root):
+    found = coco_stages.prepare_stage(str(root), "split")()
+    assert found["strong_images"] == 32 and found["weak_images"] == 288
+    made = coco_stages.prepare_stage(str(root), "pseudo")()
+    assert made["images"] == 288 and made["masks"] > .95 * found["points"]
+    assert coco_stages.prepare_student(str(root), 1)()["images"] == 320
+    again = coco_stages.prepare_stage(str(root), "pseudo")()
+    assert again["images"] == 288 and again["masks"] == made["masks"]     # all were in the journal, none was asked again
+
+
+def test_the_page_has_the_table():
+    assert scale_table.table({}) in (ROOT / "docs/scale.md").read_text(encoding="utf-8")
+
+
+def test_hours_follow_the_rates():
+    parts = {"network": [("R-101, batch 16", 20.)], "crops": [("trained, batch 16, bf16", 100.)], "labels": [("teacher, from files", 10.)]}
+    results = {"parts": {name: {"rows": [{"what": what, "value": value} for what, value in rows]} for name, rows in parts.items()}}
+    rates = scale_table.rates_of(results)
+    seconds = (720_000 + 8_640_000) / 20 + 3_200_000 / 100 + 106_458 / 10
+    assert scale_table.hours("10p", 8, rates) == f"{seconds / 8 / 3600:,.1f}" and scale_table.hours("10p", 8, {}) == "not measured"
+
+
+def test_the_command_prints_it():
+    done = subprocess.run([sys.executable, "-m", "benchmarks.scale_table"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == scale_table.table({})
