@@ -47,9 +47,12 @@ def copied(words: str) -> list[Path]:
 
 class Machine:
     "The state between two steps: user, folder and environment."
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, certificate: Path | None = None):
         self.root, self.user, self.folder = root, "root", "/"
         self.env = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"}
+        if certificate:
+            shutil.copy(certificate, root / "etc/ssl/authority.crt")
+            self.env |= dict.fromkeys(("PIP_CERT", "SSL_CERT_FILE"), "/etc/ssl/authority.crt")
 
     def run(self, command: list[str]) -> None:
         "Run a command as the user, in the folder; CalledProcessError where it fails."
@@ -64,13 +67,16 @@ class Machine:
     def copy(self, words: str) -> None:
         "Copy files into the folder; those in folders keep their place, as COPY . . does."
         plain = [word for word in shlex.split(words) if not word.startswith("--")]
-        to = (self.root / self.folder.lstrip("/") / plain[-1]).resolve()
+        top = self.root / self.folder.lstrip("/")
+        to = (top / plain[-1]).resolve()
         for name in copied(words):
             single = len(plain) == 2 and (HERE / plain[0]).is_file()
             place = to if single else to / name
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(HERE / name, place)
-        for path in (to.parent, *to.parent.rglob("*")): os.chown(path, 1000, 1000)
+            for made in (place, *place.parents):
+                if made == top: break
+                os.chown(made, 1000, 1000)
 
     def step(self, name: str, words: str) -> None:
         "One instruction."
@@ -90,8 +96,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("root", type=Path)
     parser.add_argument("--file", type=Path, default=HERE / "containers/Dockerfile")
+    parser.add_argument("--certificate", type=Path,
+                        help="authorities to trust, where a proxy signs with one of its own")
     args = parser.parse_args()
-    machine = Machine(args.root.resolve())
+    machine = Machine(args.root.resolve(), args.certificate)
     for name, words in instructions(args.file.read_text(encoding="utf-8")):
         start = time.monotonic()
         machine.step(name, words)
