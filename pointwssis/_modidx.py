@@ -1193,6 +1193,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
                                                                                                       'pointwssis/method/run_pictures.py'),
                                                 'pointwssis.method.run_pictures.FinishedRun.val': ( '1_method/run_pictures.html#finishedrun.val',
                                                                                                     'pointwssis/method/run_pictures.py'),
+                                                'pointwssis.method.run_pictures.FinishedRun.val_images': ( '1_method/run_pictures.html#finishedrun.val_images',
+                                                                                                           'pointwssis/method/run_pictures.py'),
                                                 'pointwssis.method.run_pictures.FinishedRun.weak': ( '1_method/run_pictures.html#finishedrun.weak',
                                                                                                      'pointwssis/method/run_pictures.py'),
                                                 'pointwssis.method.run_pictures._by_level': ( '1_method/run_pictures.html#_by_level',

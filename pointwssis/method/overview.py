@@ -73,7 +73,7 @@ def overview_picture(run: FinishedRun) -> tuple[Figure, list[int]] | None:
     strong, ious = run.labels("split", "_s.json"), mean_iou(run)
     several = {i: iou for i, iou in ious.items() if len(run.weak.annotations[i]) > 2}
     weak = at_quantiles(several or ious, (.5,)).get("50%")
-    first, new = spread(strong.select(readable(strong)), 3)[-1:], spread(run.val, 3)[-1:]
+    first, new = spread(strong.select(readable(strong)), 3)[-1:], run.val_images(3)[-1:]
     if weak is None or not first or not new: return None
     image = run.val.read_image(new[0])
     steps = ((strong, first[0], "outlined image: masks"), (run.weak, weak, "clicked image: points"),

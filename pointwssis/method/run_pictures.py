@@ -65,7 +65,11 @@ class FinishedRun:
     @cached_property
     def val(self) -> CocoData:
         found = open_val(self.cfg, self.place("split"))
-        return found.select(i for i in readable(found) if i not in self.hidden)
+        return found.select(readable(found))
+
+    def val_images(self, count: int) -> list[int]:
+        "Ids of evenly spaced validation images; those not to be shown leave gaps."
+        return [i for i in spread(self.val, count) if i not in self.hidden]
 
     def network(self, stage: str) -> Any:
         "The trained network of a stage on its device; None without weights."
@@ -244,12 +248,12 @@ def networks_picture(run: FinishedRun) -> tuple[Figure, list[int]] | None:
     "Truth and predictions of three networks on validation images."
     models = {name: run.network(stage) for stage, name in SIDE_BY_SIDE.items()}
     models = {name: model for name, model in models.items() if model is not None}
-    val = run.val
-    if "student" not in models or not val.ids: return None
+    val, tried = run.val, run.val_images(24)
+    if "student" not in models or not tried: return None
     def of(name: str, i: int) -> dict[str, Any]:
         image = val.read_image(i)
         return outcome(image, predicted(models[name], image, run.cfg), _masks_of(val, i), name)
-    shown = {i: of("student", i) for i in spread(val, 24)}
+    shown = {i: of("student", i) for i in tried}
     errors = {i: len(item["missed"]) + len(item["false"]) for i, item in shown.items()}
     ids, items = list(dict.fromkeys(at_quantiles(errors, (.1, .5, .9, 1)).values())), []
     for i in ids:
