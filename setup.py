@@ -36,8 +36,8 @@ setup(
     install_requires=cfg["requirements"].split(),
     extras_require={name: cfg[f"{name}_requirements"].split() for name in ("dev", "cluster", "sam", "weights", "export")},
     entry_points={"console_scripts": cfg["console_scripts"].split()},
-    packages=[*find_packages(include=["pointwssis*"]), "pointwssis.stage_notebooks"],
-    package_dir={"pointwssis.stage_notebooks": "nbs/stages"},
-    package_data={"pointwssis": ["*.mplstyle", "*.html", "*.md"], "pointwssis.bridges.configs": ["*.yaml"], "pointwssis.stage_notebooks": ["*.ipynb"]},
+    packages=[*find_packages(include=["pointwssis*"]), "pointwssis.stage_notebooks", "pointwssis.workflow"],
+    package_dir={"pointwssis.stage_notebooks": "nbs/stages", "pointwssis.workflow": "workflow"},
+    package_data={"pointwssis": ["*.mplstyle", "*.html", "*.md"], "pointwssis.bridges.configs": ["*.yaml"], "pointwssis.stage_notebooks": ["*.ipynb"], "pointwssis.workflow": ["Snakefile", "profile/*"]},
     zip_safe=False,
 )

@@ -9,7 +9,7 @@ import pytest
 
 
 ROOT = Path(__file__).parent.parent
-SOURCES = ("settings.ini", "setup.py", "pyproject.toml", "README.md", "LICENSE", "NOTICE", "pointwssis", "nbs/stages")
+SOURCES = ("settings.ini", "setup.py", "pyproject.toml", "README.md", "LICENSE", "NOTICE", "pointwssis", "nbs/stages", "workflow")
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +28,9 @@ def site(tmp_path_factory) -> Path:
 
 
 def test_the_package_carries_what_is_no_module(site):
-    names = {path.name for path in (ROOT / "nbs/stages").glob("*.ipynb")}
+    names = {path.name for path in (ROOT / "nbs/stages", "workflow").glob("*.ipynb")}
     assert {path.name for path in (site / "pointwssis/stage_notebooks").glob("*.ipynb")} == names
+    assert (site / "pointwssis/workflow/Snakefile").read_bytes() == (ROOT / "workflow/Snakefile").read_bytes()
     for pattern in ("*.mplstyle", "*.html", "*.md", "bridges/configs/*.*"):
         assert {path.name for path in (site / "pointwssis").glob(pattern)} == {path.name for path in (ROOT / "pointwssis").glob(pattern)} != set()
 

@@ -55,6 +55,10 @@ def _reproduce(parser: Parser) -> None:
                         help=f"ablations too: all, or some of {', '.join(ABLATIONS)}")
     parser.add_argument("--labels-only", action="store_true",
                         help="ablations judge the pseudo labels and train no student")
+    parser.add_argument("--engine", default="", metavar="NAME",
+                        help="run the stages as jobs of a workflow engine: snakemake")
+    parser.add_argument("--profile", default="", metavar="DIR",
+                        help="of the engine, such as one for a cluster (default: jobs run here)")
     parser.add_argument("--from-published", default="", metavar="DIR",
                         help="train nothing; judge the published checkpoints and labels in this "
                              "folder")
@@ -187,6 +191,7 @@ EPILOG = """examples:
   pointwssis reproduce --name longer --set student_train.steps=1600   beside the first run
   pointwssis reproduce --splits 10p,5p,20p --seeds 0,1,2 --ablations all   every table
   pointwssis reproduce --from-published DIR               the authors' checkpoints and labels
+  pointwssis reproduce --data-root DIR --devices 4        each stage in four processes, one a GPU
   pointwssis run teacher --set teacher_train.steps=2000   one stage, with an override
   pointwssis train --images photos --masks outlines.xml --points clicks.csv   your own images
   pointwssis convert cvat annotations.xml masks.json --images photos   a tool's file to COCO
@@ -215,8 +220,10 @@ def main(
     def say(text: object) -> None: print(" ".join(str(text).split()), file=sys.stderr)
     try:
         use_plugins(getattr(args, "plugin", []))
+        # an engine's jobs start processes of their own
+        devices = 1 if getattr(args, "engine", "") else getattr(args, "devices", 1)
         device = dict(getattr(args, "overrides", [])).get("device", "auto")
-        return run_together(lambda: args.function(args), argv, getattr(args, "devices", 1), device)
+        return run_together(lambda: args.function(args), argv, devices, device)
     except PointWSSISError as e:
         for said in e.args: say(f"error: {said}")
     except OSError as e:

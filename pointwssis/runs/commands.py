@@ -66,6 +66,7 @@ def command_run(args: argparse.Namespace) -> None:
 def command_reproduce(args: argparse.Namespace) -> None:
     "Run every stage that is not up to date, then show this run's results."
     if args.from_published: return command_published(args)
+    if args.engine: return command_engine(args)
     if args.splits or args.seeds or args.ablations: return command_experiments(args)
     from pointwssis.runs.runner import reproduce
     from pointwssis.runs.stage_graph import config_of, wanted_stages
@@ -100,6 +101,20 @@ def command_experiments(args: argparse.Namespace) -> None:
         if any(Path(args.runs).glob("*/*/s*/evaluate/metrics.json")):
             write_report(Path(args.runs), figures)
     print(f"\nEvidence is in {args.runs}, tables and figures are in {figures}.")
+
+def command_engine(args: argparse.Namespace) -> None:
+    "Run the stages of one or many runs as jobs of a workflow engine."
+    from pointwssis.runs.engine import run_engine
+    if args.force or args.same_code:
+        raise ConfigError("--force and --same-code do not go with --engine. "
+                          "Pass --name OTHER for a new run.")
+    one = run_params(args)
+    settings = {"dataset": one["dataset"], "splits": args.splits or [one["split"]],
+                "seeds": args.seeds or [one["seed"]], "tables": args.ablations,
+                "labels_only": args.labels_only, "data_root": one["data_root"],
+                "overrides": one["overrides"], "runs": str(args.runs), "devices": args.devices}
+    run_engine(settings, args.engine, args.profile, args.jobs)
+    print(f"\nEvidence is in {args.runs}, tables and figures are in {figures_beside(args.runs)}.")
 
 # %% ../../nbs/6_runs/14_commands.ipynb #f2abc4ce
 def command_published(args: argparse.Namespace) -> None:

@@ -94,8 +94,8 @@ def _machine(name: str, params: dict[str, Any], cfg: Config, kernel: Kernel,
     "The same in the stage's kernel."
     own = of_run(params)
     if not precision_of(name, cfg): return machine_of(name, own)
-    return ask(kernel, "", f"__import__('pointwssis.runs.execution').runs.execution.machine_of({name!r}, "
-                           f"{own!r}, {among})")
+    module = "__import__('pointwssis.runs.execution').runs.execution"
+    return ask(kernel, "", f"{module}.machine_of({name!r}, {own!r}, {among})")
 
 def _configured(params: dict[str, Any]) -> tuple[dict[str, Any], Config]:
     "The parameters and their configuration, after everything that can be checked."

@@ -114,7 +114,7 @@ def joined(
         dist.destroy_process_group()
 
 # %% ../../nbs/5_training/09_together.ipynb #870fb521
-SILENCE = 25.   # seconds without a sign of life after which a process counts as gone
+SILENCE = 20.   # seconds without a sign of life after which a process counts as gone
 
 def _watch(address: Address, number: int, over: threading.Event) -> None:
     "End this process if another one of the call is gone and the call does not end by itself."
