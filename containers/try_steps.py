@@ -70,8 +70,9 @@ class Machine:
         top = self.root / self.folder.lstrip("/")
         to = (top / plain[-1]).resolve()
         for name in copied(words):
-            single = len(plain) == 2 and (HERE / plain[0]).is_file()
-            place = to if single else to / name
+            source = HERE / plain[0]
+            place = (to if len(plain) == 2 and source.is_file() else
+                     to / (HERE / name).relative_to(source if source.is_dir() else HERE))
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(HERE / name, place)
             for made in (place, *place.parents):
