@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from pointwssis.config import RefinerConfig
+from pointwssis.config import RefinerConfig, override
 from pointwssis.core import DataError, rng
 from pointwssis.data import coco, shapes
 from pointwssis.data.points import Point
@@ -14,7 +14,9 @@ from pointwssis.quirks import FIXED, PUBLISHED
 from pointwssis.refiner.crops import crop_inputs, normalise_crops, paste, perturb, sample_frames
 from pointwssis.refiner.refinement import class_channel, point_maps, refine, refine_many, windows
 from pointwssis.refiner.network import Encoder, MaskRefineNet, PromptStem
-from pointwssis.refiner.training import PairDataset, crop_dice_loss, pairs_of, refiner_loss, training_frame
+from pointwssis.runs.presets import preset
+from pointwssis.training.weights import save_weights
+from pointwssis.refiner.training import MaskRefiner, PairDataset, crop_dice_loss, pairs_of, refiner_loss, training_frame
 
 SMALL = RefinerConfig(backbone="torchvision:resnet18", weights="", aspp_channels=16, decoder_channels=(16, 8), crop_size=32)
 
@@ -357,3 +359,12 @@ def test_it_learns(data):
 
 def test_no_pairs_is_an_error(data):
     with pytest.raises(DataError, match="nothing to learn"): PairDataset(data, [])
+
+
+def test_the_refiner_of_the_stages_obeys_the_options_of_its_part(tmp_path):
+    "Precision and compiling; nothing is executed here, so nothing is compiled yet."
+    cfg = preset("shapes", **{"refiner_train.compile": "on", "refiner_train.precision": "fp32", "device": "cpu"})
+    save_weights(tmp_path / "last.safetensors", MaskRefineNet(3, cfg.refiner).state_dict())
+    compiled = MaskRefiner.load(cfg, 3, tmp_path / "last.safetensors")
+    plain = MaskRefiner.load(override(cfg, "refiner_train.compile", "auto"), 3, tmp_path / "last.safetensors")
+    assert compiled.net._compiled_call_impl is not None and plain.net._compiled_call_impl is None and compiled.precision == "fp32"

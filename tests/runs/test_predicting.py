@@ -65,6 +65,7 @@ def seen(here, monkeypatch):
     asked = []
     def predictor(model, data, device, prompt="none", *rest, **more):
         asked.append(prompt)
+        assert len(rest) == 5 or more.keys() == {"precision", "compile"}        # the options of the part
         return discs
     for module in (predicting, clicks): monkeypatch.setattr(module, "predictor", predictor)
     return asked
