@@ -2472,6 +2472,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
                                         'pointwssis.runs.places.twin_of': ('6_runs/places.html#twin_of', 'pointwssis/runs/places.py')},
             'pointwssis.runs.predicting': { 'pointwssis.runs.predicting.Wishes': ( '6_runs/predicting.html#wishes',
                                                                                    'pointwssis/runs/predicting.py'),
+                                            'pointwssis.runs.predicting._asking': ( '6_runs/predicting.html#_asking',
+                                                                                    'pointwssis/runs/predicting.py'),
                                             'pointwssis.runs.predicting._cutter': ( '6_runs/predicting.html#_cutter',
                                                                                     'pointwssis/runs/predicting.py'),
                                             'pointwssis.runs.predicting._readable': ( '6_runs/predicting.html#_readable',

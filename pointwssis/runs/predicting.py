@@ -41,6 +41,11 @@ def _readable(inputs: Inputs, failed: list[str]) -> Iterator[tuple[dict, np.ndar
         except DataError as e: failed.append(str(e))
         else: yield record, image
 
+def _asking(model: nn.Module, cfg: Config) -> Callable:   # images -> list of Instances
+    "The student's network under the options of its part."
+    return predictor(model, cfg.data, pick_device(cfg.device),
+                     precision=cfg.student_train.precision, compile=cfg.student_train.compile)
+
 def predict_plain(
     model: nn.Module,
     inputs: Inputs,
@@ -50,9 +55,7 @@ def predict_plain(
     cut: Cut,
 ) -> list[str]:     # faults of images that could not be read
     "Predict images one after the other."
-    schedule, failed = cfg.student_train, []
-    ask = predictor(model, cfg.data, pick_device(cfg.device), precision=schedule.precision,
-                    compile=schedule.compile)
+    ask, failed = _asking(model, cfg), []
     for record, image in _readable(inputs, failed):
         boxes = tiles_of(*image.shape[:2], cut(*image.shape[:2], lambda: image))
         made.add(record, image, find_in_tiles(ask, image, boxes, score))
@@ -105,8 +108,8 @@ def predict_own(
         raise DataError(f"{wishes.out}: is a file. Give another folder as --out DIR.")
     check_kinds(wishes.kinds)
     inputs = find_images(words, wishes.folder, wishes.out)
-    device, model = pick_device(cfg.device), load_model(network, weights)
-    cut = _cutter(wishes, weights, lambda x: predictor(model, cfg.data, device)(x), say)
+    model = load_model(network, weights)
+    cut = _cutter(wishes, weights, lambda x: _asking(model, cfg)(x), say)
     table = class_names(weights, model.cfg.num_classes)
     made = Predictions(wishes.out, table, wishes.kinds)
     failed = (predict_clicks(model, weights, Path(wishes.points), inputs, made, cfg, cut, say)
