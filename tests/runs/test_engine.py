@@ -79,7 +79,7 @@ def test_two_splits_and_two_seeds_on_a_real_slurm(tmp_path, monkeypatch):
     shapes.write(tmp_path / "data", train=12, val=4)
     (tmp_path / "profile").mkdir()
     (tmp_path / "profile/config.yaml").write_text("executor: slurm\njobs: 2\nlatency-wait: 20\nrestart-times: 1\nslurm-status-command: squeue\n"
-                                                  "slurm-init-seconds-before-status-checks: 5\ndefault-resources:\n  slurm_partition: gpu\n")
+                                                  "slurm-init-seconds-before-status-checks: 5\ndefault-resources:\n  slurm_partition: gpu\n  slurm_account: none\n")
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/pointwssis").write_text(f"#!/bin/sh\nexec {sys.executable} -c 'import sys; from pointwssis.runs.cli import main; sys.exit(main())' \"$@\"\n")
     (tmp_path / "bin/pointwssis").chmod(0o755)
