@@ -6,6 +6,7 @@ It wants `apt-get install slurmctld slurmd slurm-client munge` and root, as mung
 configuration in Debian's place alone, so links lie there while the cluster is up; nothing else outside of FOLDER is changed."""
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -51,7 +52,7 @@ PartitionName=gpu Nodes={host} Default=YES MaxTime=INFINITE State=UP
 
 def missing() -> list[str]:
     "Programs that are not there, and a cluster's configuration that is."
-    return [name for name in PROGRAMS if not shutil.which(name)] + [str(path) for path in PLACES if path.exists()]
+    return [name for name in PROGRAMS if not shutil.which(name)] + [str(path) for path in PLACES if os.path.lexists(path)]
 
 
 def _free_port() -> int:
@@ -73,7 +74,9 @@ def _write(folder: Path, gpus: int) -> None:
 
 @contextmanager
 def cluster(folder: Path, gpus: int = 2) -> Iterator[dict[str, str]]:
-    "A running cluster; the environment that its commands need. Its GPUs are numbers that Slurm counts (at most four), and its memory and cores those that the jobs ask for."
+    "A running cluster; the environment that its commands need.
+
+    Its GPUs are numbers that Slurm counts (at most four), as are its memory and cores."
     folder = Path(folder).resolve()
     folder.mkdir(parents=True)
     _write(folder, gpus)
@@ -82,7 +85,7 @@ def cluster(folder: Path, gpus: int = 2) -> Iterator[dict[str, str]]:
              f"--pid-file={folder}/munge.pid", f"--seed-file={folder}/munge.seed"]
     started: list[subprocess.Popen] = []
     def start(*command: str) -> None:
-        with open(folder / f"{Path(command[0]).name}.out", "wb") as out: started.append(subprocess.Popen(command, env=env, stdout=out, stderr=out))
+        with open(folder / f"{Path(command[0]).name}.out", "wb") as out: started.append(subprocess.Popen(command, env=env, stdout=out, stderr=out, start_new_session=True))
     for path in PLACES:
         path.parent.mkdir(exist_ok=True)
         path.symlink_to(folder / path.name)
@@ -94,6 +97,7 @@ def cluster(folder: Path, gpus: int = 2) -> Iterator[dict[str, str]]:
         _wait(lambda: "idle" in subprocess.run(["sinfo", "-h", "-o", "%T"], env=env, capture_output=True, text=True).stdout, folder)
         yield env
     finally:
+        subprocess.run(["scancel", "--state=PENDING"], env=env, capture_output=True)
         subprocess.run(["scancel", "--state=RUNNING"], env=env, capture_output=True)
         for path in PLACES: path.unlink()
         for process in reversed(started): process.terminate()
@@ -111,6 +115,13 @@ def _wait(ready, folder: Path, seconds: float = 60) -> None:
         time.sleep(.2)
 
 
+def _stop(number: int, _) -> None:
+    "End in order, also when the signal comes twice."
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
 if __name__ == "__main__":
     if missing(): sys.exit(f"missing or in the way: {', '.join(missing())}. Run apt-get install slurmctld slurmd slurm-client munge.")
+    signal.signal(signal.SIGTERM, _stop)
     with cluster(Path(sys.argv[1])) as environment: sys.exit(subprocess.run(sys.argv[2:], env=environment).returncode)
