@@ -74,9 +74,9 @@ def _write(folder: Path, gpus: int) -> None:
 
 @contextmanager
 def cluster(folder: Path, gpus: int = 2) -> Iterator[dict[str, str]]:
-    "A running cluster; the environment that its commands need.
+    """A running cluster; the environment that its commands need.
 
-    Its GPUs are numbers that Slurm counts (at most four), as are its memory and cores."
+    Its GPUs are numbers that Slurm counts (at most four), as are its memory and cores."""
     folder = Path(folder).resolve()
     folder.mkdir(parents=True)
     _write(folder, gpus)
