@@ -59,6 +59,6 @@ def rows(device: torch.device, quick: bool = False) -> list[Row]:
     def row(count: int, height: int, width: int, network: str) -> Row:
         cost: Cost = fresh("benchmarks.crowd:prepare_refining", count, height, width, network)
         name = f"refining {count:,} masks of one image of {height * width / 1e6:.0f} megapixels, {network} network"
-        return Row(name, cost.peak_mib, LIMIT_MIB, "limit", 1, share=True, unit="MiB", runs=1, peak_mib=cost.peak_mib,
+        return Row(name, cost.peak_mib, LIMIT_MIB, "limit", 1, share=True, opponent=False, unit="MiB", runs=1, peak_mib=cost.peak_mib,
                    peak_limit_mib=LIMIT_MIB, note=f"{cost.start_mib:.0f} MiB before it; {cost.seconds:.0f} s on one thread")
     return [row(*size) for size in sizes]
