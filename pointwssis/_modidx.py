@@ -1822,6 +1822,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
                                                                                       'pointwssis/report/manifests.py'),
                                              'pointwssis.report.manifests._networks': ( '7_report/manifests.html#_networks',
                                                                                         'pointwssis/report/manifests.py'),
+                                             'pointwssis.report.manifests._renamed': ( '7_report/manifests.html#_renamed',
+                                                                                       'pointwssis/report/manifests.py'),
                                              'pointwssis.report.manifests._result': ( '7_report/manifests.html#_result',
                                                                                       'pointwssis/report/manifests.py'),
                                              'pointwssis.report.manifests._rounds_to': ( '7_report/manifests.html#_rounds_to',

@@ -11,7 +11,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from ..config import Config, run_name
+from ..config import Config
 from ..core import file_hash
 from ..data.show import draw_item, save_picture, style
 from .gallery import at_quantiles, known, spread
@@ -91,16 +91,17 @@ PICTURES: dict[str, Callable[[FinishedRun], tuple[Figure, list[int]] | None]] = 
 def save_pictures(
     figures: Path,
     cfg: Config,
-    folder: Path,                    # of the run, with artifacts
+    folder: Path,                    # of the run, NAME/SPLIT/SEED, with artifacts
     hidden: Sequence[int] = (),      # ids of images that are not shown
 ) -> list[Path]:                     # the files written
-    "Draw and save every picture of a run that its files allow."
+    "Draw and save every picture of a run that its files allow, under the name of its folder."
+    name = Path(folder).absolute().parents[1].name
     run, written = FinishedRun(cfg, Path(folder), tuple(hidden)), []
     weights = run.place("student_refined") / "last.safetensors"
-    about = {"dataset": run_name(cfg), "split": cfg.split, "seed": cfg.seed,
+    about = {"dataset": name, "split": cfg.split, "seed": cfg.seed,
              "student": file_hash(weights) if weights.is_file() else ""}
     for shows, draw in PICTURES.items():
         if (made := draw(run)) is None: continue
-        stem = Path(figures) / f"{run_name(cfg)}_{cfg.split}_{shows}"
+        stem = Path(figures) / f"{name}_{cfg.split}_{shows}"
         written += save_picture(made[0], stem, 200, True, shows=shows, **about, images=made[1])
     return written

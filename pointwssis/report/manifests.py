@@ -5,7 +5,7 @@
 # %% ../../nbs/7_report/22_manifests.ipynb #37cfece8
 from __future__ import annotations
 import ast, json, math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,23 @@ def _result(evidence: Evidence, folder: str) -> list[dict]:
     kept = [evidence.file(name) if (evidence.runs / name).is_file() else {} for name in files]
     return [{key: v for key, v in one.items() if key not in ("files", "history")} for one in kept]
 
-def _check_place(evidence: Evidence, folder: str, manifest: dict[str, Any]) -> Iterator[str]:
+def _renamed(evidence: Evidence, folders: Iterable[str]) -> dict[str, str]:
+    "The name that all manifests in the folder of a name give, by that folder's own name."
+    given: dict[str, set[str]] = {}
+    for folder in folders:
+        asked = evidence.file(f"{folder}/params.json").get("parameters") or {}
+        name = asked.get("overrides", {}).get("name") or asked.get("dataset", "")
+        given.setdefault(folder.partition("/")[0], set()).add(name)
+    return {now: name for now, (name, *others) in given.items() if not others and name != now}
+
+def _check_place(
+    evidence: Evidence, folder: str, manifest: dict[str, Any], renamed: dict[str, str],
+) -> Iterator[str]:
     "Faults of a manifest in another folder, or of an unfinished stage."
     status, seconds, named = manifest["status"], manifest["wall_s"], place_of(manifest)
+    if (now := folder.partition("/")[0]) in renamed:
+        if _result(evidence, named) == _result(evidence, folder): yield f"is a copy of {named}"
+        named = f"{now}/{named.partition('/')[2]}"
     if status != "done": yield f"status is {status}; only finished stages are evidence"
     if not math.isfinite(seconds) or seconds < 0: yield f"wall_s is {seconds}"
     if _same_place(named, folder): return
@@ -220,11 +234,13 @@ def stage_folders(
     return {folder.relative_to(runs).as_posix(): (folder / "params.json").is_file()
             for folder in folders}
 
-def _check_stage(evidence: Evidence, folder: str, outside: dict[str, dict]) -> Iterator[str]:
+def _check_stage(
+    evidence: Evidence, folder: str, outside: dict[str, dict], renamed: dict[str, str],
+) -> Iterator[str]:
     "Faults of a stage, its file in front."
     manifest, path = evidence.file(f"{folder}/params.json"), evidence.runs / folder
     known = outside.setdefault(folder.partition("/")[0], {})
-    own = [*_check_place(evidence, folder, manifest),
+    own = [*_check_place(evidence, folder, manifest, renamed),
            *_check_inputs(evidence, folder, manifest, known)]
     yield from (f"{path / 'params.json'}: {fault}" for fault in own)
     faults = filter(None, _check_metrics(evidence, folder, manifest))
@@ -235,11 +251,12 @@ def check_manifests(
     evidence: Evidence,
 ) -> Iterator[str]:      # in one line each
     "Name every contradiction of the runs and their manifests."
-    outside: dict[str, dict] = {}
-    for folder, has_manifest in stage_folders(evidence.runs).items():
+    folders, outside = stage_folders(evidence.runs), {}
+    renamed = _renamed(evidence, [folder for folder, whole in folders.items() if whole])
+    for folder, has_manifest in folders.items():
         path = evidence.runs / folder / "params.json"
         if not has_manifest: yield f"{path}: is missing"; continue
-        try: yield from _check_stage(evidence, folder, outside)
+        try: yield from _check_stage(evidence, folder, outside, renamed)
         except (KeyError, TypeError, ValueError, AttributeError) as e:
             if isinstance(e, DataError): raise
             fault = f"{type(e).__name__}: {e}"

@@ -72,7 +72,7 @@ def _false_claims(evidence: Evidence, written: dict[str, Any]) -> Iterator[str]:
     "Claims of a photograph that its run contradicts."
     run = f"{written['dataset']}/{written['split']}/s{written['seed']}"
     report, evaluate = (f"{run}/{stage}/params.json" for stage in ("report", "evaluate"))
-    for key in ("dataset", "split", "seed"):
+    for key in ("split", "seed"):   # the data set is the folder's name
         known = evidence.file(report)["parameters"].get(key)
         if known != written[key]: yield f"{key} {written[key]} is written, {report} gives {known}"
     ours, theirs = (evidence.file(name).get("inputs", {}) for name in (report, evaluate))

@@ -1,7 +1,10 @@
 "The pictures of a run: outcomes of masks, images that are not shown, runs whose files are gone."
+import json
+
 import numpy as np
 import pytest
 from chain import Chain
+from matplotlib.figure import Figure
 
 from pointwssis.data import shapes
 from pointwssis.method.overview import PICTURES, save_pictures
@@ -65,3 +68,10 @@ def test_images_with_few_objects_come_first_and_any_will_do(run):
 
 def test_a_run_without_weights_and_pseudo_labels_has_no_pictures_and_no_error(run, tmp_path):
     assert {draw(run) for draw in PICTURES.values()} == {None} and save_pictures(tmp_path, run.cfg, run.folder) == []
+
+
+def test_pictures_carry_the_name_of_the_folder_where_the_run_lies(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("pointwssis.method.overview.PICTURES", {"square": lambda run: (Figure(), [7])})
+    made = save_pictures(tmp_path, run.cfg, tmp_path / "moved/25p/s0")
+    assert {path.stem for path in made} == {"moved_25p_square"}
+    assert json.loads((tmp_path / "moved_25p_square.json").read_text())["dataset"] == "moved"

@@ -614,3 +614,20 @@ def test_tampering_with_the_committed_evidence_is_found(tmp_path, file, change):
     change(tmp_path / file)
     found = [*check_manifests(Evidence(tmp_path / "runs")), *check_sums(tmp_path / "runs", tmp_path / "figures")]
     assert found and all(file in line for line in found)
+
+
+def test_all_runs_under_a_name_may_move_to_another_one_together(report):
+    runs = report / "runs"
+    (runs / "toys").rename(runs / "blocks")
+    assert [*check_manifests(Evidence(runs))] == []
+    edit(runs / "blocks/10p/s0/teacher/params.json", lambda m: m["parameters"].update(dataset="others"))
+    found = [*check_manifests(Evidence(runs))]
+    assert any("blocks/10p/s0/evaluate/params.json: is the manifest of toys/10p/s0/evaluate" in fault for fault in found)
+
+
+def test_a_copy_of_runs_under_another_name_is_no_evidence(report):
+    runs = report / "runs"
+    shutil.copytree(runs / "toys", runs / "blocks")
+    found = [*check_manifests(Evidence(runs))]
+    assert f"{runs}/blocks/10p/s0/teacher/params.json: is a copy of toys/10p/s0/teacher" in found
+    assert not any(fault.startswith(f"{runs}/toys/") for fault in found)
