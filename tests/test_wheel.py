@@ -28,7 +28,7 @@ def site(tmp_path_factory) -> Path:
 
 
 def test_the_package_carries_what_is_no_module(site):
-    names = {path.name for path in (ROOT / "nbs/stages", "workflow").glob("*.ipynb")}
+    names = {path.name for path in (ROOT / "nbs/stages").glob("*.ipynb")}
     assert {path.name for path in (site / "pointwssis/stage_notebooks").glob("*.ipynb")} == names
     assert (site / "pointwssis/workflow/Snakefile").read_bytes() == (ROOT / "workflow/Snakefile").read_bytes()
     for pattern in ("*.mplstyle", "*.html", "*.md", "bridges/configs/*.*"):

@@ -111,7 +111,7 @@ def test_the_evaluation_compares_by_name(root, tmp_path, monkeypatch, change):
     monkeypatch.setattr(stages, "predictor", lambda *_, **__: perfect(root))
     weights = tmp_path / "last.safetensors"
     weights.touch()
-    found = stages._ap_of(cfg, cfg.student, weights, open_val(cfg, tmp_path), TRAINED, tmp_path / "results.json", "fp32")
+    found = stages._ap_of(cfg, cfg.student, weights, open_val(cfg, tmp_path), TRAINED, tmp_path / "results.json", cfg.student_train)
     assert found["ap_percent"] == pytest.approx(100)
 
 

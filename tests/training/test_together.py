@@ -64,7 +64,7 @@ def refiner_gradients(rank: int, world: int) -> dict[str, torch.Tensor]:
 GRADIENTS = {"detector": detector_gradients, "refiner": refiner_gradients}
 
 
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_gradients_equal_those_of_one_process(tmp_path, world):
     "At the same batch, to 1e-5, with objects on some of the processes only; also the running statistics of the batch norms."
     (tmp_path / "program.py").write_text(PROGRAM)
