@@ -74,7 +74,7 @@ ABLATIONS: dict[str, Ablation] = {
     "click_gain": Ablation("Scale of the refiner's point filters at initialisation.",
                            "point filters", {
         "as drawn": "", "three times": "click_gain_3", "eight times": "click_gain_8"}),
-    "unanswered": Ablation("Surroundings of points without a mask in the student's training.",
+    "unmatched_points": Ablation("Surroundings of points without a mask in the student's training.",
                            "surroundings of the click", {
         "ignored": "", "background": "unanswered_background"}),
     "behaviour": Ablation("Effect of the published code's faults.", "behaviour",

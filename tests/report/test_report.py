@@ -277,7 +277,7 @@ def test_numbers_of_methods_without_points_are_quoted_with_what_they_depend_on(r
 def test_a_number_of_only_some_of_a_rows_runs_says_so(runs):
     "Labels of three seeds, a student of one."
     for seed in (0, 1, 10): put(runs, "shapes", "10p-unanswered_background", seed, 20.0, 25.0, *([28.0] if seed == 1 else []))
-    md = markdown(ablation(Evidence(runs), "shapes", of(runs, "shapes"), "unanswered"))
+    md = markdown(ablation(Evidence(runs), "shapes", of(runs, "shapes"), "unmatched_points"))
     background = next(line for line in md.splitlines() if line.startswith("| background"))
     assert "| 70.1 ± 0.0 |" in background and "| 28.0⁶ | -2.0⁴ from 30.0, n = 1 |" in background and "⁶ of fewer runs than the row names" in md
     assert "⁶" not in markdown(main_table(runs, "shapes")) + markdown(main_table(runs, "coco"))

@@ -63,7 +63,7 @@ def test_the_list_has_main_runs_and_each_variant_once():
 
 
 def test_variants_share_what_they_do_not_change(stages):
-    for experiment in experiments(tables="unanswered"):
+    for experiment in experiments(tables="unmatched_points"):
         how = {o.stage: o.how for o in reproduce(experiment.params, notebooks=stages, stages=experiment.stages)}
     assert {name for name, what in how.items() if what == "ran"} == {"student_refined", "evaluate"}
     assert {name for name, what in how.items() if what == "shared"} == {"split", "teacher", "refiner", "pseudo"}
