@@ -36,7 +36,7 @@ def needs_detectron2(notebook: str) -> bool:
 
 def marked(notebook: str):
     "A notebook as a parameter; those that train for minutes belong to the long tests."
-    return pytest.param(notebook, marks=[pytest.mark.slow] * notebook.endswith("_tutorial.ipynb"))
+    return pytest.param(notebook, marks=[pytest.mark.slow] * notebook.endswith(("_tutorial.ipynb", "_or_fixed.ipynb")))
 
 
 @pytest.mark.parametrize("notebook", list(map(marked, NOTEBOOKS)))

@@ -29,6 +29,7 @@ def command(out: Path, *options: str, env: dict | None = None) -> subprocess.Com
     return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **(env or {})})
 
 
+@pytest.mark.slow
 def test_every_part_runs_with_the_packages_of_a_bare_machine(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(BLOCK)
     done = command(tmp_path / "out", env={"PYTHONPATH": f"{tmp_path}:{ROOT}"})

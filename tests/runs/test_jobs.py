@@ -187,6 +187,7 @@ def test_a_port_that_is_taken_meanwhile_costs_one_attempt(monkeypatch):
     finally: kernel.end()
 
 
+@pytest.mark.slow
 def test_results_are_those_of_a_new_kernel_and_of_one_job(tmp_path, monkeypatch, drawn):
     "Same seed, same bits: two jobs in kernels that serve several stages against each stage alone in a new one, with as many threads."
     monkeypatch.chdir(tmp_path)

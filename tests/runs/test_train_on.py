@@ -79,6 +79,7 @@ def test_from_two_files_to_a_student_and_a_page(here, capsys):
     assert train("--name", "mine", "--folds", "0") == 0 and "up to date" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_few_outlined_images_are_cross_validated(here, capsys):
     assert train("--name", "few") == 0
     said, place = capsys.readouterr().out, Path("outputs/runs/few")
