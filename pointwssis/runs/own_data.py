@@ -65,7 +65,7 @@ def _outlined(data: CocoData) -> CocoData:
                             "Outline all, or remove the outlines.")
         if outlines or not data.annotations[i]: kept.append(i)
     if not any(data.annotations[i] for i in kept):
-        raise DataError(f"{data.path}: has no outline. Give the outlined images as --masks.")
+        raise DataError(f"{data.path}: has no outline. Give a file with outlines.")
     return data.select(kept)
 
 def _clicked(data: CocoData, outlined: set[str], notes: list[str]) -> CocoData:

@@ -182,3 +182,15 @@ def test_images_to_judge_by(here):
     with pytest.raises(DataError, match="val.json: 000001.png is in the training files too"):
         gather(Path("photos"), Path("outlines.xml"), Path("clicks.csv"), Path("val.json"))
     assert Image.open("photos/000001.png").size == (72, 72)
+
+
+def test_images_to_judge_by_have_outlines_of_the_trained_classes(here):
+    data = read_annotations("cvat", "outlines.xml", "photos")
+    write_annotations("cvat", here / "some.xml", data.select(data.ids[:8]))
+    write_annotations("cvat", here / "val.xml", data.select(data.ids[8:]))
+    files = [Path("photos"), Path("some.xml"), Path("clicks.csv")]
+    edit("val.xml", "triangle", "triangel")
+    with pytest.raises(DataError, match="val.xml: image 1, shape .: unknown class 'triangel'. Did you mean 'triangle'"):
+        gather(*files, Path("val.xml"))
+    with pytest.raises(DataError, match="clicks.csv: has no outline. Give a file with outlines."):
+        gather(*files, Path("clicks.csv"))
