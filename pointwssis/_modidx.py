@@ -1589,6 +1589,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
                                                                                     'pointwssis/report/budget.py')},
             'pointwssis.report.comparisons': { 'pointwssis.report.comparisons._result': ( '7_report/comparisons.html#_result',
                                                                                           'pointwssis/report/comparisons.py'),
+                                               'pointwssis.report.comparisons._supervised': ( '7_report/comparisons.html#_supervised',
+                                                                                              'pointwssis/report/comparisons.py'),
                                                'pointwssis.report.comparisons.gains_by_split': ( '7_report/comparisons.html#gains_by_split',
                                                                                                  'pointwssis/report/comparisons.py'),
                                                'pointwssis.report.comparisons.made_tables': ( '7_report/comparisons.html#made_tables',

@@ -55,6 +55,16 @@ def _result(
     quoted, seeds = cell(evidence, "mean", published, missing="¹"), cell(evidence, "runs", here)
     return [percent(split), RESULTS[key], quoted, *checkpoint, reproduced, gap, seeds]
 
+def _supervised(evidence: Evidence, dataset: str, main: list[dict],
+                foreign: bool) -> list[str | Cell]:
+    "The row of full supervision, which all shares of masks have in common."
+    split = next(iter(PUBLISHED.get(dataset, {}).get(SUPERVISED, {})), "")
+    theirs = [r for r in main if r["seed"] is None and SUPERVISED in r["metrics"]][:1]
+    ours = supervised_runs(main)
+    row = _result(evidence, dataset, split or "100p", SUPERVISED, ours,
+                  theirs if foreign else None)
+    return ["all", *row[1:]]
+
 # %% ../../nbs/7_report/08_comparisons.ipynb #5bc3a483
 @TABLES.register("results")
 def results_by_split(evidence: Evidence, dataset: str, rows: Sequence[dict]) -> Table:
@@ -66,9 +76,10 @@ def results_by_split(evidence: Evidence, dataset: str, rows: Sequence[dict]) -> 
     for split in sorted({*(r["split"] for r in main), *published}, key=share_of):
         own = [r for r in main if r["split"] == split]
         ours, theirs = ([r for r in own if (r["seed"] is None) == x] for x in (False, True))
-        shown = [key for key in results_in(main) if own or given(dataset, key, split)]
         body += [_result(evidence, dataset, split, key, ours, theirs if foreign else None)
-                 for key in shown]
+                 for key in results_in(main)
+                 if key != SUPERVISED and (own or given(dataset, key, split))]
+    body.append(_supervised(evidence, dataset, main, foreign))
     columns = ["masks", "result", "published", *[CHECKPOINT] * foreign, "reproduced", "difference"]
     said = schedule_caption(evidence.runs, main)
     caption = " ".join(filter(None, [comparable(dataset), PERCENT, UNMATCHED, said]))

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..registry import TABLES
-from .comparisons import runs_of, shares_in
+from .comparisons import SUPERVISED, runs_of, shares_in, supervised_runs
 from .evidence import Cell, Evidence, cell
 from .results import PRICES, comparable, folder_of, results_in
 from .schedules import schedule_caption
@@ -55,12 +55,14 @@ def cost_by_split(evidence: Evidence, dataset: str, rows: Sequence[dict]) -> Tab
     body: list[list[str | Cell]] = []
     main = [r for r in rows if not r["variant"]]
     shown = {result: labels for result, labels in LABELS.items() if result in results_in(main)}
-    for split in shares_in(main):
-        own = runs_of(rows, split)
-        for result, (name, masks, points) in shown.items():
-            scored = cell(evidence, "mean", references(own, result))
-            cost, seeds = _cost(evidence, own, masks, points), cell(evidence, "runs", scored.of)
-            body.append([percent(split), name, *cost, scored, seeds])
+    each = [(percent(split), result, runs_of(rows, split)) for split in shares_in(main)
+            for result in shown if result != SUPERVISED]
+    if each: each.append(("all", SUPERVISED, supervised_runs(rows)))
+    for share, result, own in each:
+        name, masks, points = shown[result]
+        scored = cell(evidence, "mean", references(own, result))
+        cost, seeds = _cost(evidence, own, masks, points), cell(evidence, "runs", scored.of)
+        body.append([share, name, *cost, scored, seeds])
     columns = ["masks", "network", "objects with masks", "objects with points", "hours", "AP"]
     said = schedule_caption(evidence.runs, main)
     caption = " ".join(filter(None, [COSTS, comparable(dataset), said]))

@@ -87,7 +87,7 @@ def test_coco_table_compares(runs):
     md = markdown(main_table(runs, "coco"))
     assert f"| 5% | student of refined masks, AP | 33.7 | 32.3 | -1.4 | {link(0, run='coco/5p')} |" in md
     assert "| 10% | student of refined masks, AP | 35.8 | 36.0 | +0.2 |" in md
-    assert "| 5% | supervised, AP | 39.7 | 38.0 | -1.7 |" in md
+    assert "| all | supervised, AP | 39.7 | 38.0 | -1.7 |" in md and md.count("supervised, AP") == 1
     assert "| 12.5% | student of refined masks, AP | —¹ | 34.0 | —¹ |" in md
     assert "| 5% | teacher, AP | —¹ | 20.0 | —¹ |" in md
     assert "| 50% | student of refined masks, AP | 38.8 | —² | —² | —² |" in md and not line_of(md, "| 50% | teacher")
@@ -110,13 +110,14 @@ def test_bdd100k_table_has_the_form_of_cocos_and_dashes_for_what_is_not_publishe
     tables = tables_of(Evidence(runs), "bdd100k", of(runs, "bdd100k"))
     made, coco = tables["results_bdd100k"], main_table(runs, "coco")
     assert made["columns"] == coco["columns"] == ["masks", "result", "published", "reproduced", "difference", "seeds"]
-    assert [row[:2] for row in made["rows"]] == [[split, name] for split in ("5%", "10%") for name in PLAIN.values()]
+    assert [row[:2] for row in made["rows"]] == [[split, name] for split in ("5%", "10%") for name in PLAIN.values()
+                                                  if name != "supervised, AP"] + [["all", "supervised, AP"]]
     md, ten = markdown(made), link(0, 1, run="bdd100k/10p")
     for name, value in (("teacher, AP", "14.5 ± 0.7"), ("student of teacher's masks, AP", "18.0 ± 0.0"), ("student of refined masks, AP", "19.5 ± 0.0"),
-                        ("supervised, AP", "25.0 ± 0.0"), ("refined masks, mIoU of all points", "70.1 ± 0.0")):
+                        ("refined masks, mIoU of all points", "70.1 ± 0.0")):
         assert f"| 10% | {name} | —¹ | {value} | —¹ | {ten} |" in md
     assert f"| 5% | student of refined masks, AP | —¹ | 16.2 | —¹ | {link(0, run='bdd100k/5p')} |" in md
-    assert "| 5% | student of teacher's masks, AP | —¹ | —² | —² | —² |" in md and "| 5% | supervised, AP | —¹ | —² | —² | —² |" in md
+    assert "| 5% | student of teacher's masks, AP | —¹ | —² | —² | —² |" in md and f"| all | supervised, AP | —¹ | 25.0 ± 0.0 | —¹ | {ten} |" in md
     assert "\n¹ no published number in our sources" in md and "\n² not run" in md
     assert md.startswith("**bdd100k.** The paper's numbers for this set are not in our sources") and "not the paper's numbers" not in md
     assert "published#" not in json.dumps(tables) and "none can stand beside" in markdown(tables["table_without_points_bdd100k"])
@@ -130,7 +131,7 @@ def test_bdd100k_has_every_other_table_and_its_own_words_in_figures(runs):
     tables = tables_of(Evidence(runs), "bdd100k", of(runs, "bdd100k"))
     assert set(tables) == {"results_bdd100k", *(f"table_{name}_bdd100k" for name in ("main", "gains", "budget", "times", "without_points"))}
     hours = markdown(tables["table_budget_bdd100k"])
-    assert "| 10% | supervised | —⁵ | none | —⁵ | 25.0 |" in hours and "| 10% | student of refined masks | 100 | 900 | 4.0 | 19.5 |" in hours
+    assert "| all | supervised | —⁵ | none | —⁵ | 25.0 |" in hours and "| 10% | student of refined masks | 100 | 900 | 4.0 | 19.5 |" in hours
     left = "| 10% | left to gain: supervised over student of refined masks, AP | +5.5⁴ from 19.5, n = 1 | 78.0%⁴, n = 1 |"
     assert left in markdown(tables["table_gains_bdd100k"])
     assert ap_figure(of(runs, "bdd100k")).axes[0].get_title() == "bdd100k"
@@ -146,7 +147,7 @@ def test_missing_and_undefined_results(runs):
     put(runs, "coco", "1p", 0, 10.0, None, 20.0)
     made = main_table(runs, "coco")
     assert "| 1% | student of teacher's masks, AP | —¹ | —² | —² | —² |" in markdown(made) and "\n² not run" in markdown(made)
-    assert "| 1% | supervised, AP | 39.7 | —² | —² | —² |" in markdown(made)
+    assert "| all | supervised, AP | 39.7 | 38.0 | -1.7 |" in markdown(made)
     assert "NaN" not in json.dumps(made)
     ap_figure(of(runs, "coco"))
 
@@ -212,8 +213,8 @@ def test_markdown_is_one_well_formed_table_each(runs):
     for made in (results, took):
         block = [row for row in markdown(made).splitlines() if row.startswith("|")]
         assert len({row.count("|") for row in block}) == 1 and set(block[1]) <= set("| -") and len(block) == 2 + len(made["rows"])
-    not_run = 2 * len({*COCO_STUDENT} - {"5p", "10p"})
-    assert len(results["rows"]) == 3 * len(PLAIN) + not_run
+    not_run = len({*COCO_STUDENT} - {"5p", "10p"})
+    assert len(results["rows"]) == 3 * (len(PLAIN) - 1) + not_run + 1     # supervised: one row
     assert took["columns"] == ["masks", "teacher", "student", "device", "seed"]
     assert markdown(took).splitlines()[4] == f"| 5% | 1.5 | 10.0 | CPU, 2 threads; GPU X | {link(0, run='coco/5p')} |"
 
