@@ -20,6 +20,8 @@ def _inputs(*kept: str) -> dict[str, Any]:
     "Overrides that leave the refiner these inputs."
     return {f"refiner.use_{name}": name in kept for name in ("image", "mask", "point")}
 
+OURS = {"recipe": "competition"}
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "prompt_none": {"prompt": "none"}, "prompt_category": {"prompt": "category"},
     "prompt_point_with_size": {"prompt": "point_with_size"},
@@ -32,7 +34,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     **{f"points_{name}": {"point_strategy": name} for name in POINTS.own() if name != "centroid"},
     **{f"click_gain_{n}": {"refiner.click_gain": float(n)} for n in (3, 8)},
     "unanswered_background": {"unanswered": "background"},
-    "published": {"behaviour": "published"}, "recipe_competition": {"recipe": "competition"},
+    "published": {"behaviour": "published"}, "recipe_competition": OURS,
+    "ours_average_weights": OURS | {"student_train.ema_decay": .998},
 }
 
 def settings_of(
@@ -52,6 +55,7 @@ class Ablation:
     subject: str             # a noun phrase
     varied: str              # heading of the first column
     rows: dict[str, str]     # what the reader sees: variant
+    reference: str = ""      # the variant that the others are compared with
 
 CLICKS = {"centroid": "centre of mass", "deepest": "deepest inside", "random": "anywhere inside",
           "jittered": "centre, missed by 10%", "border": "near the border"}   # others: their names
@@ -81,6 +85,9 @@ ABLATIONS: dict[str, Ablation] = {
                           {"fixed": "", "published": "published"}),
     "recipe": Ablation("Rule that makes labels of the masks of different points.", "recipe", {
         "paper: suppression": "", "ours: competition": "recipe_competition"}),
+    "additions": Ablation("Additions to our recipe, each alone.", "addition", {
+        "none": "recipe_competition", "average of the student's weights": "ours_average_weights"},
+        reference="recipe_competition"),
 }
 
 def choose_tables(

@@ -35,7 +35,7 @@ REFERENCE = "the method"
 
 def _measured(
     evidence: Evidence, measures: Sequence[tuple], own: list[dict], method: list[dict],
-    variant: str,
+    variant: str,   # "" for the method
 ) -> list[str | Cell]:
     "A variant's results on seeds of the method, some followed by their difference from it."
     found: list[str | Cell] = []
@@ -57,17 +57,18 @@ def ablation(
     "Tabulate runs that differ in one thing."
     asked, body, known = ABLATIONS[name], [], results_in(rows)
     measures = [one for one in MEASURES if one[1] in known]
-    varied = [r for r in rows if r["variant"] and r["variant"] in asked.rows.values()]
+    varied = [r for r in rows if r["variant"] in {*asked.rows.values()} - {"", asked.reference}]
     for split in shares_in(varied):
-        method = runs_of(rows, split)
+        method = runs_of(rows, split, asked.reference)
         for row, variant in asked.rows.items():
             own = runs_of(rows, split, variant)
             seeds = cell(evidence, "runs", references(own, "pseudo_sw_miou_percent"))
-            body.append([row, percent(split), *_measured(evidence, measures, own, method, variant),
+            other = "" if variant == asked.reference else variant
+            body.append([row, percent(split), *_measured(evidence, measures, own, method, other),
                          seeds])
     columns = [part for column, _, compared in measures
                for part in (column, f"{column}, difference")[:1 + compared]]
-    trained = [r for split in shares_in(varied) for r in runs_of(rows, split)]
+    trained = [r for split in shares_in(varied) for r in runs_of(rows, split, asked.reference)]
     said = schedule_caption(evidence.runs, [*trained, *varied])
     parts = [asked.subject, HEADS, comparable(dataset), PERCENT, UNMATCHED, said]
     caption = " ".join(filter(None, parts))

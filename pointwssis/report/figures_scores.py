@@ -215,7 +215,8 @@ def ablation_figure(
     "One bar for each row of an ablation's table."
     ablation = ABLATIONS[table]
     kept = compared(rows, ablation.rows)
-    own = next((name for name, variant in ablation.rows.items() if not variant), "")
+    own = next((name for name, variant in ablation.rows.items()
+                if variant == ablation.reference), "")
     values, names = _values(kept, own), [*kept][::-1]
     panels = {label: keys for label, keys in PANELS.items()
               if sum(v["result"] == keys[0] for v in values) > 1}

@@ -25,7 +25,8 @@ __all__ = ['Experiment', 'experiments', 'reproduce_all']
 LABELS = ("split", "teacher", "refiner", "pseudo", "evaluate")
 # what its row shows: labels, and who learned from the refined ones
 VARIANT = (*LABELS[:-1], "student_refined", "evaluate")
-STUDENTS_ONLY = ("unanswered_background",)   # variants whose labels are those of the method
+# variants whose labels are those of the method or of `recipe_competition`
+STUDENTS_ONLY = ("unanswered_background", "ours_average_weights")
 
 # %% ../../nbs/6_runs/07_sweeps.ipynb #9ce7e618
 @dataclass(frozen=True)

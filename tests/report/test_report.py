@@ -164,6 +164,14 @@ def test_a_difference_stands_beside_its_reference_on_the_same_seeds(runs):
     assert "| 25.6 | -2.8⁴ from 28.4, n = 1 |" in text
 
 
+def test_additions_to_a_variant_are_compared_with_that_variant(runs):
+    for variant, ap in (("", 25.0), ("-recipe_competition", 28.0), ("-ours_average_weights", 29.5)): put(runs, "toys", f"10p{variant}", 0, 20.0, 25.0, ap, 35.0)
+    rows = {row[0]: row for row in ablation(Evidence(runs), "toys", of(runs, "toys"), "additions")["rows"]}
+    assert rows["none"][-2] == "the method" and rows["average of the student's weights"][-2]["numbers"]["reference"] == 28.0
+    put(runs, "dolls", "10p-recipe_competition", 0, 20.0, 25.0, 28.0, 35.0)
+    assert ablation(Evidence(runs), "dolls", of(runs, "dolls"), "additions") is None      # a reference alone has nothing to be compared with
+
+
 def test_matched_points_and_both_means_of_iou_stand_together(runs):
     "An object without a mask counts 0 in the mean of all, and every table that has the mean says so."
     found = {"pseudo_sw_miou_found_percent": 75.05, "pseudo_sw_refined_miou_found_percent": 87.575}
