@@ -138,6 +138,8 @@ class TrainConfig:
     scale_jitter: tuple[Positive, Positive] = (1.0, 1.0)
     colour_jitter: NotNegative = 0.0   # brightness, contrast and saturation, +- this share
     flip_prob: Share = stored(0.5, "flip")
+    # of an object in the mask loss: 1, or the score of its pseudo mask
+    label_weight: Literal["none", "score"] = field(default="none", metadata=LATER)
 
 # %% ../nbs/9_core/03_options.ipynb #4383d68b
 REFINER_TRAIN = TrainConfig(steps=200_000, optimizer="adamw", lr=1e-4, weight_decay=0.0,

@@ -23,11 +23,15 @@ __all__ = ['CocoDataset', 'normalise', 'inference_batch']
 # %% ../../nbs/4_data/07_transforms.ipynb #7e243fc1
 @dataclass
 class Sample:
-    "One image with its masks, classes and ignored points, in pixels of this image."
+    "One image with its masks, classes, ignored points and weights, in pixels of this image."
     image: np.ndarray     # (H, W, 3) uint8 RGB
     masks: np.ndarray     # (N, H, W) uint8
     classes: np.ndarray   # (N,) int64, 0-based
     ignore: np.ndarray    # (K, 2) float x, y
+    weights: np.ndarray | None = None   # (N,) float32 of the objects in the mask loss; None: ones
+
+    def __post_init__(self):
+        if self.weights is None: self.weights = np.ones(len(self.classes), np.float32)
 
 def read_sample(
     data: CocoData,
@@ -35,15 +39,18 @@ def read_sample(
     image: np.ndarray | None = None,   # pixels, when already read
     unmatched: str = "ignore",         # points without a mask; "background": as all else
     dropped: dict[int, list[list[float]]] | None = None,   # of `dropped_points`, when known
+    weight: str = "none",              # of the objects: 1 each, or the "score" of pseudo masks
 ) -> Sample:
-    "Pixels, masks, classes and ignored points of one image."
+    "Pixels, masks, classes, ignored points and weights of one image."
     image = data.read_image(image_id) if image is None else image
     kept = [a for a in data.annotations[image_id] if not a.get("iscrowd") and "segmentation" in a]
     masks = (np.stack([data.mask(a) for a in kept]).view(np.uint8)
              if kept else np.zeros((0, *image.shape[:2]), np.uint8))
     classes = np.array([data.categories.index(a["category_id"]) for a in kept], dtype=np.int64)
     ignore = (dropped_points(data, unmatched) if dropped is None else dropped).get(image_id, [])
-    return Sample(image, masks, classes, np.array(ignore, dtype=np.float64).reshape(-1, 2))
+    scores = [a.get("score", 1) if weight == "score" else 1 for a in kept]
+    return Sample(image, masks, classes, np.array(ignore, dtype=np.float64).reshape(-1, 2),
+                  np.array(scores, np.float32))
 
 # %% ../../nbs/4_data/07_transforms.ipynb #9199402c
 def dropped_points(data: CocoData, unmatched: str = "ignore") -> dict[int, list[list[float]]]:
@@ -71,8 +78,8 @@ def resize_sample(s: Sample, size: tuple[int, int]) -> Sample:   # size: height,
     if (h, w) == tuple(size): return s
     # where new pixel centres fall
     rows, cols = ((2 * np.arange(n) + 1) * old // (2 * n) for n, old in zip(size, (h, w)))
-    return Sample(resize_image(s.image, size), s.masks.take(cols, 2).take(rows, 1), s.classes,
-                  s.ignore * (size[1] / w, size[0] / h))
+    return replace(s, image=resize_image(s.image, size), masks=s.masks.take(cols, 2).take(rows, 1),
+                   ignore=s.ignore * (size[1] / w, size[0] / h))
 
 # %% ../../nbs/4_data/07_transforms.ipynb #4eaee94e
 def crop_sample(s: Sample, x0: int, y0: int, width: int, height: int) -> Sample:
@@ -81,14 +88,14 @@ def crop_sample(s: Sample, x0: int, y0: int, width: int, height: int) -> Sample:
     seen, ignore = masks.any((1, 2)), s.ignore - (x0, y0)
     inside = ((ignore >= 0) & (ignore < (width, height))).all(1)
     return Sample(s.image[y0:y0 + height, x0:x0 + width], masks[seen], s.classes[seen],
-                  ignore[inside])
+                  ignore[inside], s.weights[seen])
 
 def flip_sample(s: Sample) -> Sample:
     "Mirror left and right."
     ignore, width = s.ignore.copy(), s.image.shape[1]
     # the left edge is a pixel's, the right edge is none
     ignore[:, 0] = np.minimum(width - ignore[:, 0], np.nextafter(width, 0))
-    return Sample(s.image[:, ::-1], s.masks[:, :, ::-1], s.classes, ignore)
+    return replace(s, image=s.image[:, ::-1], masks=s.masks[:, :, ::-1], ignore=ignore)
 
 # %% ../../nbs/4_data/07_transforms.ipynb #61ca8bf5
 def jitter_colour(image: np.ndarray, amount: float, r: np.random.Generator) -> np.ndarray:
@@ -161,7 +168,8 @@ class CocoDataset(Dataset):
         return self.cache[index].whole()
 
     def _read(self, index: int) -> Sample:
-        return read_sample(self.data, self.ids[index], dropped=self.dropped)
+        return read_sample(self.data, self.ids[index], dropped=self.dropped,
+                           weight=self.cfg.label_weight)
 
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[int, Sample]:
         index, step, slot = key
@@ -194,16 +202,21 @@ class Truth:
     boxes: Tensor              # (N, 4) x0 y0 x1 y1, half open
     classes: Tensor            # (N,) long, 0-based
     ignore: Tensor | None = None  # (K, 2) x, y of objects without a mask
+    weights: Tensor | None = None   # (N,) float, in the mask loss; None: ones
+
+    def __post_init__(self):
+        if self.weights is None: self.weights = torch.ones_like(self.classes, dtype=torch.float)
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Truth:
         return Truth(*(None if v is None else v.to(device, non_blocking=non_blocking)
-                       for v in (self.masks, self.boxes, self.classes, self.ignore)))
+                       for v in vars(self).values()))
 
 # %% ../../nbs/4_data/07_transforms.ipynb #3d362137
 def to_truth(s: Sample) -> Truth:
     "The sample's objects as tensors."
     masks = torch.from_numpy(np.ascontiguousarray(s.masks))
-    return Truth(masks, tight_boxes(masks), torch.from_numpy(s.classes), torch.from_numpy(s.ignore))
+    return Truth(masks, tight_boxes(masks), *map(torch.from_numpy,
+                                                 (s.classes, s.ignore, s.weights)))
 
 def collate(items: list[tuple[int, Sample]]) -> dict:
     "A batch: images (B, 3, H, W) uint8, sizes, truth and image ids."

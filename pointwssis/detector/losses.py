@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .cells import Outputs, flatten_levels
 from .targets import Targets
-from ..training.distributed import summed, world
+from ..training.distributed import summed
 
 # %% auto #0
 __all__ = ['losses']
@@ -31,22 +31,23 @@ def focal_loss(
 
 # %% ../../nbs/2_detector/06_losses.ipynb #1fd3fc4b
 class _SummedDice(torch.autograd.Function):
-    "Sum of the Dice losses of one image's positive cells, with its gradient, in chunks."
+    "Weighted sum of the Dice losses of one image's positive cells, with its gradient, in chunks."
     @staticmethod
     def forward(ctx: Any, kernels: Tensor, features: Tensor, masks: Tensor, obj: Tensor,
-                chunk_size: int) -> Tensor:   # (P, D), (D, n), (N, n), (P,)
+                weights: Tensor, chunk_size: int) -> Tensor:   # (P, D), (D, n), (N, n), (P,), (P,)
         few, dtype, features = (max(chunk_size // features.shape[1], 1), features.dtype,
                                 features.to(kernels.dtype))
         by_kernel, by_feature, total = (torch.empty_like(kernels),
                                         features.new_zeros(features.shape, dtype=torch.float),
                                         masks.new_zeros((), dtype=torch.float))
-        for k, o, out in zip(*(v.split(few) for v in (kernels, obj, by_kernel))):
+        for k, o, w, out in zip(*(v.split(few) for v in (kernels, obj, weights[:, None],
+                                                         by_kernel))):
             p, t = (k @ features).float().sigmoid_(), masks[o].float()
             both, squares = ((p * t).sum(1, keepdim=True),
                              (p * p).sum(1, keepdim=True) + t.sum(1, keepdim=True) + .002)
-            total += (1 - 2 * both / squares).sum()
+            total += (w * (1 - 2 * both / squares)).sum()
             slope = t.mul_(-2 / squares).addcmul_(p, 4 * both / squares ** 2)
-            slope = slope.mul_(p).mul_(1 - p).to(k.dtype)
+            slope = slope.mul_(p).mul_(1 - p).mul_(w).to(k.dtype)
             out.copy_(slope @ features.T)
             by_feature += k.T @ slope
         ctx.save_for_backward(by_kernel, by_feature.to(dtype))
@@ -54,7 +55,7 @@ class _SummedDice(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return *(grad * saved for saved in ctx.saved_tensors), None, None, None
+        return *(grad * saved for saved in ctx.saved_tensors), None, None, None, None
 
 # %% ../../nbs/2_detector/06_losses.ipynb #a219e117
 def mask_dice_loss(
@@ -62,25 +63,26 @@ def mask_dice_loss(
     targets: Targets,
     chunk_size: int = 2**21,   # mask pixels at once: bounds the memory
 ) -> Tensor:                # scalar
-    "Mean of 1 - 2ab / (a^2 + b^2) over all positives, with 0.001 added to each square sum."
+    "Weighted mean of 1 - 2ab / (a^2 + b^2) of all positives, 0.001 added to each square sum."
     kernels, features, masks = (flatten_levels(outputs.kernels), outputs.mask_features.flatten(2),
                                 targets.masks.flatten(1))
     if features.dtype == torch.half: kernels, features = kernels.float(), features.float()
+    weights = targets.weights[targets.object]
     order = targets.image.argsort(stable=True)
     images = zip(kernels.unbind(), features.unbind(),
-                 *(v[order].split(targets.counts) for v in (targets.cell, targets.object)))
-    parts = (_SummedDice.apply(of_cells[cell], of_image, masks, obj, chunk_size)
-             for of_cells, of_image, cell, obj in images)
+                 *(v[order].split(targets.counts)
+                   for v in (targets.cell, targets.object, weights)))
+    parts = (_SummedDice.apply(of_cells[cell], of_image, masks, obj, w, chunk_size)
+             for of_cells, of_image, cell, obj, w in images)
     total = sum(parts) if len(order) else (features.sum() + kernels.sum()).float() * 0
-    if world() == 1: return total / max(len(order), 1)
-    return summed(total) / summed(total.new_full((), len(order))).clamp(min=1)
+    return summed(total) / summed(weights.sum()).clamp(min=1e-6)
 
 # %% ../../nbs/2_detector/06_losses.ipynb #8df08647
 def losses(
     outputs: Outputs,
     targets: Targets,
 ) -> dict[str, Tensor]:                          # "loss_ins" (times 3) and "loss_cate", scalars
-    """Dice loss, a mean over all P positive cells, and focal loss over all B x T cells.
+    """Dice loss, a weighted mean over all P positive cells, and focal loss over all B x T cells.
 
     Both are those of the batch of all processes. Neither makes the host wait for a GPU.
     SOLOv2 (arXiv 2003.10152), section 3."""

@@ -33,6 +33,7 @@ class Targets:
     object: Tensor             # (P,) long, row of `masks`
     masks: Tensor              # (N, H / 4, W / 4) uint8, all objects of the batch
     counts: tuple[int, ...]    # positives of each image, known to the host
+    weights: Tensor            # (N,) float, of the objects in the mask loss
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Targets:
         return replace(self,
@@ -119,8 +120,8 @@ def assign(
     centres, area = centres_of(rows, columns)
     image = torch.cat([torch.full((len(t.classes),), b, device=dev)
                        for b, t in enumerate(instances)])
-    boxes, classes = (torch.cat([t.boxes for t in instances]),
-                      torch.cat([t.classes for t in instances]))
+    boxes, classes, weights = (torch.cat([getattr(t, name) for t in instances])
+                               for name in ("boxes", "classes", "weights"))
     level, obj, cell = positive_cells(cfg, centres, boxes, padded)
     seen = area[obj] > 0  # empty masks are skipped
     level, obj, cell = level[seen], obj[seen], cell[seen]
@@ -128,4 +129,4 @@ def assign(
     labels = torch.where(owner >= 0, F.pad(classes, (0, 1))[owner], cfg.num_classes)
     labels = labels.masked_fill(_ignored(cfg, instances, padded, owner), -1)
     counts = image[obj].bincount(minlength=len(instances)).tolist()
-    return Targets(labels, image[obj], cell, level, obj, masks, tuple(counts))
+    return Targets(labels, image[obj], cell, level, obj, masks, tuple(counts), weights)

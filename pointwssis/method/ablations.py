@@ -36,6 +36,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "unanswered_background": {"unanswered": "background"},
     "published": {"behaviour": "published"}, "recipe_competition": OURS,
     "ours_average_weights": OURS | {"student_train.ema_decay": .998},
+    "ours_label_score": OURS | {"student_train.label_weight": "score"},
 }
 
 def settings_of(
@@ -86,7 +87,8 @@ ABLATIONS: dict[str, Ablation] = {
     "recipe": Ablation("Rule that makes labels of the masks of different points.", "recipe", {
         "paper: suppression": "", "ours: competition": "recipe_competition"}),
     "additions": Ablation("Additions to our recipe, each alone.", "addition", {
-        "none": "recipe_competition", "average of the student's weights": "ours_average_weights"},
+        "none": "recipe_competition", "average of the student's weights": "ours_average_weights",
+        "labels weighted by score": "ours_label_score"},
         reference="recipe_competition"),
 }
 

@@ -170,7 +170,7 @@ def test_an_image_without_objects_is_background(data):
 
 
 def same(a: Sample, b: Sample) -> bool:
-    return all(np.array_equal(getattr(a, k), getattr(b, k)) for k in ("image", "masks", "classes", "ignore"))
+    return all(np.array_equal(getattr(a, k), getattr(b, k)) for k in ("image", "masks", "classes", "ignore", "weights"))
 
 
 def test_dice_depend_on_seed_step_and_slot_alone(data):
@@ -248,3 +248,20 @@ def test_samples_in_memory_keep_their_masks_as_boxes(tmp_path):
     kept = transforms._keep(sample)
     assert sum(part.nbytes for *_, part in kept.parts) < masks.nbytes / 100 and all(part.base is None for *_, part in kept.parts)
     assert np.array_equal(kept.whole().masks, masks) and kept.whole().masks.dtype == np.uint8 and kept.sample.masks.base is None
+
+
+def with_scores(data, scores):
+    "The data set with pseudo masks: these scores by annotation id."
+    return replace(data, annotations={i: [a | ({"score": scores[a["id"]]} if a["id"] in scores else {}) for a in of] for i, of in data.annotations.items()})
+
+
+def test_weights_are_scores_of_pseudo_masks_and_follow_their_objects(data):
+    scored = with_scores(data, {12: .25, 13: .5})
+    for cache in (False, True):
+        weighted, plain = (CocoDataset(scored, replace(TRAIN, label_weight=w), cache=cache) for w in ("score", "none"))
+        assert [weighted.sample(k).weights.tolist() for k in range(3)] == [[1, .25], [], [.5]]
+        assert [plain.sample(k).weights.tolist() for k in range(3)] == [[1, 1], [], [1]]
+    s = painted([(0, 0, 20, 20), (30, 10, 70, 50), (60, 0, 80, 20)])
+    s = replace(s, weights=np.array([.1, .2, .3], np.float32))
+    assert np.allclose(flip_sample(resize_sample(crop_sample(s, 25, 0, 30, 60), (30, 20))).weights, [.2])
+    assert np.allclose(collate([(0, s)])["truth"][0].weights, [.1, .2, .3]) and collate([(0, painted([(0, 0, 9, 9)]))])["truth"][0].to("cpu").weights.tolist() == [1]

@@ -192,3 +192,19 @@ def test_accelerator_assigns_and_judges_as_the_processor():
 def test_object_on_the_border_stays_on_the_grid():
     level, obj, cell = positive_cells(CFG, torch.tensor([[95., 63.]], dtype=torch.float64), torch.tensor([[90., 58., 96., 64.]]), (64, 96))
     assert len(cell) and (cell < level_starts(CFG.num_grids)[1]).all()
+
+
+def test_objects_weigh_in_the_mask_loss_as_their_labels_score():
+    "A weighted mean over the positives of a batch: equal weights change nothing, an object of weight 0 is as if it were not there."
+    scene, other = squares([(0, 0, 30, 30), (40, 8, 90, 60)], [0, 1]), squares([(10, 10, 40, 40)], [2])
+    grids, g = CFG.num_grids, torch.Generator().manual_seed(0)
+    out = Outputs([torch.zeros(2, 3, s, s) for s in grids], [torch.randn(2, 4, s, s, generator=g) for s in grids], torch.randn(2, 4, 16, 24, generator=g), [])
+    def loss(*weights):
+        first, second = torch.tensor(weights).split([2, 1])
+        return mask_dice_loss(out, assign(CFG, [replace(scene, weights=first), replace(other, weights=second)], (16, 24))).item()
+    plain = mask_dice_loss(out, assign(CFG, [scene, other], (16, 24))).item()
+    assert loss(1., 1., 1.) == plain and loss(.3, .3, .3) == pytest.approx(plain)
+    counts = [sum(assign(CFG, [scene, other], (16, 24)).object == k).item() for k in range(3)]
+    alone = [loss(*(float(j == k) for j in range(3))) for k in range(3)]
+    assert plain == pytest.approx(np.average(alone, weights=counts)) and loss(1., .5, .2) == pytest.approx(np.average(alone, weights=np.multiply(counts, (1, .5, .2))))
+    assert loss(0., 0., 0.) == 0
