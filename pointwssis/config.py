@@ -6,6 +6,7 @@
 from __future__ import annotations
 import re
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -85,8 +86,11 @@ class Config:
         return BEHAVIOURS[self.behaviour]
 
 # %% ../nbs/9_core/04_config.ipynb #d10d72fa
+@cache
+def _hints(part: type) -> dict[str, Any]: return get_type_hints(part, include_extras=True)
+
 _TYPES = {name: hint for part in (SOLOv2Config, RefinerConfig, TrainConfig, DataConfig, Config)
-          for name, hint in get_type_hints(part, include_extras=True).items()}
+          for name, hint in _hints(part).items()}
 CHOICES: dict[str, tuple | Registry] = {   # words of an option, listed in its type or in a registry
     name: get_args(hint) for name, hint in _TYPES.items() if get_origin(hint) is Literal
 } | {"point_strategy": POINTS, "prompt": PROMPTS, "recipe": RECIPES, "detector": DETECTORS,
@@ -131,7 +135,7 @@ def override(
     if head not in names:
         raise ConfigError(f"unknown option '{above}{key}'.{nearest(head, names)} "
                           f"{type(cfg).__name__} has: {', '.join(names)}.")
-    part, hint = getattr(cfg, head), get_type_hints(type(cfg), include_extras=True)[head]
+    part, hint = getattr(cfg, head), _hints(type(cfg))[head]
     if rest and not is_dataclass(part):
         raise ConfigError(f"option '{above}{head}' has no part '{rest}'. Set '{head}' itself.")
     if rest: return replace(cfg, **{head: override(part, rest, value, f"{above}{head}.")})
@@ -167,7 +171,7 @@ def neutral_keys(
     above: str = "",
 ) -> set[str]:
     "Dotted keys of the options that cannot change a result."
-    hints = get_type_hints(part)
+    hints = _hints(part)
     inner = (neutral_keys(hints[f.name], f"{above}{f.name}.") for f in fields(part)
              if is_dataclass(hints[f.name]))
     return {above + stored_name(f) for f in fields(part) if f.metadata.get("neutral")}.union(*inner)
