@@ -612,6 +612,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
             'pointwssis.data.show': { 'pointwssis.data.show._annotate': ('4_data/show.html#_annotate', 'pointwssis/data/show.py'),
                                       'pointwssis.data.show._as_webp': ('4_data/show.html#_as_webp', 'pointwssis/data/show.py'),
                                       'pointwssis.data.show._borders': ('4_data/show.html#_borders', 'pointwssis/data/show.py'),
+                                      'pointwssis.data.show._height': ('4_data/show.html#_height', 'pointwssis/data/show.py'),
                                       'pointwssis.data.show._with_palette': ('4_data/show.html#_with_palette', 'pointwssis/data/show.py'),
                                       'pointwssis.data.show.colours_of': ('4_data/show.html#colours_of', 'pointwssis/data/show.py'),
                                       'pointwssis.data.show.curves': ('4_data/show.html#curves', 'pointwssis/data/show.py'),

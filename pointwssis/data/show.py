@@ -95,6 +95,11 @@ def draw_item(
     ax.set_title(title, parse_math=False)   # a class may be called $x$
     _annotate(ax, texts, missed, false, framed)
 
+def _height(row: Sequence[Mapping[str, Any]], size: float) -> float:
+    "Inches that the tallest image of a row takes, with its title."
+    tallest = max(item["image"].shape[0] / item["image"].shape[1] for item in row)
+    return size * min(tallest, 1.2) + (.25 if any(item.get("title") for item in row) else .05)
+
 def show_grid(
     items: Sequence[Mapping[str, Any]],  # each: image, and any other of KEYS
     columns: int = 4,
@@ -106,12 +111,11 @@ def show_grid(
         if unknown := set(item) - KEYS:
             raise KeyError(f"show_grid does not know {sorted(unknown)}; it draws {sorted(KEYS)}")
     columns = max(1, min(columns, len(items)))
-    rows = max(1, -(-len(items) // columns))
-    tallest = max((item["image"].shape[0] / item["image"].shape[1] for item in items), default=1.)
-    height = size * min(tallest, 1.2) + (.25 if any(item.get("title") for item in items) else .05)
+    heights = [_height(items[k:k + columns], size) for k in range(0, len(items), columns)] or [size]
     with style():
-        fig, axes = plt.subplots(rows, columns, figsize=(columns * size, rows * height), dpi=dpi,
-                                 squeeze=False, layout="constrained")
+        fig, axes = plt.subplots(len(heights), columns, figsize=(columns * size, sum(heights)),
+                                 dpi=dpi, squeeze=False, layout="constrained",
+                                 gridspec_kw={"height_ratios": heights})
         for ax in axes.flat: ax.axis("off")
         for ax, item in zip(axes.flat, items): draw_item(ax, **item)
     plt.close(fig)

@@ -23,31 +23,33 @@ from .run_pictures import resized
 __all__ = []
 
 # %% ../../nbs/1_method/13_overview.ipynb #13c00005
-SIDE, GAP, EDGE, LOW = 1.48, .64, .08, .12   # inches: panel, between, left, below
+SIDE, GAP, EDGE, LOW = 1.34, .82, .08, .12   # inches: panel, between, left, below
 STEPS = ("1  The teacher is trained on the outlined images.",
          "2  It predicts a mask under each click; the refiner, trained on the\n"
          "    outlined images too, predicts that mask again.",
          "3  The student is trained on the masks of both. It needs no clicks.")
 
-def _panel(fig: Figure, left: float, bottom: float, item: dict[str, Any]) -> None:
-    "One image in a square of SIDE inches."
+def _panel(fig: Figure, left: float, bottom: float, item: dict[str, Any],
+           anchor: str = "C") -> None:
+    "One image in a square of SIDE inches, in its centre or at its lower edge."
     width, height = fig.get_size_inches()
     ax = fig.add_axes((left / width, bottom / height, SIDE / width, SIDE / height))
     ax.axis("off")
     draw_item(ax, **resized(item))
+    ax.set_anchor(anchor)
 
 def _arrow(ax: Any, start: tuple, end: tuple) -> None:
-    ax.annotate("", end, start, arrowprops=dict(arrowstyle="-|>", lw=1.2, color="black"))
+    ax.annotate("", end, start, arrowprops=dict(arrowstyle="-|>", lw=1.2, color="black", shrinkA=0))
 
 def _step(ax: Any, left: float, name: str, line: float) -> None:
     "A box between two panels, with arrows from the left panel and from the outlined image."
-    middle, centre = LOW + SIDE / 2, left + GAP / 2 - .03
-    _arrow(ax, (left, middle), (left + GAP, middle))
+    middle, centre = LOW + SIDE / 2, left + GAP / 2
+    _arrow(ax, (left + .03, middle), (centre - .25, middle))
+    _arrow(ax, (centre + .25, middle), (left + GAP - .03, middle))
     box = dict(boxstyle="round,pad=.03", fc="#f3f5f6", ec="black", zorder=3)
-    ax.add_patch(FancyBboxPatch((left + .07, middle - .13), GAP - .2, .26, **box))
+    ax.add_patch(FancyBboxPatch((centre - .22, middle - .13), .44, .26, **box))
     ax.text(centre, middle, name, ha="center", va="center", zorder=4)
-    ax.plot((EDGE + SIDE, centre, centre), (line, line, middle + .3), c="black", lw=1)
-    _arrow(ax, (centre, middle + .4), (centre, middle + .16))
+    _arrow(ax, (centre, line), (centre, middle + .16))
 
 def draw_overview(
     items: Sequence[dict[str, Any]],   # outlined, clicked, teacher's, refined, predicted
@@ -58,11 +60,13 @@ def draw_overview(
         fig = Figure(figsize=(8, height))
         ax = fig.add_axes((0, 0, 1, 1), xlim=(0, 8), ylim=(0, height))
         ax.axis("off")
-        high = SIDE + .62
-        _panel(fig, EDGE, high, items[0])
+        high, start = SIDE + .62, EDGE + SIDE / 2
+        last = EDGE + 3 * SIDE + 2.5 * GAP
+        ax.plot((start, start, last), (high, high - .12, high - .12), c="black", lw=1.2)
+        _panel(fig, EDGE, high, items[0], anchor="S")
         for k, item in enumerate(items[1:]): _panel(fig, EDGE + k * (SIDE + GAP), LOW, item)
         for k, name in enumerate(("teacher", "refiner", "student")):
-            _step(ax, EDGE + SIDE + k * (SIDE + GAP), name, high - .1 + .05 * k)
+            _step(ax, EDGE + SIDE + k * (SIDE + GAP), name, high - .12)
         steps = "\n".join(STEPS)
         ax.text(EDGE + SIDE + .35, high + SIDE, steps, va="top", size=9, linespacing=1.6)
     return fig

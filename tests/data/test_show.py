@@ -78,6 +78,12 @@ def test_grid_places_points_in_coco_pixels():
     assert ax.images[0].get_extent() == [0, 60, 40, 0] and len(figure.axes[3].images) == 0
 
 
+def test_each_row_of_a_grid_is_as_high_as_its_tallest_image():
+    wide, tall = np.zeros((20, 80, 3), np.uint8), np.zeros((80, 80, 3), np.uint8)
+    figure = show_grid([dict(image=wide), dict(image=wide), dict(image=tall), dict(image=wide)], columns=2, size=2.0)
+    assert figure.get_size_inches().tolist() == pytest.approx([4, 2 * .25 + .05 + 2 + .05])
+
+
 def test_grid_shows_the_overlay():
     mask = square(10, 20, 12)
     figure = show_grid([dict(image=GREY, masks=mask[None], classes=[4])])
