@@ -6,6 +6,7 @@
 from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ class Experiment:
     params: dict[str, Any]      # as `runner.reproduce` takes them
     stages: tuple[str, ...]
 
-    @property
+    @cached_property
     def config(self) -> Config: return config_of(**self.params)
 
     def __str__(self) -> str:
