@@ -140,6 +140,8 @@ class TrainConfig:
     flip_prob: Share = stored(0.5, "flip")
     # of an object in the mask loss: 1, or the score of its pseudo mask
     label_weight: Literal["none", "score"] = field(default="none", metadata=LATER)
+    # of an image: some objects of an outlined image are pasted into it
+    copy_paste_prob: Share = field(default=0.0, metadata=LATER)
 
 # %% ../nbs/9_core/03_options.ipynb #4383d68b
 REFINER_TRAIN = TrainConfig(steps=200_000, optimizer="adamw", lr=1e-4, weight_decay=0.0,

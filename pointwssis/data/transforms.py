@@ -124,6 +124,33 @@ def augment(
     return (replace(s, image=jitter_colour(s.image, cfg.colour_jitter, r))
             if cfg.colour_jitter else s)
 
+# %% ../../nbs/4_data/07_transforms.ipynb #c0f1de05
+def _overlap(length: int, other: int, r: np.random.Generator) -> tuple[slice, slice]:
+    "The same pixels along one side in an image and in another, the shorter inside the longer."
+    at, n = int(r.integers(abs(length - other) + 1)), min(length, other)
+    own, theirs = (at, 0) if other < length else (0, at)
+    return slice(own, own + n), slice(theirs, theirs + n)
+
+def paste_objects(
+    s: Sample,
+    other: Sample,             # of any size
+    r: np.random.Generator,
+) -> Sample:
+    "Some objects of `other` in front of `s`; masks lose the pixels that are covered."
+    (ys, theirs_y), (xs, theirs_x) = (_overlap(n, m, r)
+                                      for n, m in zip(s.image.shape[:2], other.image.shape[:2]))
+    chosen = r.random(len(other.classes)) < .5
+    pasted = np.zeros((chosen.sum(), *s.image.shape[:2]), np.uint8)
+    pasted[:, ys, xs] = other.masks[chosen][:, theirs_y, theirs_x]
+    covered, image = pasted.any(0), s.image.copy()
+    image[ys, xs][covered[ys, xs]] = other.image[theirs_y, theirs_x][covered[ys, xs]]
+    x, y = s.ignore.astype(int).T
+    whole = Sample(image, np.concatenate([s.masks * ~covered, pasted]),
+                   np.concatenate([s.classes, other.classes[chosen]]), s.ignore[~covered[y, x]],
+                   np.concatenate([s.weights, other.weights[chosen]]))
+    return crop_sample(whole, 0, 0, *image.shape[1::-1])
+
+
 # %% ../../nbs/4_data/07_transforms.ipynb #eb36fdfa
 @dataclass(frozen=True)
 class _Kept:
@@ -144,6 +171,11 @@ def _keep(s: Sample) -> _Kept:
                   for mask, (x0, y0, x1, y1) in zip(s.masks, boxes)])
 
 # %% ../../nbs/4_data/07_transforms.ipynb #a8140622
+def _outlined(data: CocoData) -> list[int]:
+    "Indices of images with objects and without a pseudo mask, which has a score."
+    return [n for n, i in enumerate(data.ids)
+            if (of := data.annotations[i]) and not any("score" in a for a in of)]
+
 class CocoDataset(Dataset):
     "Training samples of a COCO data set, augmented by (seed, step, slot)."
     def __init__(self,
@@ -157,6 +189,7 @@ class CocoDataset(Dataset):
             raise DataError(f"{data.path}: no images to train on. Check the split.")
         self.data, self.cfg, self.seed, self.ids = data, cfg, seed, data.ids
         self.dropped = dropped_points(data, unmatched)
+        self.outlined = _outlined(data) if cfg.copy_paste_prob else []
         self.cache: dict[int, _Kept] | None = {} if cache else None
 
     def __len__(self) -> int: return len(self.ids)
@@ -172,9 +205,13 @@ class CocoDataset(Dataset):
                            weight=self.cfg.label_weight)
 
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[int, Sample]:
-        index, step, slot = key
-        return (self.ids[index],
-                augment(self.sample(index), self.cfg, rng(self.seed, "augment", step, slot)))
+        (index, step, slot), cfg = key, self.cfg
+        r = rng(self.seed, "augment", step, slot)
+        found = augment(self.sample(index), cfg, r)
+        if self.outlined and r.random() < cfg.copy_paste_prob:
+            other = self.sample(int(r.choice(self.outlined)))
+            found = paste_objects(found, augment(other, cfg, r), r)
+        return self.ids[index], found
 
 # %% ../../nbs/4_data/07_transforms.ipynb #487b3870
 def tight_boxes(masks: Tensor) -> Tensor:   # (N, h, w) bool or 0 and 1 -> (N, 4) float

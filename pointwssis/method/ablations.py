@@ -37,6 +37,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "published": {"behaviour": "published"}, "recipe_competition": OURS,
     "ours_average_weights": OURS | {"student_train.ema_decay": .998},
     "ours_label_score": OURS | {"student_train.label_weight": "score"},
+    "ours_copy_paste": OURS | {"student_train.copy_paste_prob": .5},
 }
 
 def settings_of(
@@ -88,7 +89,8 @@ ABLATIONS: dict[str, Ablation] = {
         "paper: suppression": "", "ours: competition": "recipe_competition"}),
     "additions": Ablation("Additions to our recipe, each alone.", "addition", {
         "none": "recipe_competition", "average of the student's weights": "ours_average_weights",
-        "labels weighted by score": "ours_label_score"},
+        "labels weighted by score": "ours_label_score",
+        "outlined objects pasted": "ours_copy_paste"},
         reference="recipe_competition"),
 }
 

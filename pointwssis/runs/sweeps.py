@@ -27,7 +27,8 @@ LABELS = ("split", "teacher", "refiner", "pseudo", "evaluate")
 # what its row shows: labels, and who learned from the refined ones
 VARIANT = (*LABELS[:-1], "student_refined", "evaluate")
 # variants whose labels are those of the method or of `recipe_competition`
-STUDENTS_ONLY = ("unanswered_background", "ours_average_weights", "ours_label_score")
+STUDENTS_ONLY = ("unanswered_background", "ours_average_weights", "ours_label_score",
+                 "ours_copy_paste")
 
 # %% ../../nbs/6_runs/07_sweeps.ipynb #9ce7e618
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from pointwssis.config import SOLOv2Config, TrainConfig
 from pointwssis.core import DataError, rng
 from pointwssis.data import coco, transforms
-from pointwssis.data.transforms import (CocoDataset, Sample, augment, collate, crop_sample, dropped_points, flip_sample, inference_batch, normalise,
+from pointwssis.data.transforms import (CocoDataset, Sample, augment, collate, crop_sample, dropped_points, flip_sample, inference_batch, normalise, paste_objects,
                                 pad_images, read_sample, resize_image, resize_sample, target_size, tight_boxes)
 from pointwssis.detector.targets import assign
 from pointwssis.training.trainer import StepSampler
@@ -265,3 +265,31 @@ def test_weights_are_scores_of_pseudo_masks_and_follow_their_objects(data):
     s = replace(s, weights=np.array([.1, .2, .3], np.float32))
     assert np.allclose(flip_sample(resize_sample(crop_sample(s, 25, 0, 30, 60), (30, 20))).weights, [.2])
     assert np.allclose(collate([(0, s)])["truth"][0].weights, [.1, .2, .3]) and collate([(0, painted([(0, 0, 9, 9)]))])["truth"][0].to("cpu").weights.tolist() == [1]
+
+
+@settings(max_examples=60, deadline=None)
+@given(scenes, st.integers(30, 90), st.integers(30, 110), st.integers(0, 99))
+def test_pasted_objects_cover_what_lies_behind_them(s, height, width, seed):
+    front = painted([(0, 0, width // 2, height // 2), (width // 3, height // 3, width, height)], height, width)
+    front = replace(front, image=255 - front.image, classes=front.classes + 7, weights=np.array([.5, .25], np.float32))
+    out = paste_objects(s, front, rng(seed))
+    new = out.classes >= 7
+    covered = out.masks[new].any(0)
+    assert np.array_equal(out.image[~covered], s.image[~covered]) and out.image.shape == s.image.shape
+    left = [k for k in s.classes if (s.masks[k] * ~covered).any()]
+    assert out.classes[~new].tolist() == left and all(np.array_equal(m, s.masks[k] * ~covered) for m, k in zip(out.masks, left))
+    assert out.weights[new].tolist() == [(.5, .25)[k - 7] for k in out.classes[new]] and out.masks.any((1, 2)).all()
+    assert {tuple(p) for p in out.ignore} == {tuple(p) for p in s.ignore if not covered[int(p[1]), int(p[0])]}
+    if height <= 60 and width <= 80 and new.any():                     # the whole front lies inside: its pixels are found again
+        ys, xs = np.nonzero(covered)
+        assert new.sum() < 2 or np.array_equal(out.image[covered], front.image[front.masks.any(0)]) and (np.ptp(ys), np.ptp(xs)) == (height - 1, width - 1)
+
+
+def test_objects_of_outlined_images_alone_are_pasted_and_the_dice_stay(data):
+    cfg = replace(TRAIN, copy_paste_prob=.5)
+    plain, some = CocoDataset(data, TRAIN, seed=1), CocoDataset(data, cfg, seed=1)
+    assert some.outlined == [0, 2] and CocoDataset(with_scores(data, {13: .5}), cfg).outlined == [0]     # image 5 has no object
+    pasted = [not same(plain[1, k, 0][1], some[1, k, 0][1]) for k in range(60)]                      # where nothing is pasted, nothing differs
+    assert 10 < sum(pasted) < 40 and same(some[1, 4, 0][1], CocoDataset(data, cfg, seed=1, cache=True)[1, 4, 0][1])
+    none = with_scores(data, {a["id"]: .5 for a in data.records()})
+    assert same(CocoDataset(none, cfg, seed=1)[0, 3, 0][1], plain[0, 3, 0][1])                        # nothing is outlined
