@@ -731,6 +731,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
                                                                                           'pointwssis/data/transforms.py'),
                                             'pointwssis.data.transforms.per_channel': ( '4_data/transforms.html#per_channel',
                                                                                         'pointwssis/data/transforms.py'),
+                                            'pointwssis.data.transforms.random_pixels': ( '4_data/transforms.html#random_pixels',
+                                                                                          'pointwssis/data/transforms.py'),
                                             'pointwssis.data.transforms.read_sample': ( '4_data/transforms.html#read_sample',
                                                                                         'pointwssis/data/transforms.py'),
                                             'pointwssis.data.transforms.resize_image': ( '4_data/transforms.html#resize_image',

@@ -142,6 +142,8 @@ class TrainConfig:
     label_weight: Literal["none", "score"] = field(default="none", metadata=LATER)
     # of an image: some objects of an outlined image are pasted into it
     copy_paste_prob: Share = field(default=0.0, metadata=LATER)
+    # an object's positive cells lie around its centre of mass, or a random point "inside" of it
+    positive_cells: Literal["centre", "inside"] = field(default="centre", metadata=LATER)
 
 # %% ../nbs/9_core/03_options.ipynb #4383d68b
 REFINER_TRAIN = TrainConfig(steps=200_000, optimizer="adamw", lr=1e-4, weight_decay=0.0,

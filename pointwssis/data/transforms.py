@@ -29,6 +29,8 @@ class Sample:
     classes: np.ndarray   # (N,) int64, 0-based
     ignore: np.ndarray    # (K, 2) float x, y
     weights: np.ndarray | None = None   # (N,) float32 of the objects in the mask loss; None: ones
+    # (N, 2) x, y that positive cells lie around, pixel indices; None: centres of mass
+    centres: np.ndarray | None = None
 
     def __post_init__(self):
         if self.weights is None: self.weights = np.ones(len(self.classes), np.float32)
@@ -151,6 +153,17 @@ def paste_objects(
     return crop_sample(whole, 0, 0, *image.shape[1::-1])
 
 
+# %% ../../nbs/4_data/07_transforms.ipynb #c0f1de0b
+def random_pixels(
+    masks: np.ndarray,         # (N, H, W) uint8
+    r: np.random.Generator,
+) -> np.ndarray:               # (N, 2) float x, y, pixel indices; 0 of an empty mask
+    "A pixel of each mask."
+    inside = [np.flatnonzero(mask) for mask in masks]
+    chosen = np.array([r.choice(of) if len(of) else 0 for of in inside], np.int64)
+    return np.stack([chosen % masks.shape[2], chosen // masks.shape[2]], 1).astype(float)
+
+
 # %% ../../nbs/4_data/07_transforms.ipynb #eb36fdfa
 @dataclass(frozen=True)
 class _Kept:
@@ -211,6 +224,8 @@ class CocoDataset(Dataset):
         if self.outlined and r.random() < cfg.copy_paste_prob:
             other = self.sample(int(r.choice(self.outlined)))
             found = paste_objects(found, augment(other, cfg, r), r)
+        if cfg.positive_cells == "inside":
+            found = replace(found, centres=random_pixels(found.masks, r))
         return self.ids[index], found
 
 # %% ../../nbs/4_data/07_transforms.ipynb #487b3870
@@ -240,6 +255,7 @@ class Truth:
     classes: Tensor            # (N,) long, 0-based
     ignore: Tensor | None = None  # (K, 2) x, y of objects without a mask
     weights: Tensor | None = None   # (N,) float, in the mask loss; None: ones
+    centres: Tensor | None = None   # (N, 2) x, y of positive cells, pixel indices; None: of mass
 
     def __post_init__(self):
         if self.weights is None: self.weights = torch.ones_like(self.classes, dtype=torch.float)
@@ -252,8 +268,8 @@ class Truth:
 def to_truth(s: Sample) -> Truth:
     "The sample's objects as tensors."
     masks = torch.from_numpy(np.ascontiguousarray(s.masks))
-    return Truth(masks, tight_boxes(masks), *map(torch.from_numpy,
-                                                 (s.classes, s.ignore, s.weights)))
+    return Truth(masks, tight_boxes(masks), *(None if v is None else torch.from_numpy(v)
+                                              for v in (s.classes, s.ignore, s.weights, s.centres)))
 
 def collate(items: list[tuple[int, Sample]]) -> dict:
     "A batch: images (B, 3, H, W) uint8, sizes, truth and image ids."

@@ -118,6 +118,8 @@ def assign(
     measured = (found for t in instances for found in _measured(t.masks, feature_size))
     rows, columns, masks = (torch.cat(part) for part in zip(*measured))
     centres, area = centres_of(rows, columns)
+    if instances[0].centres is not None:
+        centres = torch.cat([t.centres for t in instances]).to(centres)
     image = torch.cat([torch.full((len(t.classes),), b, device=dev)
                        for b, t in enumerate(instances)])
     boxes, classes, weights = (torch.cat([getattr(t, name) for t in instances])

@@ -38,6 +38,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ours_average_weights": OURS | {"student_train.ema_decay": .998},
     "ours_label_score": OURS | {"student_train.label_weight": "score"},
     "ours_copy_paste": OURS | {"student_train.copy_paste_prob": .5},
+    "ours_points_random": OURS | {"point_strategy": "random"},
+    "ours_inside_points": OURS | {"point_strategy": "random",
+                                  "teacher_train.positive_cells": "inside"},
 }
 
 def settings_of(
@@ -92,6 +95,10 @@ ABLATIONS: dict[str, Ablation] = {
         "labels weighted by score": "ours_label_score",
         "outlined objects pasted": "ours_copy_paste"},
         reference="recipe_competition"),
+    "positive_cells": Ablation("Positive cells of the teacher, with clicks anywhere inside.",
+                               "positive cells", {
+        "around the centre of mass": "ours_points_random",
+        "around a random point inside": "ours_inside_points"}, reference="ours_points_random"),
 }
 
 def choose_tables(

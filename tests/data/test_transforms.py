@@ -293,3 +293,13 @@ def test_objects_of_outlined_images_alone_are_pasted_and_the_dice_stay(data):
     assert 10 < sum(pasted) < 40 and same(some[1, 4, 0][1], CocoDataset(data, cfg, seed=1, cache=True)[1, 4, 0][1])
     none = with_scores(data, {a["id"]: .5 for a in data.records()})
     assert same(CocoDataset(none, cfg, seed=1)[0, 3, 0][1], plain[0, 3, 0][1])                        # nothing is outlined
+
+
+def test_centres_of_positive_cells_are_pixels_of_their_objects(data):
+    inside = CocoDataset(data, replace(TRAIN, positive_cells="inside"), seed=1)
+    drawn = [inside[0, k, 0][1] for k in range(20)]
+    for s in drawn: assert all(not mask.any() or mask[int(y), int(x)] for mask, (x, y) in zip(s.masks, s.centres))
+    assert len({tuple(s.centres[0]) for s in drawn if len(s.centres)}) > 10 and inside[1, 0, 0][1].centres.shape == (0, 2)
+    assert same(inside[0, 3, 0][1], CocoDataset(data, TRAIN, seed=1)[0, 3, 0][1]) and CocoDataset(data, TRAIN)[0, 3, 0][1].centres is None
+    truth = collate([(2, drawn[0]), (5, inside[1, 0, 0][1])])["truth"]
+    assert truth[0].to("cpu").centres.tolist() == drawn[0].centres.tolist() and len(assign(NETWORK, truth, (16, 24)).counts) == 2

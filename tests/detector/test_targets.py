@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 from torchvision.ops import sigmoid_focal_loss
 
 from pointwssis.data.transforms import Truth
-from pointwssis.detector.cells import flatten_levels, level_starts, Outputs
+from pointwssis.detector.cells import flatten_levels, level_starts, Outputs, point_cells
 from pointwssis.detector.losses import focal_loss, losses, mask_dice_loss
 from pointwssis.detector.packed import mass_centres, quarter_size
 from pointwssis.detector.targets import assign, positive_cells
@@ -208,3 +208,19 @@ def test_objects_weigh_in_the_mask_loss_as_their_labels_score():
     alone = [loss(*(float(j == k) for j in range(3))) for k in range(3)]
     assert plain == pytest.approx(np.average(alone, weights=counts)) and loss(1., .5, .2) == pytest.approx(np.average(alone, weights=np.multiply(counts, (1, .5, .2))))
     assert loss(0., 0., 0.) == 0
+
+
+def test_positive_cells_can_lie_around_another_point():
+    "The centre of mass as a centre changes nothing; with a corner, the cells on every level hold it; the masks stay."
+    truth = squares([(0, 0, 30, 30), (40, 8, 90, 60)], [0, 1])
+    plain = assign(CFG, [truth, truth], (16, 24))
+    same = assign(CFG, [replace(truth, centres=torch.tensor([[14.5, 14.5], [64.5, 33.5]]))] * 2, (16, 24))
+    assert all(torch.equal(getattr(same, k), getattr(plain, k)) for k in ("classes", "cell", "object", "masks"))
+    corners = torch.tensor([[1., 1.], [88., 58.]])
+    moved = assign(CFG, [replace(truth, centres=corners)] * 2, (16, 24))
+    held = point_cells(corners, (64, 96), CFG)
+    for k in range(2):
+        own = moved.object == k
+        assert set(moved.level[own].tolist()) == set(plain.level[plain.object == k].tolist()) and torch.equal(moved.masks[k], plain.masks[k])
+        assert all(held[k, level] in moved.cell[own & (moved.level == level)] for level in moved.level[own].unique())
+    assert not torch.equal(moved.classes, plain.classes)
