@@ -100,6 +100,8 @@ class RefinerConfig:
     use_image: bool = True                 # the three inputs, for the ablation
     use_mask: bool = True
     use_point: bool = True
+    # the clicks of an image's other objects, in a channel of their own
+    use_other_points: bool = field(default=False, metadata=LATER)
     kind: str = field(default="unet", metadata=LATER)   # a name in registry.REFINERS
 
 # %% ../nbs/9_core/03_options.ipynb #bc6474d6

@@ -38,6 +38,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ours_average_weights": OURS | {"student_train.ema_decay": .998},
     "ours_label_score": OURS | {"student_train.label_weight": "score"},
     "ours_copy_paste": OURS | {"student_train.copy_paste_prob": .5},
+    "ours_other_points": OURS | {"refiner.use_other_points": True},
     "ours_points_random": OURS | {"point_strategy": "random"},
     "ours_inside_points": OURS | {"point_strategy": "random",
                                   "teacher_train.positive_cells": "inside"},
@@ -93,7 +94,8 @@ ABLATIONS: dict[str, Ablation] = {
     "additions": Ablation("Additions to our recipe, each alone.", "addition", {
         "none": "recipe_competition", "average of the student's weights": "ours_average_weights",
         "labels weighted by score": "ours_label_score",
-        "outlined objects pasted": "ours_copy_paste"},
+        "outlined objects pasted": "ours_copy_paste",
+        "the refiner sees the other points": "ours_other_points"},
         reference="recipe_competition"),
     "positive_cells": Ablation("Positive cells of the teacher, with clicks anywhere inside.",
                                "positive cells", {

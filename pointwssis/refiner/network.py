@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import RefinerConfig
+from ..core import ConfigError
 from ..detector.backbone import Trunk, load_body
 from ..quirks import FIXED, Quirks
 from ..training.device import folded
@@ -35,10 +36,12 @@ class PromptStem(nn.Module):
         self.weight.data[:, 3:-1] *= click_gain
         if copy_rgb: self.weight.data[:, :3] = conv.weight.data
 
-    def forward(self, image: Tensor, point_map: Tensor, channel: Tensor, rough: Tensor) -> Tensor:
+    def forward(self, image: Tensor, point_map: Tensor, channel: Tensor, rough: Tensor,
+                *others: Tensor) -> Tensor:
         shape = dict(stride=self.stride, padding=self.kernel // 2)
-        shared = torch.cat([self.weight[:, :3], self.weight[:, -1:]], 1)
-        y = F.conv2d(torch.cat([image, rough], 1), shared, **shape)  # (N, D, h', w')
+        spare = self.weight[:, -2:-1][:, :len(others)]
+        shared = torch.cat([self.weight[:, :3], self.weight[:, -1:], spare], 1)
+        y = F.conv2d(torch.cat([image, rough, *others], 1), shared, **shape)  # (N, D, h', w')
         own = self.weight[:, 3 + channel].transpose(0, 1).flatten(0, 1)[:, None]  # (N * D, 1, k, k)
         return y + F.conv2d(point_map.transpose(0, 1), own, groups=len(image), **shape).view_as(y)
 
@@ -115,9 +118,9 @@ class MaskRefineNet(nn.Module):
 
     Inputs of N crops: image (N, 3, h, w) RGB with ImageNet's mean and deviation, point_map
     (N, 1, h, w), a Gaussian of peak 1 at the point, channel (N,) long, the point's class,
-    rough (N, 1, h, w) of 0 and 1.
+    rough (N, 1, h, w) of 0 and 1; with `use_other_points` (N, 1, h, w) of the image's other points.
     Output (N, 2, h, w): logits of background and object.
-    Raises ConfigError for a backbone that does not exist.
+    Raises ConfigError for a backbone that does not exist, and for other points in `published`.
     PointWSSIS (arXiv 2303.15062), section 3.3.
 
     >>> from pointwssis import MaskRefineNet, preset
@@ -132,6 +135,9 @@ class MaskRefineNet(nn.Module):
         quirks: Quirks = FIXED,    # `random_stem`: RGB filters start at random
     ):
         super().__init__()
+        if cfg.use_other_points and quirks.next_channel:
+            raise ConfigError("refiner.use_other_points needs the spare channel, which the "
+                              "published code gives to the last class. Set behaviour to fixed.")
         self.cfg, self.num_classes, self.quirks = cfg, num_classes, quirks
         self.encoder = Encoder(cfg.backbone, cfg.weights, len(cfg.decoder_channels) + 1)
         self.stem = PromptStem(self.encoder.first.pop(), num_classes,
@@ -147,10 +153,11 @@ class MaskRefineNet(nn.Module):
         point_map: Tensor,     # (N, 1, h, w) a Gaussian at the click
         channel: Tensor,       # (N,) long, 0..num_classes: the channel of the point map
         rough: Tensor,         # (N, 1, h, w) 0 or 1
+        *others: Tensor,       # (N, 1, h, w) of the other clicks, with `use_other_points`
     ) -> Tensor:               # (N, 2, h, w) logits of background and object
         cfg = self.cfg
         stem = self.stem(image * cfg.use_image, point_map * cfg.use_point, channel,
-                         rough * cfg.use_mask)
+                         rough * cfg.use_mask, *others)
         return enlarge(self.decode(stem), image)
 
     def decode(self, x: Tensor) -> Tensor:     # the stem's map (N, D, h', w') -> (N, 2, h', w')
@@ -164,4 +171,5 @@ class MaskRefineNet(nn.Module):
         "A copy that gives the same masks in less time, and must not be trained (`device.folded`)."
         empty = self.head.weight.new_zeros(1, 1, 64, 64)
         return folded(self, empty.expand(1, 3, 64, 64), empty,
-                      torch.zeros(1, dtype=torch.long, device=empty.device), empty)
+                      torch.zeros(1, dtype=torch.long, device=empty.device), empty,
+                      *[empty] * self.cfg.use_other_points)

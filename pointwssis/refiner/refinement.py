@@ -15,7 +15,8 @@ from ..data.coco import decode, encode
 from ..data.points import coarse
 from ..data.transforms import tight_boxes
 from ..quirks import FIXED, Quirks
-from .crops import crop_inputs, crop_window, gaussian_map, normalise_crops, paste
+from .crops import _bumps, crop_inputs, crop_window, gaussian_map
+from .crops import normalise_crops, paste
 from .crops import published_inputs
 from .network import MaskRefineNet
 from ..training.device import in_precision
@@ -62,6 +63,20 @@ def point_maps(
     return gaussian_map(xy.floor() if quirks.whole_pixel_points else xy - .5, size, size,
                         sigma)[:, None]
 
+def other_points(
+    xy: Tensor,        # (M, 2) all points of the image, image pixels
+    own: Tensor,       # (N,) row in `xy` of each crop's own point
+    frames: Tensor,    # (N, 4) as `crops.sample_frames`
+    size: int,         # of the crop, pixels
+    sigma: float,      # crop pixels
+) -> Tensor:           # (N, 1, size, size), 0 to 1
+    "Maps of the points of other objects, where they lie in the crops."
+    low, high = frames[:, None, :2], frames[:, None, 2:]
+    at = ((xy.float() - low) / (high - low) * size - .5).flatten(0, 1)
+    xs, ys = (_bumps(v, size, sigma).view(len(own), len(xy), size) for v in at.unbind(1))
+    ys = ys.scatter(1, own[:, None, None].expand(-1, 1, size), 0)
+    return torch.einsum("nmy,nmx->nyx", ys, xs).clamp(max=1)[:, None]
+
 # %% ../../nbs/3_refiner/03_refinement.ipynb #c365e0fa
 CACHE = 2**19         # pixels of crops that a processor works on at once
 CHUNK_PIXELS = 2**24       # pixels of full-size masks that exist at once
@@ -75,11 +90,11 @@ def _batch_size(net: MaskRefineNet, device: str, batch: int) -> int:
 @torch.no_grad()
 def _logits(net: MaskRefineNet, crops: list[Tensor], quirks: Quirks, precision: str) -> Tensor:
     "The network over one batch of crops: pixels, rough masks, clicks and classes."
-    pixels, rough, xy, classes = crops
+    pixels, rough, xy, classes, *others = crops
     maps = point_maps(xy, pixels.shape[-1], net.cfg.sigma, quirks)
     with in_precision(precision, pixels.device):
         return net(normalise_crops(pixels), maps, class_channel(classes, quirks, training=False),
-                   rough.float()).float()
+                   rough.float(), *others).float()
 
 def _chunks(count: int, height: int, width: int) -> list[range]:
     "Consecutive rows of `count` masks, as many at once as `CHUNK_PIXELS` allows."
@@ -109,7 +124,9 @@ def _cut(
             frames = windows(masks := masks[kept], clicks, net.cfg.crop_scale, quirks)
             crops = cut(image, masks[:, None], clicks, frames, net.cfg.crop_size)
             places = [(number, rows.start + k) for k in kept.tolist()]
-            yield places, [frames, *crops, classes[part].to(device)[kept]]
+            others = [other_points(xy.to(device), kept + rows.start, frames, net.cfg.crop_size,
+                                   net.cfg.sigma)] if net.cfg.use_other_points else []
+            yield places, [frames, *crops, classes[part].to(device)[kept], *others]
 
 def _batches(
     parts: Iterator[tuple[Places, list[Tensor]]], size: int,

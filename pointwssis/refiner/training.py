@@ -23,7 +23,8 @@ from ..data.show import thinned
 from ..detector.batches import loader
 from ..quirks import FIXED, Quirks
 from .crops import crop_inputs, normalise_crops, perturb
-from .refinement import Item, _clicks, class_channel, point_maps
+from .refinement import Item, _clicks, class_channel, other_points
+from .refinement import point_maps
 from .refinement import refine_rles, windows
 from .network import MaskRefineNet
 from ..registry import REFINERS
@@ -99,6 +100,10 @@ class PairDataset(Dataset):
         if not pairs: raise DataError(f"{data.path}: {advice}")
         self.data, self.pairs, self.cfg, self.quirks = data, pairs, cfg, quirks
         self.augment, self.seed, self.images = augment, seed, {} if cache else None
+        self.clicks: dict[int, dict[int, tuple[float, float]]] = {}   # x, y by image and annotation
+        for p in pairs:
+            of_image = self.clicks.setdefault(p.image_id, {})
+            of_image[p.point.annotation_id] = (p.point.x, p.point.y)
 
     def __len__(self) -> int: return len(self.pairs)
 
@@ -126,8 +131,16 @@ class PairDataset(Dataset):
                                                    self.cfg.crop_size)
         rough = perturb(both[:1], random) if random.random() < self.augment else both[:1]
         if self.quirks.point_at_true_centre: point = _centre(both[1])
+        others = {"others": self._others(pair, frame)} if self.cfg.use_other_points else {}
         return {"image": pixels, "rough": rough, "target": both[1], "point": point,
-                "class": torch.tensor(pair.point.class_index)}
+                "class": torch.tensor(pair.point.class_index), **others}
+
+    def _others(self, pair: Pair, frame: Tensor) -> Tensor:   # (1, size, size)
+        "Map of the points of the image's other pairs."
+        clicks = self.clicks[pair.image_id]
+        own = torch.tensor([[*clicks].index(pair.point.annotation_id)])
+        return other_points(torch.tensor([*clicks.values()]), own, frame, self.cfg.crop_size,
+                            self.cfg.sigma)[0]
 
 def _centre(mask: Tensor) -> Tensor:  # (h, w) -> (2,) x y, outside when the mask is empty
     "Centre of mass in pixels."
@@ -159,7 +172,7 @@ def refiner_loss(
         real = (classes > 0).view(-1, 1, 1, 1)
         maps, rough, target = maps * real, rough * real, target * real[:, 0]
     logits = net(normalise_crops(pixels), maps, class_channel(classes, net.quirks, training=True),
-                 rough)
+                 rough, *([batch["others"]] if "others" in batch else []))
     dice = {"loss_dice": crop_dice_loss(logits, target, net.quirks)}
     return (dice if net.quirks.dice_alone else dice
             | {"loss_pixel": F.cross_entropy(logits.float(), target.long()) / 2})

@@ -7,12 +7,12 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from pointwssis.config import RefinerConfig, override
-from pointwssis.core import DataError, rng
+from pointwssis.core import ConfigError, DataError, rng
 from pointwssis.data import coco, shapes
 from pointwssis.data.points import Point
 from pointwssis.quirks import FIXED, PUBLISHED
 from pointwssis.refiner.crops import crop_inputs, normalise_crops, paste, perturb, sample_frames
-from pointwssis.refiner.refinement import class_channel, point_maps, refine, refine_many, windows
+from pointwssis.refiner.refinement import class_channel, other_points, point_maps, refine, refine_many, windows
 from pointwssis.refiner.network import Encoder, MaskRefineNet, PromptStem
 from pointwssis.runs.presets import preset
 from pointwssis.training.weights import save_weights
@@ -368,3 +368,33 @@ def test_the_refiner_of_the_stages_obeys_the_options_of_its_part(tmp_path):
     compiled = MaskRefiner.load(cfg, 3, tmp_path / "last.safetensors")
     plain = MaskRefiner.load(override(cfg, "refiner_train.compile", "auto"), 3, tmp_path / "last.safetensors")
     assert compiled.net._compiled_call_impl is not None and plain.net._compiled_call_impl is None and compiled.precision == "fp32"
+
+
+def test_other_points_are_a_channel_of_their_own_in_training_as_at_inference(data, monkeypatch):
+    "All points of an image but the object's own, in its crop; moving one of them moves masks, without the option it does not."
+    cfg, pairs = replace(SMALL, use_other_points=True), training_pairs(data)
+    of_image = [p for p in pairs if p.image_id == data.ids[0]]
+    assert len(of_image) > 2
+    image, points = item(data, of_image[0])[0], torch.tensor([[p.point.x, p.point.y] for p in of_image])
+    rough = torch.cat([item(data, p)[1] for p in of_image])
+    classes = torch.tensor([p.point.class_index for p in of_image])
+    seen = []
+    net = MaskRefineNet(4, cfg).eval()
+    inner = net.forward
+    monkeypatch.setattr(net, "forward", lambda *inputs: seen.append(inputs[4]) or inner(*inputs))
+    refine(net, image, rough, points, classes)
+    frames = windows(rough, points, 2.)
+    for k, found in enumerate(torch.cat(seen)):
+        low, high = frames[k, :2], frames[k, 2:]
+        maps = [point_maps((points[j:j + 1] - low) / (high - low) * 32, 32, cfg.sigma, FIXED)[0] for j in range(len(points)) if j != k]
+        assert torch.allclose(found, torch.stack(maps).sum(0).clamp(max=1), atol=1e-5)
+    dataset = PairDataset(data, pairs, cfg)
+    monkeypatch.setattr("pointwssis.refiner.training.training_frame", lambda window, *_: torch.tensor([window]))
+    k = pairs.index(of_image[1])
+    assert torch.allclose(dataset[k, 0, 0]["others"], other_points(points, torch.tensor([1]), torch.tensor([dataset._window(rough[1:2], points[1:2], rng(0, "refiner", k, 0, 0).uniform(1, 2))]), 32, cfg.sigma)[0])
+    batch = torch.utils.data.default_collate([dataset[j, 0, j] for j in range(3)])
+    before = refiner_loss(net, batch)["loss_pixel"]
+    assert not torch.equal(refiner_loss(net, batch | {"others": 1 - batch["others"]})["loss_pixel"], before)
+    assert "others" not in PairDataset(data, pairs, SMALL)[0, 0, 0]
+    with torch.no_grad(): assert torch.allclose(net.for_inference()(*(x := (torch.rand(1, 3, 32, 32), *torch.rand(1, 1, 1, 32, 32), classes[:1], torch.ones(1, 1, 32, 32), torch.rand(1, 1, 32, 32)))), inner(*x), atol=1e-4)
+    with pytest.raises(ConfigError, match="use_other_points needs the spare channel.* Set behaviour to fixed."): MaskRefineNet(4, cfg, PUBLISHED)
