@@ -24,7 +24,6 @@ from torch.profiler import ProfilerActivity, profile
 from pointwssis.config import RefinerConfig, SOLOv2Config, TrainConfig
 from pointwssis.core import pick_device, rng, write_json
 from pointwssis.data import coco, shapes
-from pointwssis.data.points import Point
 from pointwssis.data.transforms import CocoDataset, Sample, normalise
 from pointwssis.detector.batches import loader, solov2_loss, training_batch
 from pointwssis.detector.predict import predictor
@@ -41,7 +40,7 @@ from pointwssis.training import device as placing
 from pointwssis.training.device import choose_precision, in_precision, to_device
 from pointwssis.training.trainer import train
 
-from .coco_size import CLASSES, outline, write_pictures
+from .coco_size import write_pictures
 from .counting import Counts
 from .harness import machine
 from .points import SMALL

@@ -129,6 +129,20 @@ def modules() -> dict[str, ast.Module]:
     return {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in sorted(files.items())}
 
 
+def test_no_module_imports_a_name_that_it_does_not_use():
+    "A name may pass through a module where another file takes it from there."
+    everything = "\n".join(path.read_text(encoding="utf-8") for path in tracked("*.py", "nbs/*.ipynb"))
+    found = []
+    for module, tree in modules().items():
+        stem = module.rpartition(".")[2]
+        imports = [name.asname or name.name.partition(".")[0] for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))
+                   and getattr(node, "module", "") != "__future__" for name in node.names]
+        used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} | {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+        found += [f"{module}: {name}" for name in imports if name not in used
+                  and not re.search(rf"\b{stem}\.{name}\b|from [\w.]*\b{stem} import [^\n]*\b{name}\b", everything)]
+    assert found == []
+
+
 def test_functions_fit_a_screen():
     "At most 40 lines without the docstring."
     def length(node: ast.FunctionDef) -> int:

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/8_bridges/07_d2_student.ipynb #d2070004
 from __future__ import annotations
-import logging, sys, tempfile
+import sys, tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path

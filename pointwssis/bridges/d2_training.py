@@ -11,7 +11,7 @@ import torch
 
 from .d2_install import require
 require()
-from detectron2.config import CfgNode, LazyCall as L, LazyConfig, get_cfg
+from detectron2.config import CfgNode, LazyCall as L, get_cfg
 from detectron2.data import DatasetCatalog, build_detection_test_loader
 from detectron2.data import build_detection_train_loader, get_detection_dataset_dicts, transforms as T
 from detectron2.engine import DefaultTrainer

@@ -4,7 +4,6 @@
 
 # %% ../../nbs/4_data/27_convert.ipynb #c1b93edd
 from __future__ import annotations
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from ..core import ConfigError, DataError, atomic_path, counted, nearest
 from .annotation_checks import checked
 from .format_tables import annotation_set
 from .formats import AnnotatedImage, AnnotationSet, find_format
-from .image_files import read_picture
 from .masks import decode, encode, mask_fields
 from ..registry import FORMATS
 

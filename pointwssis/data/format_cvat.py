@@ -6,7 +6,7 @@
 from __future__ import annotations
 from itertools import groupby
 from pathlib import Path
-from xml.etree.ElementTree import Element, ElementTree, ParseError, SubElement, TreeBuilder, indent
+from xml.etree.ElementTree import Element, ElementTree, SubElement, TreeBuilder, indent
 from xml.parsers import expat
 
 import numpy as np

@@ -5,7 +5,7 @@
 # %% ../../nbs/4_data/10_survey.ipynb #a9a46f6f
 from __future__ import annotations
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any

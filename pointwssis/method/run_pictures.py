@@ -4,7 +4,7 @@
 
 # %% ../../nbs/1_method/12_run_pictures.ipynb #12c00004
 from __future__ import annotations
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from ..config import NETWORKS, Config, run_name
+from ..config import NETWORKS, Config
 from ..core import pick_device, read_json
 from ..data.coco import CocoData
 from ..data.points import points_of
-from ..data.show import save_picture, show_grid
+from ..data.show import show_grid
 from ..detector.nms import pairwise_iou
 from ..detector.predict import load_model, predict_image, predictor
 from .gallery import at_quantiles, known, open_artifact, open_truth, open_val

@@ -28,7 +28,7 @@ from .point_strategies import point_of
 from .pseudo_labels import PseudoMask
 from .recipes import reasons
 from .split_stage import split
-from .training_stages import arithmetic, fit_detector
+from .training_stages import arithmetic
 from .training_stages import student, supervised, teacher
 from ..refiner.training import Pair, pairs_of
 from ..registry import PROMPTS, RECIPES, REFINERS

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..registry import TABLES
 from .evidence import Cell, Evidence, cell, given
-from .results import CONTROLS, PUBLISHED, RESULTS, UNMATCHED, WITHOUT_POINTS
+from .results import PUBLISHED, RESULTS, UNMATCHED, WITHOUT_POINTS
 from .results import comparable, results_in, share_of
 from .schedules import schedule_caption
 from .tables import Table, make_table, percent, references

@@ -4,7 +4,6 @@
 
 # %% ../../nbs/7_report/18_html.ipynb #d229fb98
 from __future__ import annotations
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from ..core import atomic_path
 from ..registry import DATASETS
 from .findings import findings
-from .page_parts import ORDER, PHOTOGRAPHS, Plate, embedded, is_empty, kind_of
+from .page_parts import Plate, embedded, is_empty, kind_of
 from .page_parts import notebooks, page_cells, plates, shown, tables_in
 from .provenance import PACKAGE
 from .results import comparable

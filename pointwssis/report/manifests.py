@@ -4,7 +4,7 @@
 
 # %% ../../nbs/7_report/22_manifests.ipynb #37cfece8
 from __future__ import annotations
-import ast, json, math
+import ast, math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from ..core import atomic_path
 from .bootstrap import RESAMPLES
-from .evidence import COMPARING, Cell, Evidence, cell, origin_of, run_of, stages_of
+from .evidence import COMPARING, Cell, Evidence, origin_of, run_of, stages_of
 from .results import folder_of, share_of
 
 # %% auto #0

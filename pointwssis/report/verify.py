@@ -13,7 +13,7 @@ from ..core import DataError, read_json
 from .comparisons import made_tables
 from .comparisons_main import SUMMARY, check_summary
 from .evidence import Evidence
-from .html import PHOTOGRAPHS
+from .page_parts import PHOTOGRAPHS
 from .manifests import check_manifests
 from .provenance import check_sums, evidence_files
 from .report import compared_by, draw_beforehand

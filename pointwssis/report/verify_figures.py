@@ -14,7 +14,8 @@ from ..data.show import digest_of, stamps_in
 from .budget import planned
 from .evidence import Evidence
 from .figures import figures_of
-from .html import PHOTOGRAPHS, page_texts
+from .html import page_texts
+from .page_parts import PHOTOGRAPHS
 from .verify_tables import flat, is_same
 
 # %% auto #0

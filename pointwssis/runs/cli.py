@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse, sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from .. import __version__
 from ..core import NO_ROOM, PointWSSISError, unwritable

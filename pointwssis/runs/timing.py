@@ -46,7 +46,7 @@ PATIENCE = 5.          # seconds of a step, above which ten are not waited for
 WARM_S, WARM = 5., (5, 40)   # seconds, and least and most steps, before those that count
 
 def _seconds(cfg: Config, strong: CocoData, warm: int, steps: int) -> np.ndarray:
-    from pointwssis.method.stages import fit_detector
+    from pointwssis.method.training_stages import fit_detector
     schedule = replace(cfg.teacher_train, steps=warm + steps, checkpoint_steps=(), workers=0)
     with tempfile.TemporaryDirectory() as folder, redirect_stderr(io.StringIO()):
         fit_detector(cfg, strong, cfg.teacher, schedule, Path(folder), log_every=1)

@@ -15,7 +15,6 @@ import numpy as np
 from ..config import Config, name_after
 from ..core import RUNS, CheckpointError, DataError, pick_device, read_json
 from ..data.annotation_checks import ImageFolder
-from ..data.coco import CocoData
 from ..method.gallery import open_val
 from .own_data import FOLDS, OwnSet, gather, prepare, share_name
 from .runner import reproduce

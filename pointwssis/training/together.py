@@ -6,7 +6,7 @@
 from __future__ import annotations
 import os, pickle, sys, threading, time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import wraps

@@ -29,7 +29,7 @@ from .distributed import agree, average_gradients, processes, sync_norms
 from .meter import Meter
 from .optimizer import learning_rate, make_optimizer, update_average
 from .sampler import StepSampler, step_seed
-from .weights import load_into, load_weights, read_checkpoint
+from .weights import load_into, read_checkpoint
 from .weights import save_state, save_weights
 
 # %% auto #0

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tiny import CFG, sample, tiny_model
+from tiny import sample, tiny_model
 from pointwssis.config import TrainConfig
 
 sys.path.insert(0, str(Path(__file__).parents[2]))

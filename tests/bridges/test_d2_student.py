@@ -12,13 +12,13 @@ pytest.importorskip("detectron2", reason=reason)
 pytest.importorskip("detectron2._C", reason=reason, exc_type=ImportError)
 
 from pointwssis.bridges.d2_student import _ZOO as ZOO, DetectronStudent, network_of
-from pointwssis.config import CHOICES, SOLOv2Config, TrainConfig
+from pointwssis.config import CHOICES, SOLOv2Config
 from pointwssis.core import CheckpointError, ConfigError
 from pointwssis.data.coco import load
 from pointwssis.data.evaluation import coco_ap
 from pointwssis.data.shapes import write
 from pointwssis.detector.predict import load_model, predict_all, predictor
-from pointwssis.method.stages import fit_detector
+from pointwssis.method.training_stages import fit_detector
 from pointwssis.registry import DETECTORS
 from pointwssis.runs.cli import main
 from pointwssis.runs.presets import preset

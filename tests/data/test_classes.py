@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pointwssis.core import DataError
-from pointwssis.data import coco, evaluation, shapes
+from pointwssis.data import coco, shapes
 from pointwssis.data.coco import CategoryTable
 from pointwssis.data.evaluation import coco_ap, ids_by_name, under_classes
 from pointwssis.detector import predict
@@ -20,7 +20,7 @@ from pointwssis.detector.solov2 import SOLOv2
 from pointwssis.method import stages
 from pointwssis.method.gallery import open_val
 from pointwssis.method.split_stage import split
-from pointwssis.runs import cli, published
+from pointwssis.runs import cli
 from pointwssis.runs.stage_graph import config_of
 from pointwssis.training.trainer import save_weights
 from tiny import CFG

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from pointwssis.core import DataError
-from pointwssis.report.bootstrap import DrawnScore, Interval, draws, drawn_score, paired_difference, paired_share
+from pointwssis.report.bootstrap import DrawnScore, draws, drawn_score, paired_difference, paired_share
 from pointwssis.report.matches import Detections, Matches, Overlaps, Record
 
 

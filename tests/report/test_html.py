@@ -11,9 +11,9 @@ from PIL import Image
 
 from browser import MISSING, Browser
 from pointwssis.core import write_json
-from pointwssis.report.html import ORDER, embedded, notebooks, plates, tables_in, write_page
+from pointwssis.report.html import embedded, notebooks, plates, tables_in, write_page
 from pointwssis.report.notebook_pages import write_notebook_pages
-from pointwssis.report.page_parts import shown as for_readers
+from pointwssis.report.page_parts import ORDER, shown as for_readers
 from pointwssis.report.provenance import check_sums, write_sums
 from pointwssis.report.results import comparable
 from pointwssis.report.tables import markdown

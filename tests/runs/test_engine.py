@@ -1,14 +1,13 @@
 "A workflow engine gets the options of `reproduce` and limits of each stage; on a real Slurm it ends with the runner's numbers."
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from pointwssis.core import ConfigError, StageError
+from pointwssis.core import StageError
 from pointwssis.data import shapes
 from pointwssis.runs import engine
 from pointwssis.runs.cli import main

@@ -19,7 +19,7 @@ from pointwssis.registry import DATASETS
 from pointwssis.runs.presets import preset
 from pointwssis.runs.runner import run_stage
 from pointwssis.runs.stage_graph import config_of
-from pointwssis.training.checkpoints import RESNET, SOLOV2, to_official
+from pointwssis.training.checkpoints import RESNET, to_official
 from pointwssis.training.weights import load_weights
 
 TINY = SOLOv2Config("msra_resnet50", fpn_channels=8, instance_channels=8, instance_convs=1, mask_channels=8, num_kernels=8)

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader
 from pointwssis.config import TrainConfig
 from pointwssis.core import CheckpointError, ConfigError, DataError, StageError
 from pointwssis.training import device, trainer
-from pointwssis.training.trainer import Meter, STATES, StepSampler, learning_rate, load_into, load_weights, make_optimizer, newest_state
+from pointwssis.training.trainer import Meter, STATES, StepSampler, learning_rate, load_into, make_optimizer, newest_state
 from pointwssis.training.trainer import save_weights, train, update_average
-from pointwssis.training.weights import save_state
+from pointwssis.training.weights import load_weights, save_state
 
 CFG = TrainConfig(steps=12, batch_size=4, lr=.1, warmup_steps=3, decay_at=(8,), precision="fp32", ema_decay=.9, save_every=4, checkpoint_steps=(6,))
 LENGTH = 10
