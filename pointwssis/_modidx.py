@@ -191,7 +191,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
                                    'pointwssis.config.Network': ('9_core/config.html#network', 'pointwssis/config.py'),
                                    'pointwssis.config._checked': ('9_core/config.html#_checked', 'pointwssis/config.py'),
                                    'pointwssis.config._frozen': ('9_core/config.html#_frozen', 'pointwssis/config.py'),
-                                   'pointwssis.config._hints': ('9_core/config.html#_hints', 'pointwssis/config.py'),
                                    'pointwssis.config.check_detectors': ('9_core/config.html#check_detectors', 'pointwssis/config.py'),
                                    'pointwssis.config.check_start': ('9_core/config.html#check_start', 'pointwssis/config.py'),
                                    'pointwssis.config.dotted': ('9_core/config.html#dotted', 'pointwssis/config.py'),

@@ -6,7 +6,6 @@
 from __future__ import annotations
 import re
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -76,9 +75,8 @@ class Config:
 
     def __post_init__(self):
         if self.behaviour in BEHAVIOURS: return
-        raise ConfigError("unknown behaviour "
-                          f"'{self.behaviour}'.{nearest(self.behaviour, BEHAVIOURS)} Known: "
-                          f"{', '.join(BEHAVIOURS)}.")
+        raise ConfigError(f"unknown behaviour '{self.behaviour}'."
+                          f"{nearest(self.behaviour, BEHAVIOURS)} Known: {', '.join(BEHAVIOURS)}.")
 
     @property
     def quirks(self) -> Quirks:
@@ -86,13 +84,11 @@ class Config:
         return BEHAVIOURS[self.behaviour]
 
 # %% ../nbs/9_core/04_config.ipynb #d10d72fa
-@cache
-def _hints(part: type) -> dict[str, Any]: return get_type_hints(part, include_extras=True)
-
-_TYPES = {name: hint for part in (SOLOv2Config, RefinerConfig, TrainConfig, DataConfig, Config)
-          for name, hint in _hints(part).items()}
+_HINTS = {part: get_type_hints(part, include_extras=True)
+          for part in (SOLOv2Config, RefinerConfig, TrainConfig, DataConfig, Config)}
 CHOICES: dict[str, tuple | Registry] = {   # words of an option, listed in its type or in a registry
-    name: get_args(hint) for name, hint in _TYPES.items() if get_origin(hint) is Literal
+    name: get_args(hint) for hints in _HINTS.values() for name, hint in hints.items()
+    if get_origin(hint) is Literal
 } | {"point_strategy": POINTS, "prompt": PROMPTS, "recipe": RECIPES, "detector": DETECTORS,
      "kind": REFINERS}
 FOLDER = {"variant": "Use letters, digits and _ only.",
@@ -126,16 +122,16 @@ def override(
 ):                       # a new dataclass of the same type
     "Replace one field, or fail with the nearest key that exists."
     head, _, rest = key.partition(".")
-    names = [f.name for f in fields(cfg)]
+    hints = _HINTS[type(cfg)]
     if head in RENAMED:
         name, values = RENAMED[head]
         raise ConfigError(f"option '{above}{key}' has been replaced by '{above}{name}': {values}.")
     # manifests have stored names
     head = {stored_name(f): f.name for f in fields(cfg)}.get(head, head)
-    if head not in names:
-        raise ConfigError(f"unknown option '{above}{key}'.{nearest(head, names)} "
-                          f"{type(cfg).__name__} has: {', '.join(names)}.")
-    part, hint = getattr(cfg, head), _hints(type(cfg))[head]
+    if head not in hints:
+        raise ConfigError(f"unknown option '{above}{key}'.{nearest(head, hints)} "
+                          f"{type(cfg).__name__} has: {', '.join(hints)}.")
+    part, hint = getattr(cfg, head), hints[head]
     if rest and not is_dataclass(part):
         raise ConfigError(f"option '{above}{head}' has no part '{rest}'. Set '{head}' itself.")
     if rest: return replace(cfg, **{head: override(part, rest, value, f"{above}{head}.")})
@@ -171,7 +167,7 @@ def neutral_keys(
     above: str = "",
 ) -> set[str]:
     "Dotted keys of the options that cannot change a result."
-    hints = _hints(part)
+    hints = _HINTS[part]
     inner = (neutral_keys(hints[f.name], f"{above}{f.name}.") for f in fields(part)
              if is_dataclass(hints[f.name]))
     return {above + stored_name(f) for f in fields(part) if f.metadata.get("neutral")}.union(*inner)

@@ -8,6 +8,7 @@ import io, json, math, tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import redirect_stderr
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,7 @@ def estimate_of(
     return estimate(cfg, seconds, left)
 
 # %% ../../nbs/6_runs/19_timing.ipynb #71a00012
+@cache
 def _identity(name: str, cfg: Config) -> str:
     "The settings that decide a stage and all stages before it."
     stage, settings = STAGES[name], to_dict(cfg)

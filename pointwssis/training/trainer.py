@@ -13,7 +13,6 @@ from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.nn.utils import clip_grad_norm_
@@ -26,6 +25,7 @@ from ..journal import BAR
 from .device import choose_precision, in_precision, out_of_memory, place
 from .device import set_grad_checkpointing, to_device
 from .distributed import agree, average_gradients, processes, sync_norms
+from .distributed import world
 from .meter import Meter
 from .optimizer import learning_rate, make_optimizer, update_average
 from .sampler import StepSampler, step_seed
@@ -151,8 +151,7 @@ def _enough_memory(cfg: TrainConfig, device: torch.device) -> Iterator[None]:
     except torch.OutOfMemoryError as e:
         used, total = ((torch.cuda.max_memory_allocated(device), torch.cuda.mem_get_info(device)[1])
                        if gpu else (0, 0))
-        shares = dist.get_world_size() if dist.is_initialized() else 1
-        images = max(cfg.batch_size // (cfg.grad_accum_steps * shares), 1)
+        images = max(cfg.batch_size // (cfg.grad_accum_steps * world()), 1)
         raise out_of_memory(e, cfg, images, weights, used, total) from None
 
 def _advance(run: Run, loss_fn: Callable, batches: Iterator, cfg: TrainConfig,
@@ -235,12 +234,12 @@ def train(
 ) -> list[dict[str, float]]:           # rows of step, loss, its parts, lr, images_per_s
     "Train `model` on one process or under torchrun; a second call goes on where the first ended."
     out, model = Path(out), model.train()
-    with processes(torch.device(device)) as (rank, world, device):
+    with processes(torch.device(device)) as (rank, count, device):
         cfg = replace(cfg, precision=choose_precision(cfg.precision, device))
         set_grad_checkpointing(model, cfg.grad_checkpointing)
         run = _start(place(sync_norms(model, device), device, cfg.steps, cfg.compile), cfg, seed,
                      length, out, resume)
-        sampler = StepSampler(length, cfg.batch_size, cfg.steps, seed, run.step, rank, world,
+        sampler = StepSampler(length, cfg.batch_size, cfg.steps, seed, run.step, rank, count,
                               cfg.grad_accum_steps)
         agree(model.state_dict().values())
         with _watching_workers():

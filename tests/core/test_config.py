@@ -3,7 +3,8 @@ from dataclasses import asdict
 
 import pytest
 
-from pointwssis.config import CHOICES
+from pointwssis import config
+from pointwssis.config import CHOICES, override
 from pointwssis.core import ConfigError
 from pointwssis.detector.cells import LEVEL_STRIDES
 from pointwssis.registry import DATASETS, DETECTORS, POINTS, PROMPTS, REFINERS
@@ -80,3 +81,9 @@ def test_the_demo_is_shapes_with_shorter_schedules():
         short, long = (asdict(getattr(cfg, part)) for cfg in (demo, shapes))
         assert {key for key in short if short[key] != long[key]} <= {"steps", "checkpoint_steps"} and short["steps"] < long["steps"]
     assert demo.student_train.steps >= 2 * demo.teacher_train.steps and {name for name, found in DATASETS.items() if found.draw} == {"demo", "shapes"}
+
+
+def test_types_of_options_are_read_once(monkeypatch):
+    "A configuration of eighty overrides reads no annotation again: a sweep makes hundreds."
+    monkeypatch.setattr(config, "get_type_hints", None)
+    assert override(preset("shapes"), "student_train.steps", 7).student_train.steps == 7 and config.neutral_keys()

@@ -73,6 +73,17 @@ def test_the_time_of_several_runs_counts_shared_stages_once(tmp_path, monkeypatc
     assert estimate_of_all(two, tmp_path).startswith("2 runs, 11 stages to do. ")
 
 
+def test_settings_of_each_stage_of_a_sweep_are_compared_once(tmp_path, monkeypatch):
+    "An estimate costs as many steps as the sweep has stages, however deep the graph is."
+    asked = []
+    monkeypatch.setattr(timing, "seconds_of_step", lambda cfg, strong: .5)
+    monkeypatch.setattr(timing, "decisive", lambda stage, settings: asked.append(stage.name) or settings)
+    wanted = experiments("shapes", ["10p", "5p"], [0, 1])
+    timing._identity.cache_clear()
+    assert estimate_of_all(wanted, tmp_path) and len(asked) == sum(len(one.stages) for one in wanted)
+    timing._identity.cache_clear()
+
+
 def test_a_sweep_says_its_time_before_the_first_run(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(timing, "seconds_of_step", lambda cfg, strong: .5)
