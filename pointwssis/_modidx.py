@@ -2796,6 +2796,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
                                                                                          'pointwssis/training/device.py'),
                                             'pointwssis.training.device.memory_order': ( '5_training/device.html#memory_order',
                                                                                          'pointwssis/training/device.py'),
+                                            'pointwssis.training.device.network_options': ( '5_training/device.html#network_options',
+                                                                                            'pointwssis/training/device.py'),
                                             'pointwssis.training.device.out_of_memory': ( '5_training/device.html#out_of_memory',
                                                                                           'pointwssis/training/device.py'),
                                             'pointwssis.training.device.place': ( '5_training/device.html#place',

@@ -25,6 +25,7 @@ from ..detector.predict import load_model, predict_image, predictor
 from .gallery import at_quantiles, known, open_artifact, open_truth, open_val
 from .gallery import spread
 from ..registry import PROMPTS, RECIPES
+from ..training.device import network_options
 
 # %% auto #0
 __all__ = []
@@ -193,7 +194,7 @@ def _by_level(run: FinishedRun, model: Any, image_id: int) -> list[dict[int, np.
     device, made = pick_device(cfg.device), []
     for level in (*range(len(cfg.teacher.num_grids)), -1):
         predict = predictor(model, cfg.data, device, prompt, "none", cfg.quirks, level,
-                            cfg.teacher_train.precision)
+                            **network_options(cfg.teacher_train))
         found = predict([run.weak.read_image(image_id)], [points])[0]
         masks = found.masks.cpu().numpy()
         made.append({points[k].annotation_id: m for k, m in zip(found.points.tolist(), masks)})

@@ -32,6 +32,7 @@ from .training_stages import arithmetic
 from .training_stages import student, supervised, teacher
 from ..refiner.training import Pair, pairs_of
 from ..registry import PROMPTS, RECIPES, REFINERS
+from ..training.device import network_options
 from ..training.distributed import own_rank, world
 from ..training.together import in_all_processes, meet
 from ..training.weights import load_into, load_weights, save_weights
@@ -98,8 +99,7 @@ def training_pairs(
     for path in weights:
         load_into(model, load_weights(path), path)
         predict = predictor(model, cfg.data, device, "point_with_size", "mask", cfg.quirks,
-                            precision=cfg.teacher_train.precision,
-                            compile=cfg.teacher_train.compile)
+                            **network_options(cfg.teacher_train))
         def work(ids: list[int], images: Any) -> list[list[Pair]]:
             found = zip(ids, predict(images, [known(j)[1] for j in ids]))
             return [pairs_of(data, j, f.masks, f.classes, known(j)[0],
@@ -160,7 +160,7 @@ def rough_labels(cfg: Config, inputs: dict[str, Path], weak: CocoData, device: t
     model = load_model(cfg.teacher, weights)
     prompt = RECIPES[cfg.recipe].prompt if cfg.prompt == "point" else cfg.prompt
     predict = predictor(model, cfg.data, device, prompt, nms, cfg.quirks, cfg.level,
-                        cfg.teacher_train.precision, cfg.teacher_train.compile)
+                        **network_options(cfg.teacher_train))
     prompts = prompts_for(cfg, inputs)
     masks = on_shares(partial(journal_of, out, "rough", cfg, weights, list[PseudoMask]), weak.ids,
                       lambda ids, journal: pseudo_labels.rough_masks(
@@ -252,7 +252,7 @@ def _ap_of(cfg: Config, net: SOLOv2Config, weights: Path, val: CocoData, trained
     "COCO mask AP of one model on the validation images; its results are kept."
     device = pick_device(cfg.device)
     predict = predictor(load_model(net, weights), cfg.data, device,
-                        precision=schedule.precision, compile=schedule.compile)
+                        **network_options(schedule))
     results = on_shares(partial(journal_of, kept.parent, kept.stem, cfg, weights), val.ids,
                         lambda ids, journal: predict_all(predict, val.select(ids), journal=journal,
                                                          trained=trained))

@@ -28,7 +28,7 @@ from .refinement import point_maps
 from .refinement import refine_rles, windows
 from .network import MaskRefineNet
 from ..registry import REFINERS
-from ..training.device import choose_precision, place
+from ..training.device import choose_precision, network_options, place
 from ..training.distributed import own_rank, summed
 from ..training.trainer import train
 from ..training.weights import load_into, load_weights
@@ -216,9 +216,8 @@ class MaskRefiner:
         "Network with these weights on `cfg.device`; CheckpointError where they do not fit."
         net = MaskRefineNet(num_classes, replace(cfg.refiner, weights=""), cfg.quirks)
         load_into(net, load_weights(weights), weights)
-        schedule = cfg.refiner_train
-        return cls(net.eval(), pick_device(cfg.device), cfg.quirks, schedule.precision,
-                   compile=schedule.compile)
+        return cls(net.eval(), pick_device(cfg.device), cfg.quirks,
+                   **network_options(cfg.refiner_train))
 
     def refine(self, items: list[Item]) -> list[list[dict]]:
         "Compressed run lengths of the refined masks of each image, as `refine_rles`."

@@ -10,11 +10,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core import DataError, StageError, file_hash, nearest, read_json, write_json
+from ..core import DataError, StageError, figures_beside, file_hash, nearest, read_json
+from ..core import write_json
 from ..data.store import cache_folder
 from ..process import claim
 from ..report.provenance import SUMS
-from ..core import figures_beside
 from .stage_graph import STAGES, is_done, size_of
 from .status import disk_use, is_running, runs_in, size_text, working_folder
 

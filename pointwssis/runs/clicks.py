@@ -28,6 +28,7 @@ from ..method.stages import lost_at
 from ..registry import RECIPES, REFINERS
 from .inputs import Inputs
 from .own_data import format_of
+from ..training.device import network_options
 
 # %% auto #0
 __all__ = []
@@ -126,7 +127,7 @@ def masks_of_clicks(
     "The teacher's masks, the final ones, and the reason of each click without one."
     device, recipe, weak = pick_device(cfg.device), RECIPES[cfg.recipe], _cut_clicks(data, cut)
     ask = predictor(model, cfg.data, device, recipe.prompt, "none", cfg.quirks,
-                    cfg.level, cfg.teacher_train.precision, cfg.teacher_train.compile)
+                    cfg.level, **network_options(cfg.teacher_train))
     answers = best_of_each_point(rough_masks(ask, weak))
     rough = recipe.before(answers, weak)
     refined = rough

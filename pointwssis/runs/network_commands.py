@@ -56,6 +56,7 @@ def command_submit(args: argparse.Namespace) -> None:
     from pointwssis.data.coco import load
     from pointwssis.detector.predict import classes_of_run, load_model, predict_all, predictor
     from pointwssis.runs.submission import check_submission, write_submission
+    from pointwssis.training.device import network_options
     data, weights = load(args.images, args.image_folder or None, need="images"), Path(args.weights)
     check_submission([], args.format, data)
     cfg, network = config_for(weights, args)
@@ -65,7 +66,6 @@ def command_submit(args: argparse.Namespace) -> None:
         raise DataError(f"{args.images}: has {classes} classes, {weights} has "
                         f"{model.cfg.num_classes}. "
                         f"Use weights for these classes: {', '.join(data.categories.names[:12])}.")
-    predict = predictor(model, cfg.data, device, precision=cfg.student_train.precision,
-                        compile=cfg.student_train.compile)
+    predict = predictor(model, cfg.data, device, **network_options(cfg.student_train))
     results = predict_all(predict, data, trained=trained)
     for path in write_submission(results, data, args.out, args.format): print(path)

@@ -23,6 +23,7 @@ from ..journal import BAR
 from .clicks import predict_clicks
 from .inputs import LARGER, Inputs, find_images, is_one_scene, tile_for
 from .inputs import usual_sizes
+from ..training.device import network_options
 
 # %% auto #0
 __all__ = []
@@ -42,8 +43,7 @@ def _readable(inputs: Inputs, failed: list[str]) -> Iterator[tuple[dict, np.ndar
 
 def _asking(model: nn.Module, cfg: Config) -> Callable:   # images -> list of Instances
     "The student's network under the options of its part."
-    return predictor(model, cfg.data, pick_device(cfg.device),
-                     precision=cfg.student_train.precision, compile=cfg.student_train.compile)
+    return predictor(model, cfg.data, pick_device(cfg.device), **network_options(cfg.student_train))
 
 def predict_plain(
     model: nn.Module,

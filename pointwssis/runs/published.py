@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ..config import Config
-from ..core import DataError, device_name, file_hash, pick_device, read_json, write_json
-from ..core import RUNS
+from ..core import RUNS, DataError, device_name, file_hash, pick_device, read_json
+from ..core import write_json
 from ..data.coco import CategoryTable, CocoData, load
 from ..data.evaluation import coco_ap, link_by_overlap, pseudo_quality, under_classes
 from ..detector.predict import load_model, predict_all, predictor
@@ -23,6 +23,7 @@ from ..refiner.training import MaskRefiner
 from .release import Release, find_releases, open_refiner, solov2_sizes
 from .stage_graph import Stage, config_of, fingerprint
 from ..training.checkpoints import load_official
+from ..training.device import network_options
 
 # %% auto #0
 __all__ = ['reproduce_published']
@@ -90,7 +91,7 @@ def evaluate_network(opened: OpenRelease, part: str) -> dict[str, Any]:
     val, cfg = _val(opened), opened.cfg
     model = _solov2(opened, part)
     schedule = cfg.teacher_train if part == "teacher" else cfg.student_train
-    predict = predictor(model, cfg.data, pick_device(cfg.device), precision=schedule.precision)
+    predict = predictor(model, cfg.data, pick_device(cfg.device), **network_options(schedule))
     results = predict_all(predict, val, trained=_trained(opened, model, val))
     write_json(opened.out / f"results_{part}.json", results)
     ap = coco_ap(val, results)
@@ -103,10 +104,11 @@ def evaluate_refiner(opened: OpenRelease, part: str) -> dict[str, Any]:
     trained = _trained(opened, model, _val(opened))
     val, weak = (under_classes(_val(opened, need), trained) for need in ("masks", "points"))
     predict = predictor(model, opened.cfg.data, device, "point", "mask", opened.cfg.quirks,
-                        precision=opened.cfg.teacher_train.precision)
+                        **network_options(opened.cfg.teacher_train))
     rough = rough_masks(predict, weak)
-    refined = refine_masks(MaskRefiner(open_refiner(opened.has(part), opened.cfg.refiner), device,
-                                       opened.cfg.quirks), weak, rough)
+    refiner = MaskRefiner(open_refiner(opened.has(part), opened.cfg.refiner), device,
+                          opened.cfg.quirks, **network_options(opened.cfg.refiner_train))
+    refined = refine_masks(refiner, weak, rough)
     found = {}
     for name, masks in (("rough", rough), ("refined", refined)):
         path = opened.out / f"val_{name}.json"

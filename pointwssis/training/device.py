@@ -122,6 +122,12 @@ def place(
         model.compile()
     return model
 
+def network_options(
+    schedule: TrainConfig,   # of the part that the network belongs to
+) -> dict[str, str]:         # precision, compile
+    "The options of a part that its network obeys in predictions, too."
+    return {"precision": schedule.precision, "compile": schedule.compile}
+
 # %% ../../nbs/5_training/01_device.ipynb #7a1c0d02
 def recomputed(module: nn.Module, x: Tensor) -> Tensor:
     "Output of a module whose inner activations are not kept for the backward pass."
