@@ -4,7 +4,7 @@
 
 # %% ../../nbs/2_detector/10_predict.ipynb #e735da3d
 from __future__ import annotations
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from ..training.weights import check_weights, load_weights
 _all_ = ["predict_image"]
 
 # %% auto #0
-__all__ = ['load_model', 'predictor', 'predict_all', 'predict_image']
+__all__ = ['load_model', 'predictor', 'over_images', 'predict_all', 'predict_image']
 
 # %% ../../nbs/2_detector/10_predict.ipynb #cac2dc36
 def load_model(
@@ -100,6 +100,17 @@ def predictor(
                      choose_precision(precision, device, training=False),
                      {"prompt": prompt, "nms": nms, "quirks": quirks, "level": level})
 
+def over_images(
+    predict: Callable,                          # of `predictor`
+    data: CocoData,
+    work: Callable[[Sequence[int], Any], Sequence],   # ids and images as `predict` takes them
+    journal: Journal,                           # of values by image; skips what it holds
+    batch: int = 8,                             # images at once
+) -> Iterator[Any]:                             # a value an image
+    "Values of `work` in the order of the images; those of the next batch are read ahead."
+    return recall(journal, in_batches(data.ids, batch), data.read_image, work,
+                  gather=getattr(predict, "prepare", list))
+
 def predict_all(
     predict: Callable,               # of `predictor`
     data: CocoData,
@@ -113,8 +124,7 @@ def predict_all(
     journal = Journal() if journal is None else journal
     def work(ids: list[int], images: Any) -> list[list[dict]]:
         return [to_results(f, i, table) for i, f in zip(ids, predict(images))]
-    made = recall(journal, in_batches(data.ids, batch), data.read_image, work,
-                  gather=getattr(predict, "prepare", list))
+    made = over_images(predict, data, work, journal, batch)
     return [r for results in made for r in under_ids(results, known)]
 
 # %% ../../nbs/2_detector/10_predict.ipynb #87416060

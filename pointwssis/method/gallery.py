@@ -90,15 +90,6 @@ def show_split(
     return show_grid([*items, *below], columns=max(1, len(items)))
 
 # %% ../../nbs/1_method/10_gallery.ipynb #dca22bea
-def _predicted(
-    model: Any, data: CocoData, image_id: int, size: DataConfig, score: float, title: str,
-) -> dict[str, Any]:   # an item for `show_grid`
-    "An image with the predicted masks of a network, one colour for each mask."
-    from pointwssis.detector.predict import predict_image
-    image = data.read_image(image_id)
-    masks = predict_image(model, image, size, score).masks.numpy()
-    return {"image": image, "masks": masks, "title": title}
-
 def show_predictions(
     model: Any,          # SOLOv2 on its device
     truth: CocoData,     # images with masks
@@ -107,9 +98,12 @@ def show_predictions(
     score: float = 0.3,
 ) -> Figure:
     "True masks above predicted ones."
-    ids = spread(truth, count)
-    predicted = [_predicted(model, truth, i, size, score, "predicted") for i in ids]
-    return show_grid([*(known(truth, i, "truth") for i in ids), *predicted], columns=len(ids))
+    from pointwssis.detector.predict import predict_image   # slow to import
+    items = [known(truth, i, "truth") for i in spread(truth, count)]
+    found = [{"image": item["image"], "title": "predicted",
+              "masks": predict_image(model, item["image"], size, score).masks.numpy()}
+             for item in items]
+    return show_grid([*items, *found], columns=len(items))
 
 # %% ../../nbs/1_method/10_gallery.ipynb #bd9516e0
 def show_pseudo(

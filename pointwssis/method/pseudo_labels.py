@@ -17,7 +17,8 @@ from faster_coco_eval import mask as rle_api
 from ..core import DataError
 from ..data.coco import CocoData, centroid, decode, encode_many, mask_fields, save
 from ..data.points import Point, points_of, xy_by_id
-from ..journal import Journal, in_batches, recall
+from ..detector.predict import over_images
+from ..journal import Journal, recall
 from ..refiner.refinement import Item
 from ..quirks import FIXED, Quirks
 from ..registry import Refiner
@@ -64,8 +65,7 @@ def rough_masks(
         points = [points_of(weak, i) for i in ids]
         instances = predict(images, list(map(known, points)))
         return [_of_image(*answer) for answer in zip(ids, points, instances)]
-    found = recall(journal, in_batches(weak.ids, batch), weak.read_image, work,
-                   gather=getattr(predict, "prepare", list))
+    found = over_images(predict, weak, work, journal, batch)
     return [m for masks in found for m in masks]
 
 # %% ../../nbs/1_method/04_pseudo_labels.ipynb #fec2a28c

@@ -20,8 +20,8 @@ from ..data import evaluation as judge
 from ..data.coco import CategoryTable, CocoData, box_of
 from ..data.points import Point, Prompts, as_prompts
 from ..data.transforms import tight_boxes
-from ..detector.predict import load_model, predict_all, predictor
-from ..journal import Journal, UNFINISHED, in_batches, recall
+from ..detector.predict import load_model, over_images, predict_all, predictor
+from ..journal import Journal, UNFINISHED
 from . import pseudo_labels
 from .gallery import open_artifact, open_truth, open_val
 from .point_strategies import point_of
@@ -108,8 +108,7 @@ def training_pairs(
             return (journal_of(out, f"pairs_{path.stem}", cfg, path, list[Pair]) if out
                     else Journal(kind=list[Pair]))
         def pairs_from(ids: Sequence[int], journal: Journal) -> list[Pair]:
-            made = recall(journal, in_batches(ids, batch), data.read_image, work,
-                          gather=getattr(predict, "prepare", list))
+            made = over_images(predict, data.select(ids), work, journal, batch)
             return [p for of_image in made for p in of_image]
         pairs += on_shares(journal, data.ids, pairs_from)
     return pairs
