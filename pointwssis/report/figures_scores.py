@@ -15,6 +15,7 @@ from ..data.show import style
 from ..method.ablations import ABLATIONS
 from ..registry import FIGURES
 from .budget import ERROR_BARS, hours_between, hours_figure, option, spread_note
+from .comparisons import SUPERVISED
 from .figures import Drawing, compared, over_seeds, seeds_caption
 from .results import CAPTIONS, POINT_SECONDS, PRICES, PUBLISHED
 from .results import Measured, lines, measured, share_of
@@ -32,11 +33,9 @@ SERIES = {  # marker, dash, name; the colours are those of the style file
     "teacher_long_ap_percent": ("v", ":", "teacher, student's schedule"),
     "student_without_points_ap_percent": ("x", ":", "student without points")}
 
-WHOLE = "supervised_ap_percent"
-
 def _draw_band(ax: Any, made: list[dict], colour: str, name: str) -> None:
     "Full supervision, which no share of masks changes: its mean and standard deviation."
-    known = [p for p in made if p["result"] == WHOLE and p["here"] is not None]
+    known = [p for p in made if p["result"] == SUPERVISED and p["here"] is not None]
     if not known: return
     most = max(known, key=lambda p: p["seeds"])
     ax.axhline(most["here"], c=colour, ls="--", label=name)
@@ -46,7 +45,7 @@ def _draw_band(ax: Any, made: list[dict], colour: str, name: str) -> None:
 def _draw_lines(ax: Any, made: list[dict], published: dict[str, float]) -> None:
     "One line a series over the splits, full supervision as a band; hollow marks: one seed."
     for i, (key, (marker, dash, name)) in enumerate(SERIES.items()):
-        if key == WHOLE:
+        if key == SUPERVISED:
             _draw_band(ax, made, f"C{i}", name)
             continue
         points = [(share_of(p["split"]), p["here"], p["sd"])

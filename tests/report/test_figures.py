@@ -15,7 +15,8 @@ from pointwssis.data.show import show_grid, style
 from pointwssis.method.ablations import ABLATIONS
 from pointwssis.report.figures import compared, figures_of, of_main_split, over_seeds, seeds_caption, write_figures
 from pointwssis.report.figures_details import curves_figure, gains, gains_figure, proposals, proposals_figure
-from pointwssis.report.figures_scores import SERIES, WHOLE, ablation_figure, ap_figure
+from pointwssis.report.comparisons import SUPERVISED
+from pointwssis.report.figures_scores import SERIES, ablation_figure, ap_figure
 from pointwssis.report.results import CONTROLS
 from pointwssis.report.matches import Detections, Matches, Overlaps, Record
 from pointwssis.report.provenance import write_sums
@@ -89,7 +90,7 @@ def test_every_figure_is_one_column_wide_and_labelled(coco, toys, tmp_path):
 def test_lines_over_splits_with_published_values(coco):
     ax = ap_figure(coco).axes[0]
     drawn = {h.get_label(): h.lines[0] for h in ax.containers}
-    assert sorted(drawn) == sorted(["published student (test-dev)", *(name for key, (_, _, name) in SERIES.items() if key not in {*CONTROLS, WHOLE})])
+    assert sorted(drawn) == sorted(["published student (test-dev)", *(name for key, (_, _, name) in SERIES.items() if key not in {*CONTROLS, SUPERVISED})])
     assert [line.get_ydata()[0] for line in ax.lines if line.get_label() == "full supervision"] and len(ax.patches) == 1     # a band
     assert drawn["student of refined masks"].get_xydata().tolist() == [[5, 32.26], [10, 36], [12.5, 34]]
     assert drawn["published student (test-dev)"].get_xydata().tolist() == [[5, 33.7], [10, 35.8]]
