@@ -4,7 +4,7 @@
 
 # %% ../../nbs/6_runs/28_processes.ipynb #3be668eb
 from __future__ import annotations
-import os, re, subprocess, sys, threading
+import os, re, subprocess, sys, threading, time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
@@ -24,6 +24,10 @@ class Place(NamedTuple):
     local_world: int   # processes there; 1 where each has cores of its own
     host: str          # of the store
     port: int
+
+    @property
+    def store(self) -> tuple[str, int, int, int]:   # as `together.Address`
+        return self.host, self.port, self.world, self.local_world
 
 def first_host(
     nodes: str,   # as Slurm writes them, such as gpu[03-05,9]
@@ -77,21 +81,20 @@ def _note_ends(address: Any, others: list[subprocess.Popen], over: threading.Eve
                 noted.add(rank)
 
 def _dismiss(store: Any, code: int, world: int, over: threading.Event) -> None:
-    "Tell the others that the command has ended, and give them ten seconds to hear it."
+    "Tell the others that the command has ended, and wait up to ten seconds for their answers."
     over.set()
     with suppress(Exception):
         store.set("end", str(code))
         for _ in range(100):
             if store.add("gone", 0) == world - 1: break
-            threading.Event().wait(.1)
+            time.sleep(.1)
 
 @contextmanager
 def leading(argv: Sequence[str], here: Place | None, devices: int, device: str) -> Iterator[None]:
     "The other processes for as long as the block runs."
     from pointwssis.training.together import Address
     if here is None: _check_devices(devices, device)
-    address = (Address(here.host, here.port, here.world, here.local_world) if here
-               else Address("127.0.0.1", 0, devices, devices))
+    address = Address(*here.store) if here else Address("127.0.0.1", 0, devices, devices)
     hosts = not (here and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True")
     store, over, others = address.connect(hosts), threading.Event(), []
     if not here: address = address._replace(port=store.underlying_store.port)
@@ -125,18 +128,22 @@ def run_together(
     if not here and devices == 1: return work() or 0
     if here and here.rank:
         from pointwssis.training.together import Address, serve
-        address = Address(here.host, here.port, here.world, here.local_world)
-        return serve(address, here.rank, here.local_rank)
+        return serve(Address(*here.store), here.rank, here.local_rank)
     with leading(argv, here, devices, device): return work() or 0
 
 # %% ../../nbs/6_runs/28_processes.ipynb #c398347c
+def _group() -> tuple[int, int]:
+    "The numbers of a `together.Address`, which is read here without torch."
+    _, _, world, local = os.environ.get(GROUP, "- - 1 1").split(" ")
+    return int(world), int(local)
+
 def processes_of_command() -> int:
     "Number of processes of this command."
-    return int(os.environ.get(GROUP, "- - 1 1").split(" ")[2])
+    return _group()[0]
 
 def local_processes() -> int:
     "Number of them that share the cores of this machine."
-    return int(os.environ.get(GROUP, "- - 1 1").split(" ")[3])
+    return _group()[1]
 
 def check_batches(cfg: Any) -> None:
     "ConfigError where the processes cannot share the batch of a training evenly."
