@@ -115,7 +115,7 @@ class AsTheyAre:
 
 def prepare_stage(root: str, name: str, network: bool = False) -> Callable[[], Any]:
     "A stage of the method on the stand-in; `network`: a tiny one, instead of drawn masks."
-    from pointwssis.method import stages
+    from pointwssis.method import evaluation_stage, stages
     from pointwssis.registry import REFINERS
     torch.set_num_threads(1)
     cfg, inputs, out = _config(root), _inputs(root), Path(root) / "stages" / name
@@ -126,6 +126,7 @@ def prepare_stage(root: str, name: str, network: bool = False) -> Callable[[], A
         return {k: v for k, v in found.items() if isinstance(v, int | float)} | dict(ASKED)
     def without_network() -> dict[str, Any]:
         with (patch.object(stages, "predictor", drawn),
+              patch.object(evaluation_stage, "predictor", drawn),
               patch.object(REFINERS["unet"], "load", AsTheyAre.load)): return work()
     return work if network else without_network
 

@@ -30,7 +30,7 @@ from ..training.weights import check_weights, load_weights
 _all_ = ["predict_image"]
 
 # %% auto #0
-__all__ = ['load_model', 'predictor', 'over_images', 'predict_all', 'predict_image']
+__all__ = ['load_model', 'predictor', 'predict_all', 'predict_image']
 
 # %% ../../nbs/2_detector/10_predict.ipynb #cac2dc36
 def load_model(
@@ -83,6 +83,18 @@ class Predictor:
             x = normalise(pixels.to(self.device, non_blocking=True), sizes, self.model.cfg)
             return self.model.predict(x, sizes, outs, points, **self.options)
 
+# %% ../../nbs/2_detector/10_predict.ipynb #2003509c
+def over_images(
+    predict: Callable,                          # of `predictor`
+    data: CocoData,
+    work: Callable[[Sequence[int], Any], Sequence],   # ids and images as `predict` takes them
+    journal: Journal,                           # of values by image; skips what it holds
+    batch: int = 8,                             # images at once
+) -> Iterator[Any]:                             # a value an image
+    "Values of `work` in the order of the images; those of the next batch are read ahead."
+    return recall(journal, in_batches(data.ids, batch), data.read_image, work,
+                  gather=getattr(predict, "prepare", list))
+
 # %% ../../nbs/2_detector/10_predict.ipynb #2003509b
 def predictor(
     model: nn.Module,            # a detector; it is moved to the device
@@ -99,17 +111,6 @@ def predictor(
     return Predictor(place(model, device, compile=compile), data, device,
                      choose_precision(precision, device, training=False),
                      {"prompt": prompt, "nms": nms, "quirks": quirks, "level": level})
-
-def over_images(
-    predict: Callable,                          # of `predictor`
-    data: CocoData,
-    work: Callable[[Sequence[int], Any], Sequence],   # ids and images as `predict` takes them
-    journal: Journal,                           # of values by image; skips what it holds
-    batch: int = 8,                             # images at once
-) -> Iterator[Any]:                             # a value an image
-    "Values of `work` in the order of the images; those of the next batch are read ahead."
-    return recall(journal, in_batches(data.ids, batch), data.read_image, work,
-                  gather=getattr(predict, "prepare", list))
 
 def predict_all(
     predict: Callable,               # of `predictor`

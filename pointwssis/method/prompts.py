@@ -160,3 +160,7 @@ def _competing_points(q: Query) -> Candidates:
 @PROMPTS.register("point_with_size", knows="sizes")
 def _point_with_size(q: Query) -> Candidates:
     return point_with_size(q.outputs, q.b, q.prompts, q.padded, q.cfg)
+
+def uses_points(prompt: str) -> bool:
+    "True for prompts that ask for the mask of each point."
+    return PROMPTS[prompt].knows in ("points", "sizes")

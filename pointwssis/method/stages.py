@@ -14,33 +14,35 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..config import NETWORKS, Config, SOLOv2Config, TrainConfig, to_dict
-from ..core import DataError, file_hash, pick_device, rng, write_json
+from ..config import Config
+from ..core import DataError, pick_device, rng, write_json
 from ..data import evaluation as judge
-from ..data.coco import CategoryTable, CocoData, box_of
+from ..data.coco import CocoData, box_of
 from ..data.points import Point, Prompts, as_prompts
 from ..data.transforms import tight_boxes
-from ..detector.predict import load_model, over_images, predict_all, predictor
-from ..journal import Journal, UNFINISHED
+from ..detector.predict import load_model, over_images, predictor
+from ..journal import Journal
 from . import pseudo_labels
-from .gallery import open_artifact, open_truth, open_val
+from .evaluation_stage import evaluate
+from .gallery import open_artifact, open_truth
 from .point_strategies import point_of
+from .prompts import uses_points
 from .pseudo_labels import PseudoMask
 from .recipes import reasons
 from .split_stage import split
-from .training_stages import arithmetic
-from .training_stages import student, supervised, teacher
+from .training_stages import arithmetic, student, supervised, teacher
 from ..refiner.training import Pair, pairs_of
 from ..registry import PROMPTS, RECIPES, REFINERS
 from ..training.device import network_options
-from ..training.distributed import own_rank, world
-from ..training.together import in_all_processes, meet
+from ..training.distributed import own_rank
+from ..training.shares import journal_of, on_shares
+from ..training.together import in_all_processes
 from ..training.weights import load_into, load_weights, save_weights
 
-_all_ = ["split", "pseudo", "teacher", "supervised", "student"]
+_all_ = ["split", "pseudo", "teacher", "supervised", "student", "evaluate"]
 
 # %% auto #0
-__all__ = ['refiner', 'evaluate', 'split', 'pseudo', 'teacher', 'supervised', 'student']
+__all__ = ['refiner', 'split', 'pseudo', 'teacher', 'supervised', 'student', 'evaluate']
 
 # %% ../../nbs/1_method/08_stages.ipynb #fb0c6326
 def points_and_boxes(cfg: Config, data: CocoData, image_id: int) -> tuple[list[Point], Prompts]:
@@ -54,35 +56,6 @@ def points_and_boxes(cfg: Config, data: CocoData, image_id: int) -> tuple[list[P
               for a, m in zip(kept, masks)]
     boxes = tight_boxes(torch.from_numpy(np.stack(masks))) if masks else torch.zeros(0, 4)
     return points, replace(as_prompts(points), boxes=boxes.double())
-
-# %% ../../nbs/1_method/08_stages.ipynb #4c274fd1
-def journal_of(
-    out: Path,          # of a stage
-    name: str,
-    cfg: Config,
-    weights: Path,      # that the values are computed with
-    kind: Any = Any,    # type of a value
-) -> Journal:
-    """A journal among the stage's files, which knows the values of all processes.
-
-    Each process appends to a file of its own; the runner removes them when the stage is finished.
-    """
-    folder, number = out/UNFINISHED, f".{own_rank()}" if own_rank() else ""
-    own = folder/f"{name}{number}.jsonl"
-    journal = Journal(own, [to_dict(cfg), file_hash(weights)], kind)
-    for other in sorted(set(folder.glob(f"{name}.*jsonl")) - {own}): journal.learn(other)
-    return journal
-
-def on_shares(
-    journal: Callable[[], Journal],                 # opens it
-    ids: Sequence[int],                             # of images
-    work: Callable[[Sequence[int], Journal], Any],  # takes from the journal what it holds
-) -> Any:
-    "Result of `work` on all images; each process has computed its share of them."
-    if world() > 1:
-        work(ids[own_rank()::world()], journal())
-        meet()
-    return work(ids, journal())
 
 # %% ../../nbs/1_method/08_stages.ipynb #4c274fa2
 def training_pairs(
@@ -130,10 +103,6 @@ def refiner(cfg: Config, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     return metrics
 
 # %% ../../nbs/1_method/08_stages.ipynb #a5447660
-def uses_points(prompt: str) -> bool:
-    "True for prompts that ask for the mask of each point."
-    return PROMPTS[prompt].knows in ("points", "sizes")
-
 def prompts_for(cfg: Config, inputs: dict[str, Path]) -> Callable:   # list of Point -> Prompts
     "A function from an image's points to its prompts; true boxes only where the prompt needs them."
     if PROMPTS[cfg.prompt].knows != "sizes" and not (cfg.prompt == "category"
@@ -244,58 +213,3 @@ def pseudo(cfg: Config, inputs: dict[str, Path], out: Path, points: bool = True)
     if cfg.recipe != "paper": answered["reasons"] = dict(Counter(lost["sw_refined"].values()))
     return {"masks": len(kept["sw_refined"]), **(answered if pointed else {}),
             "mean_score": float(np.mean([m.score for m in rough])) if rough else None}
-
-# %% ../../nbs/1_method/08_stages.ipynb #2088e5ff
-def _ap_of(cfg: Config, net: SOLOv2Config, weights: Path, val: CocoData, trained: CategoryTable,
-           kept: Path, schedule: TrainConfig) -> dict[str, Any]:
-    "COCO mask AP of one model on the validation images; its results are kept."
-    device = pick_device(cfg.device)
-    predict = predictor(load_model(net, weights), cfg.data, device,
-                        **network_options(schedule))
-    results = on_shares(partial(journal_of, kept.parent, kept.stem, cfg, weights), val.ids,
-                        lambda ids, journal: predict_all(predict, val.select(ids), journal=journal,
-                                                         trained=trained))
-    if own_rank(): return {"ap_percent": None}
-    write_json(kept, results)
-    return judge.coco_ap(val, results)
-
-# %% ../../nbs/1_method/08_stages.ipynb #4838cc60
-def with_truth(pseudo: CocoData, truth: CocoData) -> CocoData:
-    "The pseudo labels of those images whose true masks exist."
-    dropped = [a for a in pseudo.info.get("dropped_points", []) if a["image_id"] in truth.images]
-    return replace(pseudo.select(i for i in pseudo.ids if i in truth.images),
-                   info={"dropped_points": dropped})
-
-# %% ../../nbs/1_method/08_stages.ipynb #3f7e3821
-def linked_labels(cfg: Config, inputs: dict[str, Path], name: str, truth: CocoData) -> CocoData:
-    "Pseudo labels `sw` or `sw_refined`, linked to true objects by point, or else by overlap."
-    made = open_artifact(cfg, inputs["split"], inputs["pseudo"], f"_{name}.json")
-    if uses_points(cfg.prompt): return with_truth(made, truth)
-    weak = open_artifact(cfg, inputs["split"], inputs["split"], "_w.json")
-    return judge.link_by_overlap(made, truth.select(i for i in weak.ids if i in truth.images))
-
-def evaluate_pseudo_labels(cfg: Config, inputs: dict[str, Path], name: str,
-                           truth: CocoData) -> dict[str, Any]:
-    "Quality of pseudo labels `sw` or `sw_refined` against held-back masks."
-    return judge.pseudo_quality(linked_labels(cfg, inputs, name, truth), truth)
-
-# %% ../../nbs/1_method/08_stages.ipynb #a0ca31eb
-@in_all_processes
-def evaluate(cfg: Config, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
-    "AP of every model that was trained, quality of the pseudo labels."
-    val, truth = open_val(cfg, inputs["split"]), open_truth(cfg, inputs["split"])
-    detail = {net.metric: _ap_of(cfg, getattr(cfg, net.part), inputs[stage]/"last.safetensors", val,
-                                 truth.categories,
-                                 out/f"results_{net.metric}.json",
-                                 getattr(cfg, f"{net.part}_train"))
-              for stage, net in NETWORKS.items() if stage in inputs}
-    metrics: dict[str, Any] = {f"{name}_ap_percent": d["ap_percent"]
-                               for name, d in detail.items()} | {"models": detail}
-    if own_rank(): return metrics
-    for name in ("sw", "sw_refined"):
-        quality = evaluate_pseudo_labels(cfg, inputs, name, truth)
-        write_json(out/f"ious_{name}.json", quality.pop("ious"))
-        metrics |= {f"pseudo_{name}_{k}": v for k, v in quality.items() if k.endswith("percent")
-                    or k.startswith("masks")}
-        metrics |= {k: quality[k] for k in ("points", "points_without_mask")}
-    return metrics

@@ -13,7 +13,7 @@ from ..config import NETWORKS, Config
 from ..core import read_json
 from ..data import evaluation as judge
 from ..data.coco import CocoData
-from ..method import stages
+from ..method.evaluation_stage import linked_labels
 from ..method.gallery import open_truth, open_val
 from .matches import Detections, Matches, Overlaps, Record
 
@@ -86,6 +86,6 @@ def evaluation_record(
             for name in ("sw", "sw_refined")}
     image_of = {a["id"]: i for i, records in truth.annotations.items() for a in records}
     weak = truth.select(sorted({image_of[p] for points in ious.values() for p in points}))
-    labels = {name: judge.point_results(stages.linked_labels(cfg, inputs, name, truth))
+    labels = {name: judge.point_results(linked_labels(cfg, inputs, name, truth))
               for name in ious}
     return {"val": val.packed(), "weak": record(weak, labels, ious).packed()}

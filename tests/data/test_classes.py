@@ -17,7 +17,7 @@ from pointwssis.detector import predict
 from pointwssis.detector.inference import Instances
 from pointwssis.detector.predict import predict_all
 from pointwssis.detector.solov2 import SOLOv2
-from pointwssis.method import stages
+from pointwssis.method import evaluation_stage
 from pointwssis.method.gallery import open_val
 from pointwssis.method.split_stage import split
 from pointwssis.runs import cli
@@ -107,11 +107,11 @@ def test_the_door_refuses_other_classes_before_anything_is_trained(root, tmp_pat
 @pytest.mark.parametrize("change", ["a subset", "renumbered"])
 def test_the_evaluation_compares_by_name(root, tmp_path, monkeypatch, change):
     cfg = data_with(root, tmp_path, change)
-    monkeypatch.setattr(stages, "load_model", lambda *_: torch.nn.Identity())
-    monkeypatch.setattr(stages, "predictor", lambda *_, **__: perfect(root))
+    monkeypatch.setattr(evaluation_stage, "load_model", lambda *_: torch.nn.Identity())
+    monkeypatch.setattr(evaluation_stage, "predictor", lambda *_, **__: perfect(root))
     weights = tmp_path / "last.safetensors"
     weights.touch()
-    found = stages._ap_of(cfg, cfg.student, weights, open_val(cfg, tmp_path), TRAINED, tmp_path / "results.json", cfg.student_train)
+    found = evaluation_stage._ap_of(cfg, cfg.student, weights, open_val(cfg, tmp_path), TRAINED, tmp_path / "results.json", cfg.student_train)
     assert found["ap_percent"] == pytest.approx(100)
 
 

@@ -15,7 +15,7 @@ from pointwssis.core import ConfigError, DataError, file_hash, read_json
 from pointwssis.data import coco, shapes
 from pointwssis.data.points import points_of
 from pointwssis.data.transforms import CocoDataset, tight_boxes
-from pointwssis.method import stages, training_stages
+from pointwssis.method import evaluation_stage, stages, training_stages
 from pointwssis.method.gallery import open_artifact, open_truth
 from pointwssis.registry import DATASETS, POINTS
 from pointwssis.runs.runner import NOTEBOOKS
@@ -134,7 +134,7 @@ def test_a_published_split_goes_through_every_stage(places, root):
 def test_the_truth_is_opened_in_few_places():
     package = Path(stages.__file__).parents[1]
     assert {(path.stem, f) for path in package.rglob("*.py") for f in callers("open_truth", path)} == {
-        ("split_stage", "split"), ("training_stages", "supervised"), ("stages", "evaluate"),
+        ("split_stage", "split"), ("training_stages", "supervised"), ("evaluation_stage", "evaluate"),
         ("stages", "refiner_weights"), ("stages", "quality"),     # the second is a part of the first; only under `weights_by_truth`
         ("stages", "prompts_for"),     # only for the oracle that knows sizes
         ("match_records", "evaluation_record"), ("run_pictures", "truth")}     # after the evaluation
@@ -348,7 +348,7 @@ def asked(monkeypatch, until: int) -> list[int]:
             seen.append(len(images))
             return predict(images, *rest)
         return one
-    monkeypatch.setattr(stages, "predictor", counting)
+    for module in (stages, evaluation_stage): monkeypatch.setattr(module, "predictor", counting)
     return seen
 
 
