@@ -15,7 +15,8 @@ from ..core import write_json
 from ..data.store import cache_folder
 from ..process import claim
 from ..report.provenance import SUMS
-from .stage_graph import STAGES, is_done, size_of
+from .stage_graph import STAGES
+from .fingerprints import is_done, size_of
 from .status import disk_use, is_running, runs_in, size_text, working_folder
 
 # %% auto #0

@@ -18,7 +18,8 @@ from ..report.provenance import command_of, hashes_of, tidy, write_sums
 from .kernels import Kernel, ask, fresh, import_papermill, share_threads
 from .places import set_aside
 from .processes import check_batches
-from .stage_graph import STAGES, Stage, config_of, of_run, output_hashes, size_of
+from .stage_graph import STAGES, Stage, config_of, of_run
+from .fingerprints import output_hashes, size_of
 
 # %% auto #0
 __all__ = []

@@ -12,8 +12,10 @@ from typing import Any
 
 from ..config import Config, to_dict
 from ..core import ConfigError, StageError, atomic_path, read_json
-from .stage_graph import STAGES, Stage, config_of, decisive, expected, finished
-from .stage_graph import given_hashes, is_done, of_run, ready_needs
+from .stage_graph import STAGES, Stage, config_of
+from .fingerprints import decisive, expected, finished
+from .stage_graph import of_run
+from .fingerprints import given_hashes, is_done, ready_needs
 
 # %% auto #0
 __all__ = []

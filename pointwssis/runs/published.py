@@ -21,7 +21,8 @@ from ..detector.solov2 import SOLOv2
 from ..method.pseudo_labels import refine_masks, rough_masks, write_pseudo
 from ..refiner.training import MaskRefiner
 from .release import Release, find_releases, open_refiner, solov2_sizes
-from .stage_graph import Stage, config_of, fingerprint
+from .stage_graph import Stage, config_of
+from .fingerprints import fingerprint
 from ..training.checkpoints import load_official
 from ..training.device import network_options
 

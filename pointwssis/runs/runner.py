@@ -23,8 +23,10 @@ from .kernels import Kernel, Kernels, ask, kernels, one_directory
 from .places import check_inputs, prepare_folder, refuse_other, set_aside, take_over
 from .places import twin_of
 from .processes import local_processes, processes_of_command
-from .stage_graph import RUN, STAGES, Stage, config_of, expected, find_stage
-from .stage_graph import finished, is_done, needs_of, of_run, ready_needs
+from .stage_graph import RUN, STAGES, Stage, config_of, find_stage
+from .fingerprints import expected
+from .stage_graph import needs_of, of_run
+from .fingerprints import finished, is_done, ready_needs
 from .stage_graph import run_folder, wanted_stages
 from .timing import work_of
 

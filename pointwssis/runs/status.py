@@ -13,7 +13,8 @@ from filelock import Timeout
 
 from ..core import DataError, read_json
 from ..process import LOCKS
-from .stage_graph import STAGES, finished
+from .stage_graph import STAGES
+from .fingerprints import finished
 
 # %% auto #0
 __all__ = []

@@ -19,7 +19,8 @@ from ..core import PointWSSISError, counted, read_json
 from ..data.coco import CocoData, load
 from ..registry import DATASETS
 from .settings import SIZES
-from .stage_graph import STAGES, config_of, decisive, finished
+from .stage_graph import STAGES, config_of
+from .fingerprints import decisive, finished
 from .stage_graph import needs_of, run_folder
 
 # %% auto #0

@@ -12,7 +12,7 @@ import pytest
 from pointwssis.core import DataError
 from pointwssis.data import coco, record_checks, store
 from pointwssis.data.record_checks import NEEDS
-from pointwssis.runs.stage_graph import size_of
+from pointwssis.runs.fingerprints import size_of
 
 CLASSES = coco.CategoryTable((3, 90), ("cat", "brush"))
 

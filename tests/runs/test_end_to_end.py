@@ -9,7 +9,8 @@ import pytest
 
 from pointwssis.core import write_json
 from pointwssis.runs.cli import main
-from pointwssis.runs.stage_graph import STAGES, is_done
+from pointwssis.runs.stage_graph import STAGES
+from pointwssis.runs.fingerprints import is_done
 from pointwssis.runs.summary import summary
 from chain import TINY
 

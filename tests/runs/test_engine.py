@@ -12,7 +12,8 @@ from pointwssis.data import shapes
 from pointwssis.runs import engine
 from pointwssis.runs.cli import main
 from pointwssis.runs.presets import preset
-from pointwssis.runs.stage_graph import STAGES, is_done
+from pointwssis.runs.stage_graph import STAGES
+from pointwssis.runs.fingerprints import is_done
 from chain import TINY
 from slurm import cluster, missing
 from test_workflow import SNAKEMAKE

@@ -17,7 +17,8 @@ from pointwssis.process import MARK
 from pointwssis.runs import execution, kernels, runner
 from pointwssis.runs.jobs import beside, longest_ways, side_by_side
 from pointwssis.runs.runner import reproduce, run_stage
-from pointwssis.runs.stage_graph import STAGES, config_of, is_done, needs_of
+from pointwssis.runs.stage_graph import STAGES, config_of, needs_of
+from pointwssis.runs.fingerprints import is_done
 from chain import TINY
 from fake_stages import gone, notebook, writes
 

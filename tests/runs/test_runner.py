@@ -18,11 +18,12 @@ from PIL import Image
 
 from pointwssis.config import to_dict
 from pointwssis.core import ConfigError, DataError, StageError, file_hash, write_json
-from pointwssis.runs import execution, runner, stage_graph
+from pointwssis.runs import execution, fingerprints, runner
 from pointwssis.runs.commands import tell
 from pointwssis.runs.places import differences
 from pointwssis.runs.runner import reproduce
-from pointwssis.runs.stage_graph import STAGES, config_of, fingerprint, is_done
+from pointwssis.runs.stage_graph import STAGES, config_of
+from pointwssis.runs.fingerprints import fingerprint, is_done
 from pointwssis.training import device
 from fake_stages import MAKES, gone, notebook, run, writes
 
@@ -294,7 +295,7 @@ def test_no_start_deletes_a_training_state(stages):
     partial, replaced = Path("outputs/runs/shapes/10p/s0/.teacher.partial"), Path("outputs/runs/shapes/10p/s0/replaced")
     run(stages, "split")
     for n, options in enumerate(({"params": {"overrides": {"teacher_train.lr": .5}}}, {"force": True}), start=1):
-        wanted = stage_graph.expected(STAGES["teacher"], config_of(), partial.parent)[0]
+        wanted = fingerprints.expected(STAGES["teacher"], config_of(), partial.parent)[0]
         (partial / "artifacts").mkdir(parents=True)
         (partial / "artifacts/state.pt").touch()
         write_json(partial / "params.json", {"fingerprint": wanted, "status": "running"})
@@ -420,12 +421,12 @@ def test_a_later_option_at_its_default_leaves_every_fingerprint_as_it_was(monkey
     careful = config_of(overrides={"teacher_train.backbone_lr_factor": .1})
     assert fingerprint(STAGES["teacher"], careful, {}) != before["teacher"]
     assert fingerprint(STAGES["student"], careful, {}) == before["student"]
-    complete = stage_graph.to_dict
+    complete = fingerprints.to_dict
     def without(cfg):
         found = complete(cfg)
         for part in ("teacher_train", "student_train", "refiner_train"): found[part].pop("backbone_lr_factor", None)
         return found
-    monkeypatch.setattr(stage_graph, "to_dict", without)
+    monkeypatch.setattr(fingerprints, "to_dict", without)
     assert {name: fingerprint(stage, config_of(), {}) for name, stage in STAGES.items()} == before
 
 

@@ -12,7 +12,7 @@ from pointwssis.data.store import cache_folder
 from pointwssis.process import claim
 from pointwssis.runs.clean import rooms
 from pointwssis.runs.cli import main
-from pointwssis.runs.stage_graph import is_done
+from pointwssis.runs.fingerprints import is_done
 from pointwssis.runs.status import disk_use, state_of
 from fake_stages import notebook, run, writes
 
