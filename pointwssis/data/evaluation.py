@@ -8,7 +8,6 @@ import importlib, io
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -132,49 +131,6 @@ def to_results(
     columns = zip(rles, instances.scores.tolist(), instances.classes.tolist())
     return [{"image_id": image_id, "category_id": categories.id(c), "segmentation": rle,
              "score": score} for rle, score, c in columns]
-
-# %% ../../nbs/4_data/08_evaluation.ipynb #e1a90c52
-def _listed(table: CategoryTable) -> str:
-    "The first names of a table."
-    return ", ".join(table.names[:12]) + (f" and {len(table) - 12} more" if len(table) > 12 else "")
-
-def ids_by_name(
-    trained: CategoryTable,   # of the file that a network was trained on
-    wanted: CategoryTable,    # of another file: the same classes, or some of them
-    path: str | Path,         # of the other file, for the message
-) -> dict[int, int]:          # trained id -> id in the other file, for the classes that it has
-    "Match two lists of classes by name; DataError, with both, for a class without training."
-    if trained == wanted: return dict(zip(wanted.ids, wanted.ids))
-    for table in (trained, wanted):
-        twice = {name for name in table.names if table.names.count(name) > 1}
-        if twice:
-            raise DataError(f"{path}: cannot compare classes by name, '{min(twice)}' is one "
-                            "twice. Rename it.")
-    unknown = [name for name in wanted.names if name not in trained.names]
-    if unknown:
-        raise DataError(f"{path}: class '{unknown[0]}' was not trained. This file has: "
-                        f"{_listed(wanted)}. "
-                        f"Trained on: {_listed(trained)}. Use files with the same names.")
-    ids = dict(zip(wanted.names, wanted.ids))
-    return {i: ids[name] for i, name in zip(trained.ids, trained.names) if name in ids}
-
-# %% ../../nbs/4_data/08_evaluation.ipynb #e1a90c55
-def under_ids(
-    results: list[dict],      # COCO results, or annotations
-    ids: dict[int, int],      # of `ids_by_name`
-) -> list[dict]:              # new records
-    "Records under other category ids; those of other classes are left out."
-    return [r | {"category_id": ids[r["category_id"]]} for r in results if r["category_id"] in ids]
-
-def under_classes(
-    data: CocoData,
-    trained: CategoryTable,   # with every class of `data`, by name
-) -> CocoData:
-    "The data set with the classes, ids and order of another one."
-    if data.categories == trained: return data
-    ids = {new: old for old, new in ids_by_name(trained, data.categories, data.path).items()}
-    moved = {i: under_ids(records, ids) for i, records in data.annotations.items()}
-    return replace(data, annotations=moved, categories=trained)
 
 # %% ../../nbs/4_data/08_evaluation.ipynb #5e4d310d
 def _point_ious(pairs: list[tuple[dict, dict]], truth: CocoData) -> list[float]:

@@ -16,7 +16,8 @@ from torch import nn
 from ..config import DataConfig, SOLOv2Config
 from ..core import DataError
 from ..data.coco import CategoryTable, CocoData, load
-from ..data.evaluation import ids_by_name, to_results, under_ids
+from ..data.evaluation import to_results
+from ..data.classes import ids_by_name, under_ids
 from ..data.image_files import read_picture
 from ..data.transforms import inference_batch, normalise, target_size
 from .inference import Instances

@@ -12,7 +12,7 @@ from ..config import Config
 from ..core import ConfigError, DataError
 from ..data import coco
 from ..data.coco import CocoData
-from ..data.evaluation import ids_by_name
+from ..data.classes import ids_by_name
 from . import splits
 from .gallery import data_root, open_truth, open_val
 from ..registry import DATASETS

@@ -15,7 +15,8 @@ from ..config import Config
 from ..core import RUNS, DataError, device_name, file_hash, pick_device, read_json
 from ..core import write_json
 from ..data.coco import CategoryTable, CocoData, load
-from ..data.evaluation import coco_ap, link_by_overlap, pseudo_quality, under_classes
+from ..data.evaluation import coco_ap, link_by_overlap, pseudo_quality
+from ..data.classes import under_classes
 from ..detector.predict import load_model, predict_all, predictor
 from ..detector.solov2 import SOLOv2
 from ..method.pseudo_labels import refine_masks, rough_masks, write_pseudo

@@ -12,7 +12,8 @@ import torch
 from pointwssis.core import DataError
 from pointwssis.data import coco, shapes
 from pointwssis.data.coco import CategoryTable
-from pointwssis.data.evaluation import coco_ap, ids_by_name, under_classes
+from pointwssis.data.evaluation import coco_ap
+from pointwssis.data.classes import ids_by_name, under_classes
 from pointwssis.detector import predict
 from pointwssis.detector.inference import Instances
 from pointwssis.detector.predict import predict_all
