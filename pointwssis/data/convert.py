@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from .coco import CocoData
-from ..core import ConfigError, DataError, atomic_path, counted, nearest
+from ..core import ConfigError, DataError, atomic_path, counted, nearest, read_json
 from .annotation_checks import checked
 from .format_tables import annotation_set
 from .formats import AnnotatedImage, AnnotationSet, find_format
@@ -158,3 +158,26 @@ def described(data: CocoData) -> str:
                                                 (clicks, "click"))]
     classes = [f"{name} {counts[name]:,}" for name in data.categories.names]
     return f"{', '.join(parts)}; {', '.join(classes)}"
+
+# %% ../../nbs/4_data/27_convert.ipynb #8fba38d9
+def _format_of_json(path: Path) -> str:
+    "The format of a JSON file."
+    content = read_json(path)
+    if isinstance(content, list): return "label_studio"
+    return "labelme" if isinstance(content, dict) and "shapes" in content else "coco"
+
+def format_of(
+    path: Path,   # a file, or a folder
+) -> str:         # a name in registry.FORMATS
+    "The annotation format of a file or folder."
+    if not path.exists(): raise DataError(f"{path}: no such file or folder. Check the path.")
+    if path.is_file():
+        known = {".csv": "csv", ".tsv": "csv", ".txt": "csv", ".xml": "cvat", ".json": ""}
+        if (suffix := path.suffix.lower()) in known: return known[suffix] or _format_of_json(path)
+        raise DataError(f"{path}: a file of this kind is not read. Give CSV, XML or JSON; "
+                        "pointwssis convert reads further formats.")
+    if (path / "annotations.xml").is_file(): return "cvat"
+    if (path / "SegmentationObject").is_dir(): return "voc"
+    first = next(iter(sorted(path.rglob("*.json"))), None)
+    return (_format_of_json(first) if first else "label_images"
+            if (path / "labels").is_dir() else "masks")

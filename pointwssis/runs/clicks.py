@@ -17,7 +17,7 @@ from torch import nn
 from ..config import Config
 from ..core import DataError, counted, pick_device
 from ..data.coco import CategoryTable, CocoData
-from ..data.convert import read_annotations
+from ..data.convert import format_of, read_annotations
 from ..data.masks import pixels_of
 from ..detector.predict import load_model, predictor
 from ..detector.predictions import Predictions
@@ -27,7 +27,6 @@ from ..method.pseudo_labels import rough_masks
 from ..method.stages import lost_at
 from ..registry import RECIPES, REFINERS
 from .inputs import Inputs
-from .own_data import format_of
 from ..training.device import network_options
 
 # %% auto #0

@@ -11,36 +11,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..core import DataError, counted, nearest, read_json, rng
+from ..core import DataError, counted, nearest, rng
 from ..data.annotation_checks import ImageFolder
 from ..data.coco import CategoryTable, CocoData, save
-from ..data.convert import read_annotations
+from ..data.convert import format_of, read_annotations
 
 # %% auto #0
 __all__ = []
-
-# %% ../../nbs/6_runs/17_own_data.ipynb #8fba38d9
-def _format_of_json(path: Path) -> str:
-    "The format of a JSON file."
-    content = read_json(path)
-    if isinstance(content, list): return "label_studio"
-    return "labelme" if isinstance(content, dict) and "shapes" in content else "coco"
-
-def format_of(
-    path: Path,   # a file, or a folder
-) -> str:         # a name in registry.FORMATS
-    "The annotation format of a file or folder."
-    if not path.exists(): raise DataError(f"{path}: no such file or folder. Check the path.")
-    if path.is_file():
-        known = {".csv": "csv", ".tsv": "csv", ".txt": "csv", ".xml": "cvat", ".json": ""}
-        if (suffix := path.suffix.lower()) in known: return known[suffix] or _format_of_json(path)
-        raise DataError(f"{path}: a file of this kind is not read. Give CSV, XML or JSON; "
-                        "pointwssis convert reads further formats.")
-    if (path / "annotations.xml").is_file(): return "cvat"
-    if (path / "SegmentationObject").is_dir(): return "voc"
-    first = next(iter(sorted(path.rglob("*.json"))), None)
-    return (_format_of_json(first) if first else "label_images"
-            if (path / "labels").is_dir() else "masks")
 
 # %% ../../nbs/6_runs/17_own_data.ipynb #34762fcd
 @dataclass
