@@ -5,9 +5,6 @@
 # %% ../../nbs/1_method/12_run_pictures.ipynb #12c00004
 from __future__ import annotations
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -15,74 +12,20 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from ..config import NETWORKS, Config
+from ..config import Config
 from ..core import pick_device, read_json
 from ..data.coco import CocoData
 from ..data.points import points_of
 from ..data.show import show_grid
 from ..detector.nms import pairwise_iou
-from ..detector.predict import load_model, predict_image, predictor
-from .gallery import at_quantiles, known, open_artifact, open_truth, open_val
-from .gallery import spread
+from ..detector.predict import predict_image, predictor
+from .finished_run import FinishedRun, readable
+from .gallery import at_quantiles, known, spread
 from ..registry import PROMPTS, RECIPES
 from ..training.device import network_options
 
 # %% auto #0
 __all__ = []
-
-# %% ../../nbs/1_method/12_run_pictures.ipynb #12c00007
-READABLE = range(2, 9)   # objects of an image that a reader can compare
-
-@dataclass(frozen=True)
-class FinishedRun:
-    "Labels and networks of a run whose artifacts are at hand."
-    cfg: Config
-    folder: Path                 # runs/<name>/<split>/s<seed>
-    hidden: tuple[int, ...] = ()   # ids of images that are not shown
-
-    def place(self, stage: str) -> Path:
-        "Folder of a stage's artifacts."
-        return self.folder / stage / "artifacts"
-
-    def labels(self, stage: str, ending: str) -> CocoData:
-        "Annotations of training images that a stage has written."
-        data = open_artifact(self.cfg, self.place("split"), self.place(stage), ending)
-        return data.select(i for i in data.ids if i not in self.hidden)
-
-    @cached_property
-    def truth(self) -> CocoData: return open_truth(self.cfg, self.place("split"))
-
-    @cached_property
-    def weak(self) -> CocoData:
-        found = self.labels("split", "_w.json")
-        return found.select(i for i in found.ids if i in self.truth.images)
-
-    @cached_property
-    def rough(self) -> CocoData: return self.labels("pseudo", "_sw.json")
-
-    @cached_property
-    def refined(self) -> CocoData: return self.labels("pseudo", "_sw_refined.json")
-
-    @cached_property
-    def val(self) -> CocoData:
-        found = open_val(self.cfg, self.place("split"))
-        return found.select(readable(found))
-
-    def val_images(self, count: int) -> list[int]:
-        "Ids of evenly spaced validation images; those not to be shown leave gaps."
-        return [i for i in spread(self.val, count) if i not in self.hidden]
-
-    def network(self, stage: str) -> Any:
-        "The trained network of a stage on its device; None without weights."
-        weights = self.place(stage) / "last.safetensors"
-        if not weights.is_file(): return None
-        model = load_model(getattr(self.cfg, NETWORKS[stage].part), weights)
-        return model.to(pick_device(self.cfg.device))
-
-def readable(data: CocoData) -> list[int]:   # image ids
-    "Images with two to eight objects; without such images, all that have an object."
-    counts = {i: sum(not a["iscrowd"] for a in data.annotations[i]) for i in data.ids}
-    return [i for i, n in counts.items() if n in READABLE] or [i for i, n in counts.items() if n]
 
 # %% ../../nbs/1_method/12_run_pictures.ipynb #12c00009
 WIDTH = 400   # pixels of an image in a picture of four columns

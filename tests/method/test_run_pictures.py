@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 
 from pointwssis.data import shapes
 from pointwssis.method.overview import PICTURES, save_pictures
-from pointwssis.method.run_pictures import FinishedRun, outcome, readable, resized
+from pointwssis.method.run_pictures import outcome, resized
+from pointwssis.method.finished_run import FinishedRun, readable
 
 
 @pytest.fixture(scope="module")

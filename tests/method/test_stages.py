@@ -137,7 +137,7 @@ def test_the_truth_is_opened_in_few_places():
         ("split_stage", "split"), ("training_stages", "supervised"), ("evaluation_stage", "evaluate"),
         ("stages", "refiner_weights"), ("stages", "quality"),     # the second is a part of the first; only under `weights_by_truth`
         ("stages", "prompts_for"),     # only for the oracle that knows sizes
-        ("match_records", "evaluation_record"), ("run_pictures", "truth")}     # after the evaluation
+        ("match_records", "evaluation_record"), ("finished_run", "truth")}     # after the evaluation
     notebooks = {path.stem: nbformat.read(path, 4).cells for path in NOTEBOOKS.glob("*.ipynb")}
     cells = {name: "\n".join(c.source for c in found if c.cell_type == "code") for name, found in notebooks.items()}
     assert {name for name, code in cells.items() if "open_truth" in code or "train_json" in code} == {"evaluate"}
