@@ -13,7 +13,7 @@ from .. import __version__
 from ..core import NO_ROOM, PointWSSISError, unwritable
 from ..method.ablations import ABLATIONS
 from ..registry import use_plugins
-from . import commands, network_commands
+from . import commands, inspection_commands, network_commands
 from .arguments import RUN_OPTIONS, Parser, add_shared, names, numbers
 from .processes import run_together
 
@@ -162,7 +162,7 @@ def _convert(parser: Parser) -> None:
                         help="with at most so many pixels on the longer side")
 
 # %% ../../nbs/6_runs/16_cli.ipynb #c110000b
-@_command(commands.command_doctor, "set")
+@_command(inspection_commands.command_doctor, "set")
 def _doctor(parser: Parser) -> None:
     parser.add_argument("--data", default="", metavar="DIR",
                         help="check this data set instead: all its faults at once")
@@ -173,11 +173,11 @@ def _doctor(parser: Parser) -> None:
                         help="name this many records of each kind of fault (default 5)")
 
 # %% ../../nbs/6_runs/16_cli.ipynb #c110000e
-@_command(commands.command_status, "runs")
+@_command(inspection_commands.command_status, "runs")
 def _status(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="for programs")
 
-@_command(commands.command_clean, "runs")
+@_command(inspection_commands.command_clean, "runs")
 def _clean(parser: Parser) -> None:
     parser.add_argument("what", nargs="*", metavar="WHAT",
                         help="states, caches, partial, replaced, or a run by name "

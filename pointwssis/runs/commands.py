@@ -4,13 +4,12 @@
 
 # %% ../../nbs/6_runs/14_commands.ipynb #97dca613
 from __future__ import annotations
-import argparse, json, shutil, sys
+import argparse, shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
 from ..core import ConfigError, DataError, counted, figures_beside, read_json
 
 # %% auto #0
@@ -219,42 +218,3 @@ def command_train(args: argparse.Namespace) -> None:
     print(f"All of it, with pictures: {made.page}\nPseudo labels: "
           f"{made.labels}\nTo annotate next: {made.next}")
     print(f"Predict: pointwssis predict PHOTO.jpg --weights {made.weights}")
-
-# %% ../../nbs/6_runs/14_commands.ipynb #a7c0d002
-def command_status(args: argparse.Namespace) -> None:
-    "List all runs: stages, scores, disk use."
-    from pointwssis.runs.status import status, status_lines
-    rows = status(args.runs)
-    print(json.dumps(rows, indent=1) if args.json else "\n".join(status_lines(rows)))
-
-def command_clean(args: argparse.Namespace) -> None:
-    "Free disk space, after saying what would go."
-    from pointwssis.runs.clean import clean, room_lines, rooms
-    from pointwssis.runs.status import size_text
-    found, runs = rooms(Path(args.runs), args.what), Path(args.runs)
-    if not found: return print("Nothing to free.")
-    print(*room_lines(found), sep="\n")
-    if not (args.yes or sys.stdin.isatty()):
-        return print("Nothing was removed. Pass --yes to do it.")
-    if not (args.yes or input("Remove this? [y/N] ").strip().lower() in ("y", "yes")):
-        return print("Nothing was removed.")
-    print(f"{size_text(clean(found, runs))} freed")
-
-# %% ../../nbs/6_runs/14_commands.ipynb #eda0b64b
-def command_doctor(args: argparse.Namespace) -> int:
-    "Check that everything is there; with --data, everything in a data set."
-    if args.data: return _doctor_of_data(args)
-    from pointwssis.runs.doctor import checks
-    rows = checks()
-    print(f"pointwssis {__version__}")
-    for good, text in rows: print(f"{'ok  ' if good else 'MISS'} {text}")
-    return 0 if all(good for good, _ in rows) else 1
-
-def _doctor_of_data(args: argparse.Namespace) -> int:
-    "List all faults of a data set; 1 if one of them would stop a run."
-    from pointwssis.runs.stage_graph import config_of
-    from pointwssis.data.survey import surveys, survey_lines
-    cfg = config_of(args.dataset or "custom", data_root=args.data, overrides=dict(args.overrides))
-    found = surveys(cfg, args.quick)
-    for one in found: print(*survey_lines(one, args.few), sep="\n", flush=True)
-    return int(any(one.stops for one in found))
