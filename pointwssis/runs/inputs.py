@@ -14,8 +14,9 @@ import numpy as np
 
 from ..core import ConfigError, DataError, read_json
 from ..data.annotation_checks import ImageFolder
-from ..data.coco import CocoData, box_of, check_records
+from ..data.coco import CocoData, check_records
 from ..data.transforms import resize_image, tight_boxes
+from .facts import relative_sizes
 
 # %% auto #0
 __all__ = []
@@ -93,12 +94,8 @@ def usual_sizes(
     strong: CocoData,          # outlined images of a run
 ) -> tuple[float, float]:      # sqrt(w * h) of a box over the long side of its image
     "Sizes between which nine of ten outlined objects lie."
-    def size(a: dict, record: dict) -> float:
-        x0, y0, x1, y1 = box_of(strong.mask(a))
-        return ((x1 - x0) * (y1 - y0)) ** .5 / max(record["height"], record["width"])
-    found = [size(a, strong.images[i]) for i in strong.ids for a in strong.annotations[i]
-             if not a["iscrowd"]]
-    return tuple(np.quantile(found, USUAL).tolist()) if found else (0., 0.)
+    found = relative_sizes(strong)
+    return tuple(np.quantile(found, USUAL).tolist()) if len(found) else (0., 0.)
 
 def is_one_scene(
     ask: Callable,                  # list of images -> list of Instances

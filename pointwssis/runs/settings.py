@@ -6,64 +6,16 @@
 from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..config import Config
-from ..core import ConfigError, DataError, counted, nearest
-from ..data.coco import CocoData, load
-from ..data.masks import box_of
-from ..method.splits import choose
+from ..core import ConfigError, counted, nearest
 from ..options import IMAGENET_MEAN, IMAGENET_STD
+from .facts import Facts
 
 # %% auto #0
 __all__ = []
-
-# %% ../../nbs/6_runs/18_settings.ipynb #f76ea488
-@dataclass(frozen=True)
-class Facts:
-    "Sizes and places of the objects of a set."
-    strong: int               # outlined images to train on
-    weak: int                 # clicked images
-    long_sides: np.ndarray    # (images,) pixels
-    sizes: np.ndarray   # (objects,) sqrt(w * h) of an outline's box over the long side of its image
-    clicks: list[np.ndarray]  # (N, 2) x, y of each image as shares of its long side
-
-def facts_of(
-    strong: CocoData,  # with outlines
-    weak: CocoData,    # with clicks
-) -> Facts:
-    "Measure a set."
-    def long_side(record: dict) -> int: return max(record["width"], record["height"])
-    sizes = [np.sqrt(a["bbox"][2] * a["bbox"][3]) / long_side(strong.images[i])
-             for i in strong.ids for a in strong.annotations[i] if not a["iscrowd"]]
-    clicks = [np.array([a["point"] for a in weak.annotations[i]]).reshape(-1, 2)
-              / long_side(weak.images[i]) for i in weak.ids]
-    sides = [long_side(r) for data in (strong, weak) for r in data.images.values()]
-    return Facts(len(strong.ids), len(weak.ids), np.array(sides), np.array(sizes), clicks)
-
-# %% ../../nbs/6_runs/18_settings.ipynb #5e77a001
-def _with_box(data: CocoData, a: dict) -> dict:
-    "An annotation with its box, and the box's centre as a click."
-    x, y, w, h = (a["bbox"] if a.get("bbox")
-                  else (lambda b: (b[0], b[1], b[2] - b[0], b[3] - b[1]))(box_of(data.mask(a))))
-    return {"bbox": [x, y, w, h], "point": [x + w / 2, y + h / 2], "iscrowd": a["iscrowd"]}
-
-def facts_of_folder(cfg: Config) -> Facts:
-    "Measure a data set divided as the stage `split` does; sizes of the strong half only."
-    root = Path(cfg.data.root)
-    data = load(root / cfg.data.train_json, root / cfg.data.train_images)
-    strong, weak = (data.select(ids) for ids in choose(data.ids, cfg.split, cfg.seed))
-    for half in (strong, weak):
-        half.annotations = {i: [_with_box(data, a) for a in data.annotations[i] if not a["iscrowd"]]
-                            for i in half.ids}
-    found = facts_of(strong, weak)
-    if not len(found.sizes):
-        raise DataError(f"{data.path}: the strong images of split {cfg.split} show no object. "
-                        "Choose a larger split.")
-    return found
 
 # %% ../../nbs/6_runs/18_settings.ipynb #82d7a480
 GRIDS = (16, 20, 24, 28, 32, 36, 40, 48, 56, 64, 80)   # cells a side of the finest level

@@ -18,7 +18,8 @@ from ..data.annotation_checks import ImageFolder
 from ..method.gallery import open_val
 from .own_data import FOLDS, OwnSet, gather, prepare, share_name
 from .runner import reproduce
-from .settings import SIZES, Facts, Setting, facts_of, facts_of_folder, suggested
+from .settings import SIZES, Setting, suggested
+from .facts import Facts, facts_of, facts_of_folder
 from .settings import table_of
 from .stage_graph import config_of, run_folder
 from .timing import estimate, seconds_of_step

@@ -14,7 +14,9 @@ from pointwssis.runs import train_on
 from pointwssis.runs.cli import make_parser
 from pointwssis.runs.commands import run_params
 from pointwssis.runs.presets import preset
-from pointwssis.runs.settings import GRIDS, SHARED, SIZES, Facts, facts_of_folder, level_bounds, shared_cells, suggested, table_of
+from pointwssis.runs.settings import GRIDS, SHARED, SIZES, level_bounds, shared_cells, suggested
+from pointwssis.runs.settings import table_of
+from pointwssis.runs.facts import Facts, facts_of_folder
 
 
 NUCLEI = PHOTOGRAPHS / "nuclei"
