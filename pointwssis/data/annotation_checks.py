@@ -113,7 +113,7 @@ def _placed(found: AnnotationSet, folder: ImageFolder | None,
         else: placed[name] = replace(image, size=size)
     return list(placed.values())
 
-EMPTY = ("error", "skip", "background")   # what becomes of images that nobody has worked on
+EMPTY = ("error", "skip", "background")   # what becomes of images without annotations
 
 def _worked_on(path: Path, images: list[AnnotatedImage], empty: str) -> list[AnnotatedImage]:
     "The images without those left untouched, or an error that names the first."
@@ -188,7 +188,7 @@ def checked(
     found: AnnotationSet,
     root: str | Path | None = None,  # the image folder; None: names and sizes are believed
     known: tuple[str, ...] = (),     # classes of another file; (): those of this one
-    empty: str = "error",            # images that nobody has worked on: error, skip or background
+    empty: str = "error",            # images without annotations: error, skip or background
     broken: list[str] | None = None,   # gets the faults of image files, which are left out
 ) -> CocoData:                       # file names relative to root; ids from 1
     "Compare annotations with images and classes, and make COCO records; DataError for a fault."

@@ -23,7 +23,7 @@ __all__ = ['coco_ap', 'pseudo_quality']
 BACKENDS = {"faster": ("faster_coco_eval", "faster_coco_eval", "COCOeval_faster"),
             "pycocotools": ("pycocotools.coco", "pycocotools.cocoeval", "COCOeval")}
 
-def _judge(backend: str) -> tuple[type, type]:
+def _library(backend: str) -> tuple[type, type]:
     "Index class and evaluator class of a library; ConfigError for an unknown one."
     if backend not in BACKENDS:
         raise ConfigError(f"unknown backend '{backend}'.{nearest(backend, BACKENDS)} Known: "
@@ -34,7 +34,7 @@ def _judge(backend: str) -> tuple[type, type]:
 
 def _index(truth: CocoData, annotations: list[dict], backend: str = "faster") -> Any:
     "A library's index over these annotations on the images and classes of `truth`."
-    index = _judge(backend)[0]()
+    index = _library(backend)[0]()
     categories = [{"id": i, "name": n} for i, n in zip(truth.categories.ids,
                                                        truth.categories.names)]
     index.dataset = {"info": {}, "images": list(truth.images.values()), "annotations": annotations,
@@ -84,7 +84,7 @@ def _of_classes(
         yield (replace(truth, images={i: truth.images[i] for i in truth.ids if i in some},
                        categories=CategoryTable((k,), (name,))), own, found)
 
-def judged_by_class(
+def evaluators_by_class(
     truth: CocoData,
     results: list[dict],
     backend: str = "faster",
@@ -94,17 +94,17 @@ def judged_by_class(
 
     An evaluator of all classes at once keeps an entry for each pair of a class and an image."""
     for part, *both in _of_classes(truth, _truths(truth), _detections(truth, results)):
-        judge = _judge(backend)[1](*(_index(part, a, backend) for a in both), "segm")
-        judge.params.areaRng, judge.params.areaRngLbl = (judge.params.areaRng[:areas],
-                                                         judge.params.areaRngLbl[:areas])
-        with redirect_stdout(io.StringIO()): judge.evaluate()
-        yield judge
+        evaluator = _library(backend)[1](*(_index(part, a, backend) for a in both), "segm")
+        evaluator.params.areaRng, evaluator.params.areaRngLbl = (evaluator.params.areaRng[:areas],
+                                                         evaluator.params.areaRngLbl[:areas])
+        with redirect_stdout(io.StringIO()): evaluator.evaluate()
+        yield evaluator
 
 # %% ../../nbs/4_data/08_evaluation.ipynb #50cd47e9
-def _precision(judge: Any) -> np.ndarray:   # (10, 101, 1, 4)
+def _precision(evaluator: Any) -> np.ndarray:   # (10, 101, 1, 4)
     "Precision of one class at each threshold, recall and range of sizes; -1 without objects."
-    with redirect_stdout(io.StringIO()): judge.accumulate()
-    return np.asarray(judge.eval["precision"])[..., -1]
+    with redirect_stdout(io.StringIO()): evaluator.accumulate()
+    return np.asarray(evaluator.eval["precision"])[..., -1]
 
 def coco_ap(
     truth: CocoData,           # with masks, crowds included
@@ -113,7 +113,7 @@ def coco_ap(
 ) -> dict[str, Any]:   # ap_, ap50_, ap75_, aps_, apm_, apl_percent, per_class {name: percent}
     "COCO mask AP over all images of `truth`, at most 100 detections an image."
     precision = np.concatenate([np.zeros((10, 101, 0, 4)),   # thresholds, recalls, classes, areas
-                                *map(_precision, judged_by_class(truth, results, backend))], 2)
+                                *map(_precision, evaluators_by_class(truth, results, backend))], 2)
     table = {name: _mean_percent(precision[thresholds, :, :, area])
              for name, (thresholds, area) in SLICES.items()}
     return (table

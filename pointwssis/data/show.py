@@ -109,7 +109,7 @@ def show_grid(
     "Images side by side, with their masks, points and titles."
     for item in items:
         if unknown := set(item) - KEYS:
-            raise KeyError(f"show_grid does not know {sorted(unknown)}; it draws {sorted(KEYS)}")
+            raise KeyError(f"show_grid draws no {sorted(unknown)}, only {sorted(KEYS)}")
     columns = max(1, min(columns, len(items)))
     heights = [_height(items[k:k + columns], size) for k in range(0, len(items), columns)] or [size]
     with style():

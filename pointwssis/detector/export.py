@@ -72,7 +72,7 @@ def _check_form(form: str, model: nn.Module) -> None:
                           "Run pip install 'pointwssis[export]'.")
 
 def _facts(model: SOLOv2, size: tuple[int, int], table: CategoryTable) -> dict[str, Any]:
-    "All that a reader of the file has to know."
+    "Facts for a reader of the file."
     cfg = model.cfg
     return {"height": size[0], "width": size[1], "channel_order": cfg.channel_order,
             "pixel_mean": cfg.pixel_mean, "pixel_std": cfg.pixel_std,

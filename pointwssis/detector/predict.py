@@ -6,6 +6,7 @@
 from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -130,12 +131,15 @@ def predict_all(
     return [r for results in made for r in under_ids(results, known)]
 
 # %% ../../nbs/2_detector/10_predict.ipynb #87416060
+@lru_cache(maxsize=1)
+def _opened(path: Path, changed_at: int) -> CocoData: return load(path)
+
 def strong_of_run(
     weights: str | Path,
 ) -> CocoData | None:
     "The strong images of the run that weights belong to; None for other weights."
     strong = sorted(Path(weights).absolute().parent.parent.parent.glob("split/artifacts/*_s.json"))
-    return load(strong[0]) if strong else None
+    return _opened(strong[0], strong[0].stat().st_mtime_ns) if strong else None
 
 def classes_of_run(
     weights: str | Path,
@@ -149,13 +153,13 @@ def class_names(
     weights: str | Path,
     count: int,          # of the model's classes
 ) -> CategoryTable:
-    "The classes that weights of a run can tell apart; numbered ones for other weights."
+    "The classes of a run's weights; numbered ones for other weights."
     if table := classes_of_run(weights, count): return table
     return CategoryTable(tuple(range(1, count + 1)),
                          tuple(f"class {i}" for i in range(1, count + 1)))
 
 def trained_size(weights: str | Path) -> tuple[int, int] | None:
-    "Short and long side of the usual image that weights of a run have learnt from, in pixels."
+    "Short and long side of the usual training image of a run's weights, in pixels."
     if not (strong := strong_of_run(weights)) or not strong.ids: return None
     sides = [sorted((r["height"], r["width"])) for r in strong.images.values()]
     return tuple(np.median(sides, 0).round().astype(int).tolist())

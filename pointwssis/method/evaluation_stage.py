@@ -11,8 +11,8 @@ from typing import Any
 
 from ..config import NETWORKS, Config, SOLOv2Config, TrainConfig
 from ..core import pick_device, write_json
-from ..data import evaluation as judge
 from ..data.coco import CategoryTable, CocoData
+from ..data.evaluation import coco_ap, link_by_overlap, pseudo_quality
 from ..detector.predict import load_model, predict_all, predictor
 from .gallery import open_artifact, open_truth, open_val
 from .prompts import uses_points
@@ -36,7 +36,7 @@ def _ap_of(cfg: Config, net: SOLOv2Config, weights: Path, val: CocoData, trained
                                                          trained=trained))
     if own_rank(): return {"ap_percent": None}
     write_json(kept, results)
-    return judge.coco_ap(val, results)
+    return coco_ap(val, results)
 
 # %% ../../nbs/1_method/14_evaluation_stage.ipynb #4838cc60
 def with_truth(pseudo: CocoData, truth: CocoData) -> CocoData:
@@ -51,12 +51,12 @@ def linked_labels(cfg: Config, inputs: dict[str, Path], name: str, truth: CocoDa
     made = open_artifact(cfg, inputs["split"], inputs["pseudo"], f"_{name}.json")
     if uses_points(cfg.prompt): return with_truth(made, truth)
     weak = open_artifact(cfg, inputs["split"], inputs["split"], "_w.json")
-    return judge.link_by_overlap(made, truth.select(i for i in weak.ids if i in truth.images))
+    return link_by_overlap(made, truth.select(i for i in weak.ids if i in truth.images))
 
 def evaluate_pseudo_labels(cfg: Config, inputs: dict[str, Path], name: str,
                            truth: CocoData) -> dict[str, Any]:
     "Quality of pseudo labels `sw` or `sw_refined` against held-back masks."
-    return judge.pseudo_quality(linked_labels(cfg, inputs, name, truth), truth)
+    return pseudo_quality(linked_labels(cfg, inputs, name, truth), truth)
 
 # %% ../../nbs/1_method/14_evaluation_stage.ipynb #a0ca31eb
 @in_all_processes

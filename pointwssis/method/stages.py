@@ -16,8 +16,8 @@ import torch
 
 from ..config import Config
 from ..core import DataError, pick_device, rng, write_json
-from ..data import evaluation as judge
 from ..data.coco import CocoData, box_of
+from ..data.evaluation import coco_ap
 from ..data.points import Point, Prompts, as_prompts
 from ..data.transforms import tight_boxes
 from ..detector.predict import load_model, over_images, predictor
@@ -97,7 +97,7 @@ def refiner(cfg: Config, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
         return training_pairs(cfg, strong, earlier, pick_device(cfg.device), out=out)
     metrics = REFINERS[cfg.refiner.kind].train(cfg, strong, pairs, out)
     if own_rank(): return metrics
-    # nothing was learnt
+    # nothing was trained
     if not (out/"last.safetensors").is_file(): save_weights(out/"last.safetensors", {})
     if not (out/"history.json").is_file(): write_json(out/"history.json", [])
     return metrics
@@ -112,8 +112,8 @@ def prompts_for(cfg: Config, inputs: dict[str, Path]) -> Callable:   # list of P
     objects = {a["id"]: a for records in truth.annotations.values() for a in records}
     def sized(points: list[Point]) -> Prompts:
         if unknown := {p.annotation_id for p in points} - set(objects):
-            raise DataError(f"{truth.path}: no annotation {min(unknown)}, so prompt '{cfg.prompt}' "
-                            f"cannot know its size. Set prompt to point.")
+            raise DataError(f"{truth.path}: no annotation {min(unknown)}, whose size prompt "
+                            f"'{cfg.prompt}' needs. Set prompt to point.")
         boxes = [box_of(truth.mask(objects[p.annotation_id])) for p in points]
         return replace(as_prompts(points),
                        boxes=torch.tensor(boxes, dtype=torch.float64).view(-1, 4))
@@ -158,7 +158,7 @@ def refiner_weights(cfg: Config, inputs: dict[str, Path], weak: CocoData, rough:
         trial = [i for i in weak.ids if i in truth.images][:1000]
         masks = refined_labels(cfg, weak, [m for m in rough if m.image_id in set(trial)], path, out,
                                "trial")
-        return judge.coco_ap(truth.select(trial),
+        return coco_ap(truth.select(trial),
                              pseudo_labels.as_results(masks, weak))["ap_percent"] or 0.0
     return pseudo_labels.choose_weights([*saved, inputs["refiner"]/"last.safetensors"], quality,
                                         cfg.quirks)

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..config import NETWORKS, Config
 from ..core import read_json
-from ..data import evaluation as judge
+from ..data import evaluation
 from ..data.coco import CocoData
 from ..method.evaluation_stage import linked_labels
 from ..method.gallery import open_truth, open_val
@@ -57,7 +57,7 @@ def record(
     fields, ids = ("image", "kind", "right", "ignored"), np.array(sorted(truth.ids))
     for name, found in results.items():
         parts, rows = [], []
-        for k, evaluator in enumerate(judge.judged_by_class(truth, found, "pycocotools", areas=1)):
+        for k, evaluator in enumerate(evaluation.evaluators_by_class(truth, found, "pycocotools", areas=1)):
             entries = _entries(evaluator, ids)
             parts += [_of_class(k, entries)] if entries else []
             rows.append(_objects(entries, len(ids)))
@@ -86,6 +86,6 @@ def evaluation_record(
             for name in ("sw", "sw_refined")}
     image_of = {a["id"]: i for i, records in truth.annotations.items() for a in records}
     weak = truth.select(sorted({image_of[p] for points in ious.values() for p in points}))
-    labels = {name: judge.point_results(linked_labels(cfg, inputs, name, truth))
+    labels = {name: evaluation.point_results(linked_labels(cfg, inputs, name, truth))
               for name in ious}
     return {"val": val.packed(), "weak": record(weak, labels, ious).packed()}

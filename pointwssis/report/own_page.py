@@ -58,7 +58,7 @@ def worst_images(
     results: list[dict],    # COCO results
     score: float = .3,      # lower ones are not counted as found
 ) -> list[tuple[int, float, list[dict]]]:   # image id, mean IoU of its objects, its results
-    "Images to judge by, those with the worst predictions first."
+    "Images of the evaluation, those with the worst predictions first."
     found: dict[int, list[dict]] = {i: [] for i in val.ids}
     for r in results:
         if r["score"] >= score: found[r["image_id"]].append(r)
@@ -129,7 +129,7 @@ def _of_networks(found: Scores) -> tuple[list[dict], str]:
                      "interval": f"[{one_decimal(low)}, {one_decimal(high)}]"})
     gain = paired_difference([samples["student_sw_refined"]], [samples["teacher"]])
     if gain is None:
-        return rows, "The images to judge by are too few for an interval of the difference."
+        return rows, "The images of the evaluation are too few for an interval of the difference."
     sure = "more than chance" if gain.is_real else "within what chance does with so few images"
     return (rows, f"The clicks changed AP by {gain.value:+.1f} [{gain.low:+.1f}, "
                   f"{gain.high:+.1f}], which is {sure}.")
@@ -158,7 +158,7 @@ def _pictures(run: Path, weak: CocoData, refined: CocoData, val: CocoData, resul
     history = {name: read_json(run / stage / "artifacts/history.json")
                for name, stage in (("teacher", "teacher"), ("refiner", "refiner"),
                                    ("student", "student_refined"))}
-    parts = [("The worst predictions", "Images to judge by whose objects the student finds least "
+    parts = [("The worst predictions", "Images of the evaluation whose objects the student finds least "
                                        "well: outlines above, predictions with a score of at "
                                        "least 0.3 below.", _worst_figure(val, worst))]
     if low:
@@ -213,7 +213,7 @@ def write_own_page(
     networks, difference = _of_networks(found)
     page = templates().get_template("own_page.html").render(
         name=run_name(cfg), strong=len(strong.ids), outlines=strong.num_annotations,
-        weak=len(weak.ids), clicks=weak.num_annotations, judged=len(val.ids), folds=found.folds,
+        weak=len(weak.ids), clicks=weak.num_annotations, evaluated=len(val.ids), folds=found.folds,
         networks=networks, difference=difference, classes=_by_class(weak, refined, found.metrics),
         weights=weights, labels=out / "pseudo_labels.json",
         command=f"pointwssis predict PHOTO.jpg --weights {weights}", next_file=out / "next.csv",

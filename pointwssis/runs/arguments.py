@@ -84,7 +84,7 @@ SHARED |= {
     "weights": {"required": True, "metavar": "FILE", "help": "a .safetensors or .pth file"},
     "classes": {"type": names, "default": [], "metavar": "NAME,...", "help": "these classes only"},
     "empty": {"default": "error", "metavar": "CHOICE",
-              "help": "images that nobody has worked on: error, skip or background "
+              "help": "images without annotations: error, skip or background "
                       "(default error)"},
     "image-folder": {"default": "", "metavar": "DIR",
                      "help": "where the images of a COCO file lie (default: as COCO lays them "

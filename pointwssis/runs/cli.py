@@ -54,13 +54,13 @@ def _reproduce(parser: Parser) -> None:
     parser.add_argument("--ablations", default="", metavar="NAME,...",
                         help=f"ablations too: all, or some of {', '.join(ABLATIONS)}")
     parser.add_argument("--labels-only", action="store_true",
-                        help="ablations judge the pseudo labels and train no student")
+                        help="ablations evaluate the pseudo labels and train no student")
     parser.add_argument("--engine", default="", metavar="NAME",
                         help="run the stages as jobs of a workflow engine: snakemake")
     parser.add_argument("--profile", default="", metavar="DIR",
                         help="of the engine, such as one for a cluster (default: jobs run here)")
     parser.add_argument("--from-published", default="", metavar="DIR",
-                        help="train nothing; judge the published checkpoints and labels in this "
+                        help="train nothing; evaluate published checkpoints and labels in this "
                              "folder")
 
 # %% ../../nbs/6_runs/16_cli.ipynb #c1100006
@@ -138,7 +138,7 @@ def _train(parser: Parser) -> None:
                         help="clicked images: a table (file, x, y, class), or of any annotation "
                              "tool")
     parser.add_argument("--val", default="", metavar="FILE",
-                        help="outlined images to judge by (default: a fifth of the outlined ones "
+                        help="outlined images of the evaluation (default: a fifth of the outlined ones "
                              "is held out; fewer than 60 are cross-validated)")
     parser.add_argument("--folds", type=int, default=2, metavar="N",
                         help="of the cross-validation (default 2); 0: hold out a fifth")

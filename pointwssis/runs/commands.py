@@ -117,7 +117,7 @@ def command_engine(args: argparse.Namespace) -> None:
 
 # %% ../../nbs/6_runs/14_commands.ipynb #f2abc4ce
 def command_published(args: argparse.Namespace) -> None:
-    "Judge the published files in a folder, then show the tables."
+    "Evaluate the published files in a folder, then show the tables."
     from pointwssis.runs.published import reproduce_published
     from pointwssis.report.report import write_report
     from pointwssis.method.splits import split_name
@@ -130,7 +130,7 @@ def command_published(args: argparse.Namespace) -> None:
     wanted = {"dataset": args.dataset, "split": split_name(args.split) if args.split else ""}
     made = reproduce_published(args.from_published, dict(args.overrides), args.data_root, args.runs,
                                force=args.force, tell=say, **wanted)
-    if not made: return print("\nNothing could be judged.")
+    if not made: return print("\nNothing could be evaluated.")
     figures = figures_beside(args.runs)
     write_report(Path(args.runs), figures)
     for dataset in dict.fromkeys(path.parents[2].name for path in made):
@@ -214,7 +214,7 @@ def command_train(args: argparse.Namespace) -> None:
           for who, key in (("teacher", "teacher"), ("student", "student_sw_refined"))}
     scores = ", ".join(f"{who} {'—' if value is None else f'{value:.1f}'}"
                        for who, value in ap.items())
-    print(f"\nAP of {counted(made.judged, 'image')}: {scores}")
+    print(f"\nAP of {counted(made.evaluated, 'image')}: {scores}")
     print(f"All of it, with pictures: {made.page}\nPseudo labels: "
           f"{made.labels}\nTo annotate next: {made.next}")
     print(f"Predict: pointwssis predict PHOTO.jpg --weights {made.weights}")

@@ -22,12 +22,12 @@ __all__ = []
 # %% ../../nbs/6_runs/17_own_data.ipynb #34762fcd
 @dataclass
 class OwnSet:
-    "A user's data: outlined images to learn from and to judge by, and clicked images."
+    "A user's data: outlined images of training and evaluation, and clicked images."
     strong: CocoData
     weak: CocoData
     val: CocoData
     notes: list[str] = field(default_factory=list)   # what was left out, for the user
-    # a set for each part of `val`, which it judges by; [] without cross-validation
+    # a set for each part of `val`, on which it is evaluated; [] without cross-validation
     folds: list[OwnSet] = field(default_factory=list)
 
 def _outlined(data: CocoData) -> CocoData:
@@ -87,7 +87,7 @@ def _classes_of(data: CocoData) -> dict[int, set[int]]:
 def hold_out(
     data: CocoData,   # outlined images
     seed: int,
-) -> tuple[CocoData, CocoData]:   # to learn from, to judge by
+) -> tuple[CocoData, CocoData]:   # of training, of evaluation
     "Divide the outlined images; DataError if there are too few."
     _check_count(data)
     left, held, classes = Counter(), [], _classes_of(data)
@@ -104,7 +104,7 @@ def cross_folds(
     data: CocoData,   # outlined images
     seed: int,
     count: int = FOLDS,
-) -> list[tuple[CocoData, CocoData]]:   # of each fold, to learn from and to judge by
+) -> list[tuple[CocoData, CocoData]]:   # of each fold, of training and of evaluation
     "Divide the outlined images into parts; each class of a part has images in the others."
     _check_count(data)
     classes, total = _classes_of(data), Counter()
@@ -148,7 +148,7 @@ def gather(
     images: Path,              # the image folder
     masks: Path,               # outlined images, in any format
     points: Path,              # clicked images, in any format
-    val: Path | None = None,   # outlined images to judge by; None: some of `masks`
+    val: Path | None = None,   # outlined images of the evaluation; None: some of `masks`
     seed: int = 0,
     classes: tuple[str, ...] = (),   # these only; (): all that are outlined
     empty: str = "error",      # as `annotation_checks.checked`
@@ -169,20 +169,20 @@ def gather(
     _check_classes(weak, used, masks)
     if weak.categories.names != used:
         weak = _clicked(_with_classes(read, points, used, masks, classes), outlined, [])
-    judged = _outlined(_with_classes(read, val, used, masks, classes)) if val else None
-    own = _divided(strong, weak, judged, seed, folds)
+    tested = _outlined(_with_classes(read, val, used, masks, classes)) if val else None
+    own = _divided(strong, weak, tested, seed, folds)
     named = {r["file_name"] for data in (own.strong, weak, own.val) for r in data.images.values()}
     if others := len(set(ImageFolder(images).files) - named):
         notes.append(f"{counted(others, 'image')} of {images} in no file: not used")
     return replace(own, notes=notes + own.notes)
 
-def _divided(strong: CocoData, weak: CocoData, judged: CocoData | None, seed: int,
+def _divided(strong: CocoData, weak: CocoData, tested: CocoData | None, seed: int,
              folds: int) -> OwnSet:
-    "The set with images to judge by: given, cross-validated or held out."
-    if judged:
-        _check_apart(strong, weak, judged)
-        return OwnSet(strong, weak, judged, [f"AP will be of {counted(len(judged.ids), 'image')} "
-                                             f"of {judged.path}"])
+    "The set with images of the evaluation: given, cross-validated or held out."
+    if tested:
+        _check_apart(strong, weak, tested)
+        return OwnSet(strong, weak, tested, [f"AP will be of {counted(len(tested.ids), 'image')} "
+                                             f"of {tested.path}"])
     if folds < 2 or len(strong.ids) >= ENOUGH:
         left, held = hold_out(strong, seed)
         return OwnSet(left, weak, held,
@@ -190,16 +190,16 @@ def _divided(strong: CocoData, weak: CocoData, judged: CocoData | None, seed: in
     pairs = cross_folds(strong, seed, folds)
     every = strong.select(sorted(i for _, part in pairs for i in part.ids))
     note = (f"AP will be of {len(every.ids)} outlined images, cross-validated: {folds} times a "
-            "teacher and a student are trained without the images that judge them")
+            "teacher and a student are trained without the images of their evaluation")
     return OwnSet(strong, weak, every, [note], [OwnSet(left, weak, part)
                                                 for left, part in pairs])
 
-def _check_apart(strong: CocoData, weak: CocoData, judged: CocoData) -> None:
-    "No image to judge by is learned from."
+def _check_apart(strong: CocoData, weak: CocoData, tested: CocoData) -> None:
+    "DataError for an image of both training and evaluation."
     seen = {r["file_name"] for data in (strong, weak) for r in data.images.values()}
-    if twice := sorted(seen & {r["file_name"] for r in judged.images.values()}):
-        raise DataError(f"{judged.path}: {twice[0]} is in the training files too. "
-                        "Judge by other images.")
+    if twice := sorted(seen & {r["file_name"] for r in tested.images.values()}):
+        raise DataError(f"{tested.path}: {twice[0]} is in the training files too. "
+                        "Give other images as --val.")
 
 # %% ../../nbs/6_runs/17_own_data.ipynb #b09d66f9
 def share_name(own: OwnSet) -> str:

@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from torch import nn
 from tqdm import tqdm
 
 from ..config import Config, SOLOv2Config
@@ -41,20 +40,15 @@ def _readable(inputs: Inputs, failed: list[str]) -> Iterator[tuple[dict, np.ndar
         except DataError as e: failed.append(str(e))
         else: yield record, image
 
-def _asking(model: nn.Module, cfg: Config) -> Callable:   # images -> list of Instances
-    "The student's network under the options of its part."
-    return predictor(model, cfg.data, pick_device(cfg.device), **network_options(cfg.student_train))
-
 def predict_plain(
-    model: nn.Module,
+    ask: Callable,      # images -> list of Instances
     inputs: Inputs,
     made: Predictions,
-    cfg: Config,
     score: float,
     cut: Cut,
 ) -> list[str]:     # faults of images that could not be read
     "Predict images one after the other."
-    ask, failed = _asking(model, cfg), []
+    failed: list[str] = []
     for record, image in _readable(inputs, failed):
         boxes = tiles_of(*image.shape[:2], cut(*image.shape[:2], lambda: image))
         made.add(record, image, find_in_tiles(ask, image, boxes, score))
@@ -73,11 +67,12 @@ class Wishes:
     folder: str = ""          # where the images of a COCO file lie
 
 _CHOICES = {   # for an image that is much larger than those of the training
-    True: "as a whole, for its objects are as large in it as in them; --tile {0} cuts it",
-    False: "in tiles of that size, for its objects are not as large in it as in them; --tile 0 "
-           "looks at it as a whole"}
+    True: "as a whole: most of its objects have the relative size of the training's; --tile {0} "
+          "cuts it",
+    False: "in tiles of that size: most of its objects do not have the relative size of the "
+           "training's; --tile 0 predicts it as a whole"}
 
-def _cutter(wishes: Wishes, weights: Path, ask: Callable, say: Say) -> Cut:
+def _cutter(wishes: Wishes, weights: Path, ask: Callable[[], Callable], say: Say) -> Cut:
     "A function that chooses an image's tiles, and says so of the first image of each kind."
     trained, said = trained_size(weights), set()
     tile_for(1, 1, wishes.tile, None)
@@ -85,11 +80,11 @@ def _cutter(wishes: Wishes, weights: Path, ask: Callable, say: Say) -> Cut:
     def cut(height: int, width: int, read: Callable[[], np.ndarray]) -> tuple[int, int] | None:
         tile = tile_for(height, width, wishes.tile, trained)
         if not tile or wishes.tile is not None: return tile
-        whole = is_one_scene(ask, read(), trained[1], usual(), wishes.score)
+        whole = is_one_scene(ask(), read(), trained[1], usual(), wishes.score)
         if whole not in said:
             said.add(whole)
             say(f"An image of {width} x {height} pixels, over {LARGER} times as large as those of "
-                f"the training ({trained[1]} x {trained[0]}), is seen "
+                f"the training ({trained[1]} x {trained[0]}), is predicted "
                 f"{_CHOICES[whole].format(trained[1])}.")
         return None if whole else tile
     return cut
@@ -108,11 +103,13 @@ def predict_own(
     check_kinds(wishes.kinds)
     inputs = find_images(words, wishes.folder, wishes.out)
     model = load_model(network, weights)
-    cut = _cutter(wishes, weights, lambda x: _asking(model, cfg)(x), say)
+    ask = cache(lambda: predictor(model, cfg.data, pick_device(cfg.device),
+                                  **network_options(cfg.student_train)))
+    cut = _cutter(wishes, weights, ask, say)
     table = class_names(weights, model.cfg.num_classes)
     made = Predictions(wishes.out, table, wishes.kinds)
     failed = (predict_clicks(model, weights, Path(wishes.points), inputs, made, cfg, cut, say)
-              if wishes.points else predict_plain(model, inputs, made, cfg, wishes.score, cut))
+              if wishes.points else predict_plain(ask(), inputs, made, wishes.score, cut))
     objects = ", ".join(f"{name} {count}" for name, count in made.counts.most_common())
     if made.images:
         say(f"{counted(len(made.images), 'image')}, {counted(made.counts.total(), 'object')}"

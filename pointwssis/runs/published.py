@@ -142,7 +142,7 @@ def evaluate_published_labels(opened: OpenRelease, part: str) -> dict[str, Any]:
     return found | {f"pseudo_{part}_masks_without_object": linked.info["masks_without_object"]}
 
 # %% ../../nbs/6_runs/10_published.ipynb #8ab31d00
-# part: what it needs beside itself, its judge
+# part: what it needs beside itself, its evaluation
 EVALUATORS: dict[str, tuple[tuple[str, ...], Callable[[OpenRelease, str], dict[str, Any]]]] = {
     "teacher": (("val",), evaluate_network), "refiner": (("teacher", "val"), evaluate_refiner),
     "sw": (("w",), evaluate_published_labels), "sw_refined": (("w",), evaluate_published_labels),
@@ -203,7 +203,7 @@ def reproduce_published(
              if dataset in ("", r.dataset) and split in ("", r.split)]
     if not found:
         raise DataError(f"{folder}: nothing of {f'{dataset} {split}'.strip()} in it. "
-                        "Leave out --dataset and --split to judge all.")
+                        "Leave out --dataset and --split to evaluate all.")
     written = []
     for release in found:
         path = Path(runs) / release.dataset / release.split / "published/metrics.json"

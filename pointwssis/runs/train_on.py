@@ -134,26 +134,26 @@ class Trained:
     labels: Path                # pseudo labels of the clicked images, COCO JSON
     next: Path                  # images to annotate next, CSV
     metrics: dict[str, Any]     # teacher_ap_percent, student_sw_refined_ap_percent, models
-    judged: int                 # images that AP is of
+    evaluated: int              # images that AP is of
 
 def train_on(
     images: str | Path,               # the image folder
     masks: str | Path,                # outlined images, in any annotation format
     points: str | Path,               # clicked images, in any annotation format
-    val: str | Path | None = None,    # outlined images to judge by; None: some of `masks`
+    val: str | Path | None = None,    # outlined images of the evaluation; None: some of `masks`
     *,
     name: str = "",                   # of the run; "": that of the image folder
     size: str = "",                   # small, base or large; "": small on a CPU, base on a GPU
     seed: int = 0,
     classes: tuple[str, ...] = (),    # these only; (): all that are outlined
-    empty: str = "error",             # images that nobody has worked on: error, skip or background
+    empty: str = "error",             # images without annotations: error, skip or background
     folds: int = FOLDS,               # of fewer than 60 outlined images without `val`; 0: hold out
     overrides: dict[str, Any] | None = None,   # options instead of the suggested ones
     runs: str | Path = RUNS,          # where results go
     say: Callable[[str], None] = print,        # takes notes, the table of settings and the time
     **how: Any,                       # force, jobs, tell, same_code: as `reproduce`
 ) -> Trained:
-    """Train on images of which some are outlined and others clicked on, whose masks nobody has.
+    """Train on images of which some are outlined and others, without masks, are clicked on.
 
     Names in the files are relative to `images`. Coordinates are pixels of the upright image.
     Raises DataError for a fault in the files, ConfigError for an option that does not exist.

@@ -125,7 +125,7 @@ def place(
 def network_options(
     schedule: TrainConfig,   # of the part that the network belongs to
 ) -> dict[str, str]:         # precision, compile
-    "The options of a part that its network obeys in predictions, too."
+    "Options of a part that predictions of its network have, too."
     return {"precision": schedule.precision, "compile": schedule.compile}
 
 # %% ../../nbs/5_training/01_device.ipynb #7a1c0d02

@@ -25,7 +25,7 @@ def journal_of(
     weights: Path,      # that the values are computed with
     kind: Any = Any,    # type of a value
 ) -> Journal:
-    """A journal among the stage's files, which knows the values of all processes.
+    """A journal among the stage's files, with the values of all processes.
 
     Each process appends to a file of its own; the runner removes them when the stage is finished.
     """

@@ -119,7 +119,7 @@ def load_weights(
 
 # %% ../../nbs/5_training/04_weights.ipynb #53f4f722
 def _likely(state: dict[str, Tensor], own: dict[str, Tensor]) -> str:
-    "The likeliest reason why weights do not fit, told from a few keys."
+    "The likeliest reason why weights do not fit, from a few keys."
     if not set(state) & set(own): return "it is the file of a different network"
     a, b = _classes(state), _classes(own)
     if a != b: return f"it was trained on {a} classes, this network has {b}"

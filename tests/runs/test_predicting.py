@@ -127,8 +127,8 @@ def test_large_images_are_cut_and_others_are_not(seen, capsys):
     "The image of 300 x 280 pixels is over twice as large as the training images of 128; each of its nine tiles shows one object."
     assert predict("photos") == 0
     said = capsys.readouterr().out
-    assert "An image of 300 x 280 pixels, over 2 times as large as those of the training (128 x 128), is seen in tiles of that size" in said
-    assert "--tile 0 looks at it as a whole" in said
+    assert "An image of 300 x 280 pixels, over 2 times as large as those of the training (128 x 128), is predicted in tiles of that size" in said
+    assert "--tile 0 predicts it as a whole" in said
     counts = {r["file_name"]: sum(a["image_id"] == r["id"] for a in written()["annotations"]) for r in written()["images"]}
     assert counts == {"1.png": 1, "3.png": 9, "deep/2.png": 1}
     assert predict("photos", "--tile", "0") == 0 and len(written()["annotations"]) == 3
@@ -149,15 +149,15 @@ def test_a_large_image_of_one_scene_stays_whole(seen, capsys, monkeypatch):
     monkeypatch.setitem(REFINERS._found, preset("shapes").refiner.kind, Larger)
     outlined(18, 20, 22)
     assert predict("photos") == 0
-    assert "is seen as a whole, for its objects are as large in it as in them; --tile 128 cuts it" in capsys.readouterr().out
+    assert "is predicted as a whole: most of its objects have the relative size of the training's; --tile 128 cuts it" in capsys.readouterr().out
     assert len(written()["annotations"]) == 3
     outlined(36, 40, 44)
     assert predict("photos") == 0
-    assert "is seen in tiles" in capsys.readouterr().out and len(written()["annotations"]) == 11
+    assert "is predicted in tiles" in capsys.readouterr().out and len(written()["annotations"]) == 11
     table("3.png,150,140,ring")
     outlined(18, 20, 22)
     assert predict("photos", "--points", "clicks.csv") == 0
-    assert "is seen as a whole" in capsys.readouterr().out
+    assert "is predicted as a whole" in capsys.readouterr().out
 
 
 def test_an_image_under_the_size_is_as_without_tiles(here):
