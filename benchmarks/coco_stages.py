@@ -133,7 +133,7 @@ def prepare_stage(root: str, name: str, network: bool = False) -> Callable[[], A
 
 def prepare_student(root: str, batches: int) -> Callable[[], Any]:
     "The student's data: labels opened, and batches as its training gets them."
-    from pointwssis.data.transforms import CocoDataset
+    from pointwssis.data.training_set import CocoDataset
     from pointwssis.detector.batches import detector_batch, loader
     from pointwssis.method.training_stages import open_labels
     from pointwssis.training.sampler import StepSampler

@@ -24,7 +24,8 @@ from torch.profiler import ProfilerActivity, profile
 from pointwssis.config import RefinerConfig, SOLOv2Config, TrainConfig
 from pointwssis.core import pick_device, rng, write_json
 from pointwssis.data import coco, shapes
-from pointwssis.data.transforms import CocoDataset, Sample, normalise
+from pointwssis.data.transforms import Sample, normalise
+from pointwssis.data.training_set import CocoDataset
 from pointwssis.detector.batches import loader, solov2_loss, training_batch
 from pointwssis.detector.predict import predictor
 from pointwssis.detector.solov2 import SOLOv2

@@ -15,7 +15,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from pointwssis.config import SOLOv2Config, TrainConfig
-from pointwssis.data.transforms import CocoDataset, collate
+from pointwssis.data.transforms import collate
+from pointwssis.data.training_set import CocoDataset
 from pointwssis.detector.batches import solov2_loss, training_batch
 from pointwssis.detector.solov2 import SOLOv2
 from pointwssis.training.sampler import StepSampler

@@ -17,7 +17,8 @@ from torch.nn.utils import clip_grad_norm_
 
 from pointwssis.config import SOLOv2Config, TrainConfig
 from pointwssis.data import coco, shapes
-from pointwssis.data.transforms import CocoDataset, collate, normalise
+from pointwssis.data.transforms import collate, normalise
+from pointwssis.data.training_set import CocoDataset
 from pointwssis.detector.batches import solov2_loss, training_batch
 from pointwssis.detector.solov2 import SOLOv2
 from pointwssis.detector.losses import losses

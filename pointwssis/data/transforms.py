@@ -11,14 +11,12 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from ..config import SOLOv2Config, TrainConfig
-from ..core import DataError, rng
 from .coco import CocoData
 
 # %% auto #0
-__all__ = ['CocoDataset', 'normalise', 'inference_batch']
+__all__ = ['normalise', 'inference_batch']
 
 # %% ../../nbs/4_data/07_transforms.ipynb #7e243fc1
 @dataclass
@@ -163,70 +161,6 @@ def random_pixels(
     chosen = np.array([r.choice(of) if len(of) else 0 for of in inside], np.int64)
     return np.stack([chosen % masks.shape[2], chosen // masks.shape[2]], 1).astype(float)
 
-
-# %% ../../nbs/4_data/07_transforms.ipynb #eb36fdfa
-@dataclass(frozen=True)
-class _Kept:
-    "A sample in memory, its masks cut to their boxes."
-    sample: Sample                               # without masks
-    parts: list[tuple[int, int, np.ndarray]]     # x0, y0 and pixels of each mask's box
-
-    def whole(self) -> Sample:
-        masks = np.zeros((len(self.parts), *self.sample.image.shape[:2]), np.uint8)
-        for mask, (x, y, part) in zip(masks, self.parts):
-            mask[y:y + part.shape[0], x:x + part.shape[1]] = part
-        return replace(self.sample, masks=masks)
-
-def _keep(s: Sample) -> _Kept:
-    boxes = tight_boxes(torch.from_numpy(s.masks)).int().tolist()
-    return _Kept(replace(s, masks=s.masks[:0].copy()),
-                 [(x0, y0, mask[y0:y1, x0:x1].copy())
-                  for mask, (x0, y0, x1, y1) in zip(s.masks, boxes)])
-
-# %% ../../nbs/4_data/07_transforms.ipynb #a8140622
-def _outlined(data: CocoData) -> list[int]:
-    "Indices of images with objects and without a pseudo mask, which has a score."
-    return [n for n, i in enumerate(data.ids)
-            if (of := data.annotations[i]) and not any("score" in a for a in of)]
-
-class CocoDataset(Dataset):
-    "Training samples of a COCO data set, augmented by (seed, step, slot)."
-    def __init__(self,
-        data: CocoData,
-        cfg: TrainConfig,
-        seed: int = 0,
-        cache: bool = False,   # keep decoded samples in memory
-        unmatched: str = "ignore",  # as `read_sample`
-    ):
-        if not len(data.ids):
-            raise DataError(f"{data.path}: no images to train on. Check the split.")
-        self.data, self.cfg, self.seed, self.ids = data, cfg, seed, data.ids
-        self.dropped = dropped_points(data, unmatched)
-        self.outlined = _outlined(data) if cfg.copy_paste_prob else []
-        self.cache: dict[int, _Kept] | None = {} if cache else None
-
-    def __len__(self) -> int: return len(self.ids)
-
-    def sample(self, index: int) -> Sample:
-        "The sample as stored, before augmentation."
-        if self.cache is None: return self._read(index)
-        if index not in self.cache: self.cache[index] = _keep(self._read(index))
-        return self.cache[index].whole()
-
-    def _read(self, index: int) -> Sample:
-        return read_sample(self.data, self.ids[index], dropped=self.dropped,
-                           weight=self.cfg.label_weight)
-
-    def __getitem__(self, key: tuple[int, int, int]) -> tuple[int, Sample]:
-        (index, step, slot), cfg = key, self.cfg
-        r = rng(self.seed, "augment", step, slot)
-        found = augment(self.sample(index), cfg, r)
-        if self.outlined and r.random() < cfg.copy_paste_prob:
-            other = self.sample(int(r.choice(self.outlined)))
-            found = paste_objects(found, augment(other, cfg, r), r)
-        if cfg.positive_cells == "inside":
-            found = replace(found, centres=random_pixels(found.masks, r))
-        return self.ids[index], found
 
 # %% ../../nbs/4_data/07_transforms.ipynb #487b3870
 def tight_boxes(masks: Tensor) -> Tensor:   # (N, h, w) bool or 0 and 1 -> (N, 4) float

@@ -17,7 +17,7 @@ from ..config import precision_of
 from ..core import device_name, pick_device, write_json
 from ..data.coco import CocoData
 from ..data.show import thinned
-from ..data.transforms import CocoDataset
+from ..data.training_set import CocoDataset
 from ..detector.batches import detector_batch, loader
 from .gallery import open_artifact, open_truth
 from ..registry import DETECTORS

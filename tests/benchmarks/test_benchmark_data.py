@@ -15,7 +15,8 @@ from benchmarks import coco_size, data, evaluation, loader, usual   # noqa: E402
 from benchmarks.fresh import fresh                              # noqa: E402
 from pointwssis.data import coco, store                              # noqa: E402
 from pointwssis.config import TrainConfig                       # noqa: E402
-from pointwssis.data.transforms import CocoDataset, collate             # noqa: E402
+from pointwssis.data.transforms import collate  # noqa: E402
+from pointwssis.data.training_set import CocoDataset  # noqa: E402
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools, under numpy 2

@@ -28,7 +28,8 @@ from pointwssis.data.coco import load
 from pointwssis.config import SOLOv2Config, TrainConfig
 from pointwssis.runs.presets import preset
 from pointwssis.core import ConfigError, DataError, read_json, rng, write_json
-from pointwssis.data.transforms import CocoDataset, Sample, normalise, resize_sample, target_size
+from pointwssis.data.transforms import Sample, normalise, resize_sample, target_size
+from pointwssis.data.training_set import CocoDataset
 from pointwssis.data.evaluation import coco_ap
 from pointwssis.data.masks import encode, mask_fields
 from pointwssis.data.points import Point

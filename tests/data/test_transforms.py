@@ -10,9 +10,12 @@ from torch.utils.data import DataLoader
 
 from pointwssis.config import SOLOv2Config, TrainConfig
 from pointwssis.core import DataError, rng
-from pointwssis.data import coco, transforms
-from pointwssis.data.transforms import (CocoDataset, Sample, augment, collate, crop_sample, dropped_points, flip_sample, inference_batch, normalise, paste_objects,
-                                pad_images, read_sample, resize_image, resize_sample, target_size, tight_boxes)
+from pointwssis.data import coco, training_set
+from pointwssis.data.transforms import Sample, augment, collate, crop_sample, dropped_points
+from pointwssis.data.transforms import flip_sample, inference_batch, normalise, paste_objects
+from pointwssis.data.transforms import pad_images, read_sample, resize_image, resize_sample
+from pointwssis.data.transforms import target_size, tight_boxes
+from pointwssis.data.training_set import CocoDataset
 from pointwssis.detector.targets import assign
 from pointwssis.training.trainer import StepSampler
 from tiny import CFG as NETWORK
@@ -245,7 +248,7 @@ def test_samples_in_memory_keep_their_masks_as_boxes(tmp_path):
     masks = np.zeros((40, 300, 400), np.uint8)
     for k, mask in enumerate(masks[1:]): mask[7 * k:7 * k + 20, 9 * k:9 * k + 30] = np.eye(20, 30)[:, ::1 - 2 * (k % 2)]
     sample = Sample(np.zeros((300, 400, 3), np.uint8), masks, np.arange(40), np.zeros((0, 2)))
-    kept = transforms._keep(sample)
+    kept = training_set._keep(sample)
     assert sum(part.nbytes for *_, part in kept.parts) < masks.nbytes / 100 and all(part.base is None for *_, part in kept.parts)
     assert np.array_equal(kept.whole().masks, masks) and kept.whole().masks.dtype == np.uint8 and kept.sample.masks.base is None
 

@@ -11,7 +11,8 @@ from pointwssis.core import ConfigError
 from pointwssis.data import coco
 from pointwssis.data.evaluation import coco_ap
 from pointwssis.data.points import Point, Prompts, as_prompts
-from pointwssis.data.transforms import CocoDataset, collate
+from pointwssis.data.transforms import collate
+from pointwssis.data.training_set import CocoDataset
 from pointwssis.detector.inference import candidates
 from pointwssis.detector.targets import assign
 from pointwssis.method.prompts import point_cells

@@ -14,7 +14,8 @@ from pointwssis.config import NETWORKS
 from pointwssis.core import ConfigError, DataError, file_hash, read_json
 from pointwssis.data import coco, shapes
 from pointwssis.data.points import points_of
-from pointwssis.data.transforms import CocoDataset, tight_boxes
+from pointwssis.data.transforms import tight_boxes
+from pointwssis.data.training_set import CocoDataset
 from pointwssis.method import evaluation_stage, stages, training_stages
 from pointwssis.method.gallery import open_artifact, open_truth
 from pointwssis.registry import DATASETS, POINTS
