@@ -57,7 +57,8 @@ def record(
     fields, ids = ("image", "kind", "right", "ignored"), np.array(sorted(truth.ids))
     for name, found in results.items():
         parts, rows = [], []
-        for k, evaluator in enumerate(evaluation.evaluators_by_class(truth, found, "pycocotools", areas=1)):
+        evaluators = evaluation.evaluators_by_class(truth, found, "pycocotools", areas=1)
+        for k, evaluator in enumerate(evaluators):
             entries = _entries(evaluator, ids)
             parts += [_of_class(k, entries)] if entries else []
             rows.append(_objects(entries, len(ids)))

@@ -158,9 +158,9 @@ def _pictures(run: Path, weak: CocoData, refined: CocoData, val: CocoData, resul
     history = {name: read_json(run / stage / "artifacts/history.json")
                for name, stage in (("teacher", "teacher"), ("refiner", "refiner"),
                                    ("student", "student_refined"))}
-    parts = [("The worst predictions", "Images of the evaluation whose objects the student finds least "
-                                       "well: outlines above, predictions with a score of at "
-                                       "least 0.3 below.", _worst_figure(val, worst))]
+    said = ("Images of the evaluation with the lowest mean IoU of the student: outlines above, "
+            "predictions with a score of at least 0.3 below.")
+    parts = [("The worst predictions", said, _worst_figure(val, worst))]
     if low:
         parts.append(("Pseudo labels with the lowest scores",
                       "Clicked images whose masks have the lowest mean score of the teacher.",

@@ -138,8 +138,8 @@ def _train(parser: Parser) -> None:
                         help="clicked images: a table (file, x, y, class), or of any annotation "
                              "tool")
     parser.add_argument("--val", default="", metavar="FILE",
-                        help="outlined images of the evaluation (default: a fifth of the outlined ones "
-                             "is held out; fewer than 60 are cross-validated)")
+                        help="outlined images of the evaluation (default: a fifth of the others is "
+                             "held out; fewer than 60 are cross-validated)")
     parser.add_argument("--folds", type=int, default=2, metavar="N",
                         help="of the cross-validation (default 2); 0: hold out a fifth")
 

@@ -91,7 +91,7 @@ def side_by_side(
 
 # %% ../../nbs/6_runs/04_jobs.ipynb #64a0b010
 def cores() -> int:
-    "Cores that this process may use, or OMP_NUM_THREADS where it is set, which holds for torch, too."
+    "Cores that this process may use, or OMP_NUM_THREADS where it is set, as in torch."
     asked = os.environ.get("OMP_NUM_THREADS", "")
     if asked.isdecimal() and int(asked): return int(asked)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
