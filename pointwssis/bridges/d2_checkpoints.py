@@ -35,8 +35,8 @@ def to_detectron2(
         names = {k: RESNET.theirs(k) for k in body}
         if not body or None in names.values():
             first = ", ".join(list(state)[:3])
-            raise CheckpointError(f"Detectron2 has no names for weights whose first keys are {first}"
-                                  ". It has some for SOLOv2 and ResNets.")
+            raise CheckpointError("Detectron2 has no names for weights whose first keys are "
+                                  f"{first}. It has some for SOLOv2 and ResNets.")
         content = {"model": {names[k]: v for k, v in body.items()}, "matching_heuristics": True}
     content["__author__"] = "pointwssis"
     if path is not None:

@@ -126,7 +126,8 @@ def _address(weights: str, config: str, named: str) -> str:
         from detectron2 import model_zoo
         return model_zoo.get_checkpoint_url(config)
     except ImportError as e: fault = f"needs {e.name}: pip install 'setuptools<81'"
-    except RuntimeError: fault = f"has no trained network for {config}: set student.weights to a file"
+    except RuntimeError:
+        fault = f"has no trained network for {config}: set student.weights to a file"
     raise ConfigError(f"Detectron2's model zoo {fault}.")
 
 def _load(net: nn.Module, source: str) -> None:

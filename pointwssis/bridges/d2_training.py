@@ -13,7 +13,8 @@ from .d2_install import require
 require()
 from detectron2.config import CfgNode, LazyCall as L, get_cfg
 from detectron2.data import DatasetCatalog, build_detection_test_loader
-from detectron2.data import build_detection_train_loader, get_detection_dataset_dicts, transforms as T
+from detectron2.data import build_detection_train_loader, get_detection_dataset_dicts
+from detectron2.data import transforms as T
 from detectron2.engine import DefaultTrainer
 from detectron2.evaluation import COCOEvaluator
 from detectron2.solver import WarmupParamScheduler
@@ -99,7 +100,8 @@ def records(
     known = DatasetCatalog.list()
     if missing := [name for name in wanted if name not in known]:
         hint = nearest(missing[0], known)
-        raise ConfigError(f"{data_root} has no data set '{missing[0]}'.{hint} Check its split files.")
+        raise ConfigError(f"{data_root} has no data set '{missing[0]}'.{hint} "
+                          "Check its split files.")
     return get_detection_dataset_dicts(wanted, filter_empty=False)
 
 def _mapper(train: bool, short: list[int], long: int, extra: list[Any] = []) -> Any:
