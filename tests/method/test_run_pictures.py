@@ -6,6 +6,7 @@ import pytest
 from chain import Chain
 from matplotlib.figure import Figure
 
+from pointwssis.core import file_hash
 from pointwssis.data import shapes
 from pointwssis.method.overview import PICTURES, save_pictures
 from pointwssis.method.run_pictures import outcome, resized
@@ -76,3 +77,12 @@ def test_pictures_carry_the_name_of_the_folder_where_the_run_lies(run, tmp_path,
     made = save_pictures(tmp_path, run.cfg, tmp_path / "moved/25p/s0")
     assert {path.stem for path in made} == {"moved_25p_square"}
     assert json.loads((tmp_path / "moved_25p_square.json").read_text())["dataset"] == "moved"
+
+
+def test_pictures_name_the_weights_that_they_were_drawn_with(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("pointwssis.method.overview.PICTURES", {"square": lambda run: (Figure(), [7])})
+    weights = tmp_path / "a/25p/s0/student_refined/artifacts/last.safetensors"
+    for content in (None, b"weights"):
+        if content: (weights.parent.mkdir(parents=True), weights.write_bytes(content))
+        save_pictures(tmp_path, run.cfg, tmp_path / "a/25p/s0")
+        assert json.loads((tmp_path / "a_25p_square.json").read_text())["student"] == (file_hash(weights) if content else "")
