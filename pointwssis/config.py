@@ -98,7 +98,7 @@ FOLDER = {"variant": "Use letters, digits and _ only.",
 RENAMED = {"amp": ("precision", "auto, fp32, bf16 or fp16")}
 
 def _checked(key: str, value: Any, hint: Any) -> Any:
-    "The value as its type; ConfigError with the words, type or range that the option wants."
+    "The value as its type; ConfigError with the words, type or range that the option takes."
     name = key.rpartition(".")[2]
     known = CHOICES.get(name, ())
     if known and not (type(value) in (int, str) and value in known):
@@ -110,7 +110,7 @@ def _checked(key: str, value: Any, hint: Any) -> Any:
         if name in FOLDER and isinstance(value, str):
             raise ConfigError(f"{name} '{value}' names a folder. {FOLDER[name]}") from None
         wanted = re.split(r", got| - at", str(e).removeprefix("Expected "))[0].replace("`", "")
-        raise ConfigError(f"option '{key}' wants {wanted}, "
+        raise ConfigError(f"option '{key}' takes {wanted}, "
                           f"got {value!r:.80} ({type(value).__name__}).") from None
 
 # %% ../nbs/9_core/04_config.ipynb #73dcf6e1

@@ -168,7 +168,7 @@ class Detector(Protocol):
         "Classes of a network with these weights; 0 where the names are not this network's."
 
 class Refiner(Protocol):
-    "A second look at the teacher's masks. The class is registered."
+    "A correction of the teacher's masks. The class is registered."
     @staticmethod
     def train(cfg: Config, strong: CocoData, pairs: Callable[[], list],
               out: Path) -> dict[str, Any]:

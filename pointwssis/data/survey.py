@@ -128,7 +128,7 @@ def _annotation(
     found.objects[table.names[table.ids.index(a["category_id"])]] += 1
 
 def _leave_out(found: Survey, kind: str, place: str) -> None:
-    "Note an object that training does not see."
+    "Note an object that training leaves out."
     found.left_out += 1
     found.note(kind, place)
 

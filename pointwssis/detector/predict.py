@@ -169,7 +169,7 @@ def input_size(
     data: DataConfig,
     trained: tuple[int, int] | None,   # of `trained_size`
 ) -> tuple[int, int]:                  # height and width
-    "Size at which the network sees the usual image, lying."
+    "Size of the network's input for the usual image, in landscape."
     return target_size(*(trained or (data.short_side, data.long_side)), data.short_side,
                        data.long_side)
 

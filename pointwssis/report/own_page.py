@@ -197,7 +197,7 @@ def write_own_page(
     unseen: list[tuple[str, float]] = [],   # images in no file, and their undecided objects
     found: Scores | None = None,      # None: those of the stage evaluate
 ) -> Path:   # result/index.html; pseudo_labels.json and next.csv lie beside it
-    "Everything that a user wants to know after a training on own images."
+    "Write the page on a training on own images: scores, pictures, settings, next images."
     split, out = run / "split/artifacts", run / "result"
     weak, refined, val = (open_artifact(cfg, split, split, "_w.json"),
                           open_artifact(cfg, split, run / "pseudo/artifacts", "_sw_refined.json"),

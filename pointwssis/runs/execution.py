@@ -53,7 +53,7 @@ def check_parameters(
             raise StageError(f"{Path(notebook).stem} has no parameter "
                              f"'{name}'.{nearest(name, declared)} It has: {', '.join(declared)}.")
         if not _fits(value, declared[name]):
-            raise StageError(f"parameter '{name}' wants {type(declared[name]).__name__}, "
+            raise StageError(f"parameter '{name}' takes {type(declared[name]).__name__}, "
                              f"got {value!r} ({type(value).__name__}).")
     return declared
 

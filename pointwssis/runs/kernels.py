@@ -205,7 +205,7 @@ def _keeps_little(kernel: Kernel) -> bool:
 def fresh(
     kernel: Kernel,
 ) -> Iterator[Any]:   # its manager
-    "A kernel as a stage wants to find it; afterwards it is so again, or it is ended."
+    "A kernel in its first state, to which it is reset afterwards; else it is ended."
     reusable = False
     try:
         yield kernel.manager()

@@ -59,7 +59,7 @@ def start_weights(
 
 # %% ../../nbs/6_runs/20_train_on.ipynb #dea7a107
 STAGES = ("split", "teacher", "refiner", "pseudo", "student_refined", "evaluate")
-MOST_UNSEEN = 60   # images in no file that the student looks at
+MOST_UNSEEN = 60   # images in no file that the student predicts
 
 def _settings(facts: Facts, size: str, device: str) -> tuple[list[Setting], list[str]]:
     "Settings from the data and the device, and notes on them."

@@ -18,7 +18,7 @@ __all__ = []
 
 # %% ../../nbs/5_training/07_meter.ipynb #650fb1f2
 class Meter:
-    "Means of named losses, summed on the device; the host looks only when it asks."
+    "Means of named losses, summed on the device; only `read` copies them to the host."
     def __init__(self): self.names, self.sums, self.seen, self.count = [], None, None, 0
 
     def add(self,

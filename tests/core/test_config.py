@@ -49,10 +49,10 @@ def test_a_teacher_must_leave_lessons(kept):
     ("prompt", "pint", "unknown prompt 'pint'. Did you mean 'point'?"),
     ("level", 5, "unknown level '5'"),
     ("student_train.schedule", "cos", "unknown student_train.schedule 'cos'. Did you mean 'cosine'?"),
-    ("data.short_side", 0, "option 'data.short_side' wants int >= 1, got 0 (int)."),
+    ("data.short_side", 0, "option 'data.short_side' takes int >= 1, got 0 (int)."),
     ("student.num_grids", [40, 0, 24, 16, 12], "option 'student.num_grids' wants"),
     ("teacher.scale_ranges", [[-1, 72]] * 5, "option 'teacher.scale_ranges' wants"),
-    ("teacher_train.steps", True, "wants int, got True (bool)"),
+    ("teacher_train.steps", True, "takes int, got True (bool)"),
     ("student_train.scale_jitter", [1], "got [1] (list)"),
 ])
 def test_values_that_mean_nothing_are_refused(key, value, says):

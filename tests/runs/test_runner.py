@@ -91,9 +91,9 @@ def test_a_split_has_one_folder_however_it_is_written(stages):
 
 @pytest.mark.parametrize("params, message", [
     ({"sede": 1}, "no parameter 'sede'. Did you mean 'seed'?"),
-    ({"seed": "1"}, "wants int, got '1' (str)"),
-    ({"seed": True}, "wants int, got True (bool)"),
-    ({"overrides": [1]}, "wants dict"),
+    ({"seed": "1"}, "takes int, got '1' (str)"),
+    ({"seed": True}, "takes int, got True (bool)"),
+    ({"overrides": [1]}, "takes dict"),
     ({"overrides": {"student_train.step": 1}}, "Did you mean 'steps'?"),
     ({"overrides": {"student_train.steps": "many"}}, "got 'many' (str)"),
     ({"overrides": {"seed": 1}}, "Pass it as --seed"),
