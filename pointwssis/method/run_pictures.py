@@ -130,15 +130,17 @@ def labels_picture(run: FinishedRun) -> tuple[Figure, list[int]] | None:
     return (sized_grid(items, 4), ids) if ids else None
 
 # %% ../../nbs/1_method/12_run_pictures.ipynb #12c00011
-def _by_level(run: FinishedRun, model: Any, image_id: int) -> list[dict[int, np.ndarray]]:
+def _by_level(
+    run: FinishedRun, model: Any, image: np.ndarray, points: list,
+) -> list[dict[int, np.ndarray]]:
     "The mask of each point of an image on each level, and at last on the selected one."
-    cfg, points = run.cfg, points_of(run.weak, image_id)
+    cfg = run.cfg
     prompt = RECIPES[cfg.recipe].prompt if cfg.prompt == "point" else cfg.prompt
     device, made = pick_device(cfg.device), []
     for level in (*range(len(cfg.teacher.num_grids)), -1):
         predict = predictor(model, cfg.data, device, prompt, "none", cfg.quirks, level,
                             **network_options(cfg.teacher_train))
-        found = predict([run.weak.read_image(image_id)], [points])[0]
+        found = predict([image], [points])[0]
         masks = found.masks.cpu().numpy()
         made.append({points[k].annotation_id: m for k, m in zip(found.points.tolist(), masks)})
     return made
@@ -146,14 +148,15 @@ def _by_level(run: FinishedRun, model: Any, image_id: int) -> list[dict[int, np.
 def _level_row(run: FinishedRun, model: Any, record: dict) -> list[dict[str, Any]]:
     "The masks of one click on each level."
     image_id, point = record["image_id"], record["id"]
-    *levels, selected = (found.get(point) for found in _by_level(run, model, image_id))
+    image, points = run.weak.read_image(image_id), points_of(run.weak, image_id)
+    *levels, selected = (found.get(point) for found in _by_level(run, model, image, points))
     true = run.truth.mask(next(a for a in run.truth.annotations[image_id] if a["id"] == point))
     same = [m is not None and selected is not None and (m == selected).all() for m in levels]
     row = []
     for k, (mask, grid) in enumerate(zip(levels, run.cfg.teacher.num_grids)):
         masks = np.stack([true if mask is None else mask])[mask is None:]
         iou = overlaps(masks, true[None]).sum()
-        row.append({"image": run.weak.read_image(image_id), "masks": masks,
+        row.append({"image": image, "masks": masks,
                     "classes": [1] * len(masks), "points": [record["point"]],
                     "title": f"{grid} x {grid} cells, IoU {iou:.2f}",
                     "framed": any(same) and k == same.index(True)})

@@ -117,3 +117,10 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
     def full(*_, **__): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     monkeypatch.setattr(journals, "open", full, raising=False)
     with pytest.raises(StageError, match="j: cannot be written: No space left on device"): Journal(tmp_path / "j").add(1, 2)
+
+
+def test_values_of_another_process_count_if_they_are_of_the_same_origin(tmp_path):
+    for name, origin in (("same", "a"), ("other", "b")): Journal(tmp_path / name, origin).add(len(name), name)
+    journal = Journal(tmp_path / "own", "a")
+    for name in ("same", "other"): journal.learn(tmp_path / name)
+    assert 4 in journal and 5 not in journal and journal[4] == "same" and not (tmp_path / "own").exists()
