@@ -1,4 +1,4 @@
-"What a piece of work asks of a device: operator calls, questions that would make a GPU's host wait, bytes alive at most."
+"Counts of a piece of work on a device: operator calls, questions that would make a GPU's host wait, bytes alive at most."
 import weakref
 
 import torch
@@ -13,7 +13,7 @@ READING = {Tensor.tolist, Tensor.numpy, Tensor.cpu, Tensor.__array__}   # on a C
 
 
 def asks(name: str, overload: str, args: tuple) -> bool:
-    "Whether the host of a GPU would have to wait for this operator: its result is a number, or has a size that depends on values."
+    "True if the host of a GPU would have to wait for this operator: its result is a number, or has a size that depends on values."
     if name in ("index", "index_put", "index_put_", "_index_put_impl_"):
         return any(isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8) for i in args[1])
     return name in ASKING or (name, overload) == ("repeat_interleave", "Tensor")

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 
 @dataclass(frozen=True)
 class Cost:
-    "What some work took, and what came of it."
+    "Time, memory and result of some work."
     seconds: float      # of the work alone
     start_mib: float    # memory of the process before it
     peak_mib: float     # memory of the process at its highest, before or during it

@@ -40,7 +40,7 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        "Whether every target of the row is met; None without a target."
+        "True if every target of the row is met; None without a target."
         parts = [] if self.target is None else [self.ratio <= self.target if self.share else self.ratio >= self.target]
         if self.peak_limit_mib is not None: parts.append(self.peak_mib <= self.peak_limit_mib)
         return all(parts) if parts else None
@@ -82,7 +82,7 @@ def peak_mib(work: Work, device: torch.device) -> float:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    "What a reader of the figures needs to know about where they come from."
+    "Machine and versions that the figures come from."
     processor = next((line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor())
     return {"device": device_name(device), "processor": processor, "versions": versions()}
 

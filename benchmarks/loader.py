@@ -1,4 +1,4 @@
-"""How fast pictures and masks arrive: against a plain loader, and on a GPU against the network that learns from them."""
+"""Loading of pictures and masks: against a plain loader, and on a GPU against the network that learns from them."""
 from __future__ import annotations
 import io
 import itertools
@@ -81,7 +81,7 @@ def rows(device: torch.device, quick: bool = False) -> list[Row]:
 
 
 def _against_training(name: str, seconds: float, dataset: CocoDataset, cfg: TrainConfig, device: torch.device, quick: bool, runs: int) -> Row:
-    "Whether a GPU has to wait: the loading against steps of SOLOv2 with R-50 on ready batches."
+    "Loading for a GPU: the loader against steps of SOLOv2 with R-50 on ready batches."
     net = SOLOv2Config("timm:test_resnet", **SMALL, frozen_norm=False, frozen_stages=0) if quick else SOLOv2Config("msra_resnet50")
     training = median(training_s(dataset, cfg, net, device, runs))
     note = f"{1 / seconds:.0f} images/s, the training {1 / training:.3g}, in batches of {cfg.batch_size}"

@@ -1,4 +1,4 @@
-"""Which of 500 masks stay: against the usual way, which also makes all pairs by one product."""
+"""NMS of 500 masks: against the usual way, which also makes all pairs by one product."""
 from __future__ import annotations
 from dataclasses import replace
 

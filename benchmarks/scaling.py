@@ -1,4 +1,4 @@
-"""How time and memory grow with points, objects, classes, pixels and images: exponents of a power law, a table and a figure of their own."""
+"""Growth of time and memory with points, objects, classes, pixels and images: exponents of a power law, a table and a figure of their own."""
 from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
@@ -41,7 +41,7 @@ LINEAR, FLAT = 1.1, .1           # the largest exponents that pass for linear, a
 
 @dataclass(frozen=True)
 class Growth(Row):
-    "How a cost grows; `ours` is its exponent, `other` that of a straight line."
+    "Growth of a cost; `ours` is its exponent, `other` that of a straight line."
     of: str = ""                 # what was done
     cost: str = ""               # "time" or "memory"
     by: str = ""                 # what was made larger
@@ -73,7 +73,7 @@ def series(of: str, by: str, sizes: Sequence[int], prepare: Callable[[int], Work
 
 
 def made_outputs(cfg: SOLOv2Config, height: int, width: int, device: torch.device) -> Outputs:
-    "What a network might put out, without the network."
+    "Outputs of the form of a network's, without the network."
     g = torch.Generator().manual_seed(0)
     def drawn(channels: int, h: int, w: int) -> torch.Tensor: return torch.randn(1, channels, h, w, generator=g).to(device)
     kernels, logits = ([drawn(channels, s, s) for s in cfg.num_grids] for channels in (cfg.num_kernels, cfg.num_classes))
@@ -99,7 +99,7 @@ def by_points(device: torch.device, runs: int, quick: bool) -> list[Growth]:
 
 
 def by_objects(device: torch.device, runs: int, quick: bool) -> list[Growth]:
-    "What a training image costs beside the network: its targets in a loader's worker, the losses and their gradients on the device."
+    "Costs of a training image beside the network: its targets in a loader's worker, the losses and their gradients on the device."
     cfg, (height, width) = preset("coco").student, (64, 96) if quick else (416, 640)
     outputs = made_outputs(cfg, height, width, device)
     leaves = [*outputs.category_logits, *outputs.kernels, outputs.mask_features]
@@ -173,7 +173,7 @@ def prepare_split(path: str, out: str) -> Callable[[], Any]:
 
 
 def opened(function: str, images: int, argument: int | str, runs: int) -> list[Cost]:
-    "What it costs to open a file of so many images for the first time, or to divide it."
+    "Cost of opening a file of so many images for the first time, or of dividing it."
     with TemporaryDirectory() as folder, patch.dict(os.environ, XDG_CACHE_HOME=f"{folder}/caches"):
         path, found = Path(folder) / "all.json", []
         write_annotations(path, images, 7 * images)
@@ -184,7 +184,7 @@ def opened(function: str, images: int, argument: int | str, runs: int) -> list[C
 
 
 def by_images(device: torch.device, runs: int, quick: bool) -> list[Growth]:
-    "What a data set costs before the first step: opening its annotations, and dividing it, in processes of their own."
+    "Costs of a data set before the first step: opening its annotations, and dividing it, in processes of their own."
     found, parts = [], {"opening a data set": ("coco_size:prepare_opening", (300, 1000, 3000, 10_000), 0),
                         "a split": ("scaling:prepare_split", (100, 300, 1000), "split")}
     for of, (function, sizes, argument) in parts.items():

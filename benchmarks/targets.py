@@ -1,4 +1,4 @@
-"""What every cell should learn, for a batch: all objects, levels and cells at once, against loops over them."""
+"""Targets of every cell, for a batch: all objects, levels and cells at once, against loops over them."""
 from __future__ import annotations
 
 import torch

@@ -39,7 +39,7 @@ PLAIN = {"sgd": lambda params, cfg: torch.optim.SGD(params, cfg.lr, cfg.momentum
 
 @dataclass
 class Task:
-    "What both ways learn: one network from its first weights, and the items of a few batches, which come again in turns."
+    "The task of both ways: one network from its first weights, and the items of a few batches, which come again in turns."
     network: nn.Module
     cfg: TrainConfig
     batches: list[list[tuple[int, Any]]]

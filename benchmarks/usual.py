@@ -1,4 +1,4 @@
-"What one would use without this suite: NMS as the public SOLOv2 computes it, a loader over pycocotools and PIL."
+"Usual code without this suite: NMS as the public SOLOv2 computes it, a loader over pycocotools and PIL."
 from __future__ import annotations
 from pathlib import Path
 

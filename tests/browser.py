@@ -37,7 +37,7 @@ class Browser:
     def open(self, path: Path) -> None: self._ask("POST", "/url", url=path.resolve().as_uri())
 
     def run(self, script: str) -> Any:
-        "What an expression in JavaScript is."
+        "The value of an expression in JavaScript."
         return self._ask("POST", "/execute/sync", script=f"return {script}", args=[])
 
     def click(self, css: str) -> None:

@@ -36,7 +36,7 @@ class Chain:
         return open_artifact(self.cfg, self.inputs["split"], self.inputs["split"], f"_{letter}.json")
 
     def hashes(self) -> dict[str, str]:
-        "What the blind stages have made: weights and annotation files."
+        "Files that the blind stages have made: weights and annotations."
         paths = [path for name in (*BLIND, *CONTROLS) for pattern in ("*.safetensors", "*.json") for path in self.inputs[name].glob(pattern)]
         return {str(path.relative_to(self.folder)): file_hash(path) for path in paths if path.name != "history.json"}
 

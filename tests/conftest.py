@@ -1,4 +1,4 @@
-"What all tests share: one thread, a cache folder of their own, and a checkout that stays as it was."
+"Settings of all tests: one thread, a cache folder of their own, and a checkout that stays as it was."
 import os
 import shutil
 import subprocess

@@ -90,7 +90,7 @@ class Run:
         return {"metrics": metrics, "hashes": hashes}
 
     def remains(self) -> list[str]:
-        "What a finished run must not leave: hidden files, working folders, temporary files, processes."
+        "Leftovers of a finished run: hidden files, working folders, temporary files, processes."
         hidden = [path for part in ("runs", "figures") for path in (self.place / part).rglob("*") if path.name.startswith(".") or path.name == "unfinished"]
         return [str(path.relative_to(self.place)) for path in hidden] + [f"process {p.pid}" for p in self.processes()]
 
@@ -112,7 +112,7 @@ def untimed(value):
 
 
 def is_kernel(process: psutil.Process) -> bool:
-    "Whether it is a kernel that runs; one that ends meanwhile has no command line."
+    "True for a running kernel; one that ends meanwhile has no command line."
     try: return "ipykernel" in " ".join(process.cmdline())
     except psutil.Error: return False
 

@@ -1,4 +1,4 @@
-"""What a step may cost, in counts instead of seconds: a training step asks the device nothing, no count of operators grows with the number of
+"""Limits of a step's cost, in counts instead of seconds: a training step asks the device nothing, no count of operators grows with the number of
 objects or clicks, and memory stays within bounds. Seconds are for the benchmarks; a change that breaks one of these is slow everywhere."""
 import sys
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What the repository as a whole promises: no leftovers, no paths of one machine, a fresh README, sizes that a reader can hold."""
+"""Promises of the repository as a whole: no leftovers, no paths of one machine, a fresh README, sizes that a reader can hold."""
 import ast
 import io
 import json
@@ -47,7 +47,7 @@ def comments(source: str) -> list[str]:
 
 
 def is_code(comment: str) -> bool:
-    "Whether a comment that stands on a line of its own is a statement that somebody switched off."
+    "True if a comment on a line of its own is a statement that was switched off."
     if comment.startswith(("|", "%%", "noqa")) or not CODE_MARK.search(comment): return False
     try: body = ast.parse(comment).body
     except SyntaxError: return False
@@ -68,7 +68,7 @@ def test_notebooks_of_a_room_have_numbers_of_their_own():
 
 
 def test_no_path_of_one_machine():
-    "Those in containers/ are of the image."
+    "Paths in containers/ are of the image."
     texts = [path for path in tracked() if path.suffix in TEXT and path != Path(__file__).resolve() and path.parent != ROOT / "containers"]
     found = [f"{path.relative_to(ROOT)}: {match.group()}" for path in texts
              for match in MACHINE_PATH.finditer(prose_of(path))]
@@ -155,7 +155,8 @@ def test_functions_fit_a_screen():
 
 def test_docstrings_name_the_thing_returned_or_begin_with_a_verb():
     kinds = ast.Module, ast.ClassDef, ast.FunctionDef
-    texts = [(name, ast.get_docstring(node) or "") for name, tree in modules().items()
+    others = {path.name: ast.parse(path.read_text(encoding="utf-8")) for path in tracked("tests/*.py", "benchmarks/*.py", "containers/*.py")}
+    texts = [(name, ast.get_docstring(node) or "") for name, tree in (modules() | others).items()
              for node in ast.walk(tree) if isinstance(node, kinds)]
     asking = re.compile(r"(What|Which|Whether|How|Who|Why|Where|When|Those)\b")
     assert [(name, text) for name, text in texts if asking.match(text)] == []

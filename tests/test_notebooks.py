@@ -30,7 +30,7 @@ def elsewhere():
 
 
 def needs_detectron2(notebook: str) -> bool:
-    "Whether a notebook of the bridge does more than ask for Detectron2."
+    "True if a notebook of the bridge does more than require Detectron2."
     return "8_bridges" in notebook and "d2_install" not in Path(notebook).stem
 
 

@@ -23,7 +23,7 @@ def without(name: str) -> dict:
 
 
 def line_of(error: ImportError, name: str) -> str:
-    "What `require` says when the import of a module raises this."
+    "Message of `require` when the import of a module raises this."
     fake = ModuleType("detectron2")
     fake.__path__, fake.__version__ = [], "0.6"
     with patch.dict(sys.modules, {**without("detectron2"), "detectron2": fake}, clear=True), patch.object(sys, "meta_path",

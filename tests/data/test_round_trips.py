@@ -1,4 +1,4 @@
-"What is written comes back: masks, boxes and points through every form in which they are stored."
+"Records are read as they were written: masks, boxes and points through every form in which they are stored."
 import json
 import math
 

@@ -37,7 +37,7 @@ def test_scenes_keep_their_promises(scenes):
 
 
 def test_objects_hide_each_other(scenes):
-    "Where an object is hidden, its mask must miss pixels that its neighbour has: boxes overlap though masks do not."
+    "A hidden object's mask misses pixels that its neighbour's has: boxes overlap though masks do not."
     def overlap(a, b): return min(a[2], b[2]) > max(a[0], b[0]) and min(a[3], b[3]) > max(a[1], b[1])
     crowded = 0
     for _, masks, _ in scenes:

@@ -34,7 +34,7 @@ def painted(boxes, height=60, width=80) -> Sample:
 
 
 def agrees(s: Sample) -> bool:
-    "Whether each mask covers what its object is painted on, but for a border of a pixel."
+    "True if each mask covers the painted pixels of its object, but for a border of a pixel."
     for mask, channel in zip(s.masks, s.classes):
         inside = s.image[..., channel] > 127
         padded = np.pad(mask, 1, mode="edge")

@@ -355,7 +355,7 @@ def asked(monkeypatch, until: int) -> list[int]:
 
 @pytest.mark.parametrize("stage, until", [("refiner", 1), ("pseudo", 1), ("evaluate", 2)])
 def test_a_stage_goes_on_image_by_image_and_ends_with_the_same_bytes(whole, places, stage, until):
-    "What was computed before the interruption is not computed again."
+    "Values computed before the interruption are not computed again."
     out = places / f"pulled_{stage}"
     with pytest.MonkeyPatch.context() as patch:
         before = asked(patch, until)

@@ -1,4 +1,4 @@
-"How to spend hours of annotation: costs by hand, what lies between measurements, and no advice where nothing was measured."
+"Plans for hours of annotation: costs by hand, what lies between measurements, and no advice where nothing was measured."
 import json
 import subprocess
 import sys

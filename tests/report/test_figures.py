@@ -214,7 +214,7 @@ def variants(seeds=(0, 1)):
 
 
 def keep_record(runs, variant, seed, iou, masks):
-    "What an evaluation leaves beside its metrics: IoU of every object with its mask, and so many masks."
+    "Files of an evaluation beside its metrics: IoU of every object with its mask, and so many masks."
     none, at = np.zeros((10, masks), bool), np.zeros(masks, int)
     matches = Matches(np.arange(1), ("a",), np.array([[len(iou)]]), {"sw": Detections(at, at, none, none)})
     record = Record(matches, {"sw": Overlaps(np.zeros(len(iou), int), np.array(iou))})

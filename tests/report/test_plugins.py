@@ -52,7 +52,7 @@ def place(tmp_path) -> Path:
 
 
 def report(place, *words, plugin=True):
-    "What the command prints, started as a user starts it."
+    "Output of the command, started as a user starts it."
     more = ["--plugin", str(place / "matched.py")] if plugin else []
     command = [sys.executable, "-m", "pointwssis.runs.cli", "report", "--runs", str(place / "runs"), *more, *words]
     code = "import sys; from pointwssis.runs.cli import main; sys.exit(main(sys.argv[1:]))"

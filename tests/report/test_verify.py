@@ -98,7 +98,7 @@ def evaluated(runs, run, seed, skills):
 
 
 def photographs(root, run="toys/10p/s0"):
-    "What the stage report leaves of a run: its manifest, and pictures that say what they show."
+    "The manifest of the stage report, and pictures with their claims."
     dataset, split, seed = run.split("/")
     asked = {"dataset": dataset, "split": split, "seed": int(seed[1:])}
     read = inputs_of(run, "split/a_s.json", "pseudo/a_sw.json", f"student_refined/{LAST}")

@@ -21,7 +21,7 @@ TRAIN = "data/annotations/instances_train.json"
 
 
 def in_this_process(source: str, output: Path, params: dict, **options) -> None:
-    "What papermill does with a stage notebook, without the seconds that a kernel takes to start."
+    "Run a stage notebook as papermill does, without the seconds that a kernel takes to start."
     nb, scope = nbformat.read(source, 4), {}
     for number, cell in enumerate(c for c in nb.cells if c.cell_type == "code"):
         code = "\n".join(line for line in cell.source.split("\n") if not line.startswith("%"))

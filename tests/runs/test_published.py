@@ -41,7 +41,7 @@ def copy(made, tmp_path):
 
 
 def judge(folder, runs, **options):
-    "What became of each link."
+    "The outcome of each link."
     told = {}
     def tell(release, part, what): told[part] = what
     paths = reproduce_published(folder, options.pop("overrides", SMALL), runs=runs, tell=tell, **options)

@@ -123,7 +123,7 @@ def test_the_halves_are_those_of_the_data_set(chain):
 
 @pytest.mark.parametrize("dataset", ["coco", "bdd100k"])
 def test_the_published_schedule_is_one_word_away(dataset):
-    "What the rehearsal makes small is the paper's without overrides."
+    "Options that the rehearsal makes small are the paper's without overrides."
     cfg = config_of(dataset, "10p")
     assert (cfg.teacher_train.steps, cfg.teacher_train.decay_at, cfg.teacher_train.checkpoint_steps) == COCO_SCHEDULES["10p"]
     assert cfg.student_train.steps == 270_000 and cfg.student_train.batch_size == 16 and cfg.recipe == "paper" and not cfg.controls

@@ -19,7 +19,7 @@ needs_snakemake = pytest.mark.skipif(not SNAKEMAKE, reason="snakemake is not ins
 
 
 def plan(folder: Path, *settings: str) -> subprocess.CompletedProcess:
-    "What Snakemake would do, from a folder without any run."
+    "The jobs that Snakemake plans in a folder without any run."
     command = [*SNAKEMAKE.split(), "--dry-run", "--cores=1", "--nocolor", f"--snakefile={ROOT / 'workflow/Snakefile'}", f"--directory={folder}"]
     return subprocess.run([*command, "--config", *settings], capture_output=True, text=True, timeout=300)
 

@@ -1,4 +1,4 @@
-"Where a training runs, and in which arithmetic: memory order and compiling change how a step is executed, the precision what it computes."
+"Device and arithmetic of a training: memory order and compiling change how a step is executed, the precision what it computes."
 import copy
 import warnings
 from types import SimpleNamespace

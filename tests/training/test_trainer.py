@@ -221,7 +221,7 @@ class Pretrained(nn.Module):
 
 
 def moved(model, factor, **changes):
-    "How far body and head go in one step of plain SGD."
+    "Lengths of one step of plain SGD in body and head."
     before = [p.detach().clone() for p in model.parameters()]
     cfg = replace(CFG, steps=1, warmup_steps=0, momentum=0., weight_decay=0., ema_decay=0., checkpoint_steps=(), backbone_lr_factor=factor, **changes)
     return lambda out: [p.detach() - b for p, b in zip(run(out, model, cfg)[0].parameters(), before)]
