@@ -50,8 +50,8 @@ def test_a_teacher_must_leave_lessons(kept):
     ("level", 5, "unknown level '5'"),
     ("student_train.schedule", "cos", "unknown student_train.schedule 'cos'. Did you mean 'cosine'?"),
     ("data.short_side", 0, "option 'data.short_side' takes int >= 1, got 0 (int)."),
-    ("student.num_grids", [40, 0, 24, 16, 12], "option 'student.num_grids' wants"),
-    ("teacher.scale_ranges", [[-1, 72]] * 5, "option 'teacher.scale_ranges' wants"),
+    ("student.num_grids", [40, 0, 24, 16, 12], "option 'student.num_grids' takes"),
+    ("teacher.scale_ranges", [[-1, 72]] * 5, "option 'teacher.scale_ranges' takes"),
     ("teacher_train.steps", True, "takes int, got True (bool)"),
     ("student_train.scale_jitter", [1], "got [1] (list)"),
 ])
