@@ -225,6 +225,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
                                  'pointwssis.core.to_disk': ('9_core/core.html#to_disk', 'pointwssis/core.py'),
                                  'pointwssis.core.unwritable': ('9_core/core.html#unwritable', 'pointwssis/core.py'),
                                  'pointwssis.core.versions': ('9_core/core.html#versions', 'pointwssis/core.py'),
+                                 'pointwssis.core.without_grammar': ('9_core/core.html#without_grammar', 'pointwssis/core.py'),
                                  'pointwssis.core.write_json': ('9_core/core.html#write_json', 'pointwssis/core.py')},
             'pointwssis.data.annotation_checks': { 'pointwssis.data.annotation_checks.ImageFolder': ( '4_data/annotation_checks.html#imagefolder',
                                                                                                       'pointwssis/data/annotation_checks.py'),

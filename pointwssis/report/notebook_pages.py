@@ -7,7 +7,7 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
-from ..core import atomic_path
+from ..core import atomic_path, without_grammar
 from .provenance import own_repository
 
 # %% auto #0
@@ -26,8 +26,9 @@ def notebook_page(
     path: Path,     # an executed notebook
 ) -> str:           # HTML that needs no other file; "" for a file that is no notebook
     "Convert a notebook to a page."
-    import nbformat
-    from nbconvert import HTMLExporter
+    with without_grammar():
+        import nbformat
+        from nbconvert import HTMLExporter
     try: nb = nbformat.read(path, 4)
     except (ValueError, AttributeError, nbformat.ValidationError): return ""
     body, _ = HTMLExporter(template_name="basic").from_notebook_node(nb)

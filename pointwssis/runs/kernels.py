@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from ..core import PointWSSISError, StageError
+from ..core import PointWSSISError, StageError, without_grammar
 from ..process import KERNEL, MARK, death, end_marked, end_orphans, mark_of, marked
 from ..process import memory_kills, orderly_end, undisturbed
 
@@ -22,15 +22,9 @@ from ..process import memory_kills, orderly_end, undisturbed
 __all__ = []
 
 # %% ../../nbs/6_runs/05_kernels.ipynb #6b63a007
-GRAMMAR = "rfc3987_syntax"   # the package that builds it
-
 def import_papermill() -> ModuleType:
-    "Papermill, imported without the grammar."
-    hides = GRAMMAR not in sys.modules
-    if hides: sys.modules[GRAMMAR] = None
-    try: import papermill
-    finally:
-        if hides: del sys.modules[GRAMMAR]
+    "Papermill, imported without a detour."
+    with without_grammar(): import papermill
     return papermill
 
 @contextmanager

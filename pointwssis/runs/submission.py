@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jsonschema import Draft202012Validator
-
-from ..core import ConfigError, DataError, atomic_path, nearest
+from ..core import ConfigError, DataError, atomic_path, nearest, without_grammar
 from ..data.coco import CocoData
+
+with without_grammar(): from jsonschema import Draft202012Validator
 
 # %% auto #0
 __all__ = ['write_submission']
