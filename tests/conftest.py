@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,45 @@ if not BY_XDIST:
                    "XDG_CACHE_HOME": own, "IPYTHONDIR": f"{own}/ipython"}
 
 
+LONG = ("tests/test_notebooks.py", "tests/runs/", "tests/method/", "tests/training/")
+
+
+def pytest_collection_modifyitems(items):
+    "Long tests first, so that at the end no process waits for another one."
+    items.sort(key=lambda item: next((n for n, start in enumerate(LONG) if item.nodeid.startswith(start)), len(LONG)))
+
+
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory) -> Path:
     "The built-in data set with 12 images for training and 4 for validation; nobody changes it."
     from pointwssis.data import shapes
     return shapes.write(tmp_path_factory.mktemp("drawn") / "data", train=12, val=4)
+
+
+@pytest.fixture(scope="session")
+def kernel_pool():
+    "Kernels that serve the stages of many tests."
+    from pointwssis.runs.kernels import Kernels
+    pool = Kernels()
+    yield pool
+    pool.clear()
+
+
+@pytest.fixture
+def warm(kernel_pool, monkeypatch):
+    "Stages run in kernels that are there already, in the working directory of the test."
+    from pointwssis.process import end_orphans
+    from pointwssis.runs import kernels, runner
+
+    @contextmanager
+    def there():
+        end_orphans()
+        if any(kernel.stopped for kernel in kernel_pool._all): kernel_pool.clear()
+        here = f"__import__('pointwssis.runs.kernels').runs.kernels._FIRST.update(cwd={os.getcwd()!r}) or __import__('os').chdir({os.getcwd()!r})"
+        for kernel in kernel_pool._all:
+            if kernel.is_alive(): kernels.ask(kernel, "", here)
+        yield kernel_pool
+    monkeypatch.setattr(runner, "kernels", there)
 
 
 @pytest.fixture
@@ -31,6 +66,7 @@ def stages(tmp_path, monkeypatch) -> Path:
     from pointwssis.runs import runner
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(runner, "_machine", lambda *_: {"device": "CPU", "precision": ""})     # loads no torch
+    monkeypatch.setattr(runner, "git_commit", lambda: "")
     monkeypatch.setattr(runner, "default_jobs", lambda *_: 1)
     for name in {stage.notebook or stage.name for stage in runner.STAGES.values()}:
         labels = {"student": '\nlabels = "sw"', "pseudo": "\npoints = True"}.get(name, "")

@@ -68,6 +68,7 @@ def test_reproduce_ends_with_the_rows_of_its_own_split(runs, monkeypatch, capsys
     write_report(runs, runs.parent / "figures")
     done = SimpleNamespace(folder=runs / "shapes/1p/s0/report")
     monkeypatch.setattr("pointwssis.runs.runner.reproduce", lambda *args, **more: [done])
+    monkeypatch.setattr("pointwssis.runs.timing.seconds_of_step", lambda cfg, strong: .5)
     assert main(["reproduce", "--split", "1%", "--runs", str(runs)]) == 0
     said = capsys.readouterr().out
     assert "shapes, 1% of the images with masks, seed 0" in said and re.search(r"student with refined masks +9\.0\n", said)

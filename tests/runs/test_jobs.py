@@ -52,6 +52,10 @@ os.environ["LEFT"] = "yes"; os.chdir("/")
 """
 
 
+@pytest.fixture(autouse=True)
+def none_before(kernel_pool): kernel_pool.clear()     # `marked` would find the kernels of other tests
+
+
 def marked() -> list[psutil.Process]:
     "Kernels, and what they have started, of this process."
     found = []
@@ -188,15 +192,16 @@ def test_a_port_that_is_taken_meanwhile_costs_one_attempt(monkeypatch):
     finally: kernel.end()
 
 
-@pytest.mark.slow
-def test_results_are_those_of_a_new_kernel_and_of_one_job(tmp_path, monkeypatch, drawn):
-    "Same seed, same bits: two jobs in kernels that serve several stages against each stage alone in a new one, with as many threads."
+@pytest.mark.parametrize("alone", [("refiner",), pytest.param(("split", "teacher", "refiner", "supervised"), marks=pytest.mark.slow)])
+def test_results_are_those_of_a_new_kernel_and_of_one_job(tmp_path, monkeypatch, drawn, alone):
+    "Same seed, same bits: two jobs in kernels that serve several stages against a stage alone in a new one, with as many threads."
     monkeypatch.chdir(tmp_path)
     shutil.copytree(drawn, "data")
     params = {"split": "25p", "data_root": "data", "overrides": {k: list(v) if isinstance(v, tuple) else v for k, v in TINY.items()}}
-    names = ("split", "teacher", "refiner", "supervised")
-    made = reproduce(params, "warm", stages=names, jobs=2)
-    for name in names: run_stage(name, params, "cold", among=1 if name == "split" else 2)
+    made = reproduce(params, "warm", stages=("split", "teacher", "refiner", "supervised"), jobs=2)
+    for outcome in made:
+        if outcome.stage not in alone: shutil.copytree(outcome.folder, "cold" / outcome.folder.relative_to("warm"))
+    for name in alone: assert run_stage(name, params, "cold", among=1 if name == "split" else 2).how == "ran"
     def weights(folder: str) -> dict[str, str]:
         return {str(p.relative_to(folder)): file_hash(p) for p in Path(folder).rglob("*.safetensors")}
     assert weights("warm") == weights("cold") and len(weights("warm")) == 5

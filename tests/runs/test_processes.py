@@ -41,7 +41,7 @@ def wait_for(path: Path, seconds: float = 240) -> None:
 
 
 @pytest.fixture
-def place(tmp_path, drawn, monkeypatch) -> Path:
+def place(tmp_path, drawn, monkeypatch, warm) -> Path:
     "A folder with data and a finished split."
     shutil.copytree(drawn, tmp_path / "data")
     monkeypatch.chdir(tmp_path)
@@ -49,7 +49,6 @@ def place(tmp_path, drawn, monkeypatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.slow
 def test_a_killed_process_ends_all_within_30_seconds_and_another_number_goes_on(place):
     run, folder = start(place, "run", "teacher", "--devices=2"), place / "outputs/runs/shapes/50p/s0"
     wait_for(folder / ".teacher.partial/artifacts/state.pt")

@@ -28,6 +28,8 @@ from pointwssis.training import device
 from fake_stages import MAKES, gone, notebook, run, writes
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("warm")     # that a new kernel gives the same: test_jobs
+
 
 def manifest(folder: Path) -> dict:
     return json.loads((folder / "params.json").read_text())

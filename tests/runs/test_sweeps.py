@@ -19,6 +19,9 @@ from pointwssis.runs.stage_graph import STAGES, config_of
 from pointwssis.runs.sweeps import LABELS, VARIANT, experiments, reproduce_all
 from fake_stages import run
 
+pytestmark = pytest.mark.usefixtures("warm")
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_variant_changes_what_it_says_and_no_stage_before(name):
     "The stages that it shares with the method have the same configuration, as far as they look at it."
@@ -111,6 +114,7 @@ def test_the_command_runs_all_of_them_and_makes_the_tables(tmp_path, monkeypatch
             (place / "metrics.json").write_text(json.dumps({"student_sw_refined_ap_percent": 20.0 + n}))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("pointwssis.runs.sweeps.reproduce_all", pretend)
+    monkeypatch.setattr("pointwssis.runs.timing.seconds_of_step", lambda cfg, strong: .5)
     assert main(["reproduce", "--splits", "10p,5p", "--seeds", "0,1", "--ablations", "levels"]) == 0
     said = capsys.readouterr().out
     assert "[1/16] shapes/10p/s0" in said and "[16/16] shapes/10p-prompt_point_with_size/s1" in said

@@ -47,12 +47,13 @@ def drawn(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def here(drawn, tmp_path, monkeypatch) -> Path:
+def here(drawn, tmp_path, monkeypatch, warm) -> Path:
     for name in ("outlines.xml", "clicks.csv"): shutil.copy(drawn / name, tmp_path)
     shutil.copytree(drawn / "photos", tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(papermill, "execute_notebook", in_this_process)
     monkeypatch.setattr("pointwssis.runs.train_on.start_weights", lambda size: ("", "none"))
+    monkeypatch.setattr("pointwssis.runs.timing.WARM", (1, 1))
     return tmp_path
 
 
@@ -79,7 +80,6 @@ def test_from_two_files_to_a_student_and_a_page(here, capsys):
     assert train("--name", "mine", "--folds", "0") == 0 and "up to date" in capsys.readouterr().out
 
 
-@pytest.mark.slow
 def test_few_outlined_images_are_cross_validated(here, capsys):
     assert train("--name", "few") == 0
     said, place = capsys.readouterr().out, Path("outputs/runs/few")

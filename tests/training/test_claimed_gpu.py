@@ -47,8 +47,11 @@ def test_training_on_it_gives_the_losses_of_the_cpu(tmp_path, precision):
     assert resumed == pytest.approx(losses("cpu"), rel=.01 if precision == "bf16" else .001)          # convolutions add in another order there
 
 
-FEWER = {"teacher_train.steps": 3, "teacher_train.checkpoint_steps": (1, 2), "student_train.steps": 2, "refiner_train.steps": 2,
-         "teacher_train.batch_size": 2, "student_train.batch_size": 2}     # every operation goes through Python here
+SIDES = {f"{net}_train.{key}": value for net in ("teacher", "student") for key, value in (("short_sides", (64,)), ("long_side", 64), ("batch_size", 2))}
+NETS = {f"{net}.{key}": value for net in ("teacher", "student") for key, value in (("backbone", "timm:test_resnet"), ("instance_convs", 1))}
+FEWER = {"teacher_train.steps": 2, "teacher_train.checkpoint_steps": (1,), "student_train.steps": 2, "refiner_train.steps": 2,
+         "data.short_side": 64, "data.long_side": 64, "refiner.crop_size": 32, "refiner_train.batch_size": 2,
+         **SIDES, **NETS}     # every operation goes through Python here
 
 
 @pytest.fixture(scope="module")
