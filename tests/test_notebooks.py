@@ -1,4 +1,6 @@
 """The examples in the notebooks are tests too: every one of them runs from top to bottom."""
+import atexit
+import gc
 import io
 import os
 from concurrent.futures import ProcessPoolExecutor
@@ -17,7 +19,8 @@ def errors_of(notebook: str) -> str:
     "Run a notebook as nbdev_test does; the error of its last cell, if it has one."
     from nbdev.test import test_nb as run
     set_start_method(None, force=True)   # a notebook's own processes start as they do for its reader
-    os.environ["POINTWSSIS_TOUR_STEPS"] = "12"   # the tour trains two minutes for its reader, seconds here
+    atexit.register(gc.freeze)   # at the end each notebook's shell collects garbage: half a minute, unless nothing is left to look at
+    os.environ["POINTWSSIS_NOTEBOOK_STEPS"] = "12"   # trainings of minutes for a reader take seconds here
     with redirect_stderr(io.StringIO()) as told:
         passed, _ = run(ROOT / notebook, skip_flags=["notest"], basepath=ROOT)
     return "" if passed else told.getvalue() or "it failed without a word"
@@ -36,7 +39,7 @@ def needs_detectron2(notebook: str) -> bool:
 
 def marked(notebook: str):
     "A notebook as a parameter; those that train for minutes belong to the long tests."
-    return pytest.param(notebook, marks=[pytest.mark.slow] * notebook.endswith(("_tutorial.ipynb", "_or_fixed.ipynb")))
+    return pytest.param(notebook, marks=[pytest.mark.slow] * notebook.endswith("_tutorial.ipynb"))
 
 
 @pytest.mark.parametrize("notebook", list(map(marked, NOTEBOOKS)))
