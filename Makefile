@@ -52,10 +52,10 @@ demo: $(READY)
 	@$(BIN)/pointwssis reproduce --dataset demo --split $(SPLIT) --seed $(SEED)
 
 test: $(READY)
-	@$(BIN)/python -m pytest -q --numprocesses=auto --dist=worksteal --unchanged tests
+	@$(BIN)/python -m pytest -q --numprocesses=auto --dist=loadfile --no-loadscope-reorder --unchanged tests
 
 test-all: $(READY)
-	@$(BIN)/python -m pytest -q --numprocesses=auto --dist=worksteal --unchanged -m "not network" tests
+	@$(BIN)/python -m pytest -q --numprocesses=auto --dist=loadfile --no-loadscope-reorder --unchanged -m "not network" tests
 
 lab: $(READY)
 	@mkdir -p $(LAB_SETTINGS) && echo '$(QUIET)' > $(LAB_SETTINGS)/overrides.json

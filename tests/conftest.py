@@ -18,11 +18,11 @@ if not BY_XDIST:
                    "XDG_CACHE_HOME": own, "IPYTHONDIR": f"{own}/ipython"}
 
 
-LONG = ("tests/test_notebooks.py", "tests/runs/", "tests/method/", "tests/training/")
+LONG = ("tests/test_notebooks.py", "tests/runs/", "tests/method/", "tests/training/", "tests/report/")
 
 
 def pytest_collection_modifyitems(items):
-    "Long tests first, so that at the end no process waits for another one."
+    "Folders of long files first: make test gives each process a file at a time, and none should wait for another at the end."
     items.sort(key=lambda item: next((n for n, start in enumerate(LONG) if item.nodeid.startswith(start)), len(LONG)))
 
 
@@ -57,6 +57,14 @@ def warm(kernel_pool, monkeypatch):
             if kernel.is_alive(): kernels.ask(kernel, "", here)
         yield kernel_pool
     monkeypatch.setattr(runner, "kernels", there)
+
+
+@pytest.fixture
+def half_a_second(monkeypatch):
+    "Each step of a training takes half a second, for which no image is drawn."
+    from pointwssis.runs import timing
+    monkeypatch.setattr(timing, "_images_of", lambda cfg, folder: None)
+    monkeypatch.setattr(timing, "seconds_of_step", lambda cfg, strong: .5)
 
 
 @pytest.fixture

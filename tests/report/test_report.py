@@ -63,12 +63,11 @@ def test_collect_ignores_what_is_unfinished_and_names_what_is_broken(runs, tmp_p
     with pytest.raises(DataError, match="metrics.json"): collect(runs)
 
 
-def test_reproduce_ends_with_the_rows_of_its_own_split(runs, monkeypatch, capsys):
+def test_reproduce_ends_with_the_rows_of_its_own_split(runs, monkeypatch, capsys, half_a_second):
     put(runs, "shapes", "1p", 0, 3.0, 8.0, 9.0, 35.0)
     write_report(runs, runs.parent / "figures")
     done = SimpleNamespace(folder=runs / "shapes/1p/s0/report")
     monkeypatch.setattr("pointwssis.runs.runner.reproduce", lambda *args, **more: [done])
-    monkeypatch.setattr("pointwssis.runs.timing.seconds_of_step", lambda cfg, strong: .5)
     assert main(["reproduce", "--split", "1%", "--runs", str(runs)]) == 0
     said = capsys.readouterr().out
     assert "shapes, 1% of the images with masks, seed 0" in said and re.search(r"student with refined masks +9\.0\n", said)

@@ -106,7 +106,7 @@ def test_runs_of_variants_stay_out_of_the_tables_by_split(tmp_path):
     assert "30.0" in table and "11.0" not in table
 
 
-def test_the_command_runs_all_of_them_and_makes_the_tables(tmp_path, monkeypatch, capsys):
+def test_the_command_runs_all_of_them_and_makes_the_tables(tmp_path, monkeypatch, capsys, half_a_second):
     def pretend(wanted, runs, force, begin, tell, jobs, same_code):
         for n, experiment in enumerate(wanted):
             begin(experiment)
@@ -114,7 +114,6 @@ def test_the_command_runs_all_of_them_and_makes_the_tables(tmp_path, monkeypatch
             (place / "metrics.json").write_text(json.dumps({"student_sw_refined_ap_percent": 20.0 + n}))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("pointwssis.runs.sweeps.reproduce_all", pretend)
-    monkeypatch.setattr("pointwssis.runs.timing.seconds_of_step", lambda cfg, strong: .5)
     assert main(["reproduce", "--splits", "10p,5p", "--seeds", "0,1", "--ablations", "levels"]) == 0
     said = capsys.readouterr().out
     assert "[1/16] shapes/10p/s0" in said and "[16/16] shapes/10p-prompt_point_with_size/s1" in said

@@ -62,8 +62,7 @@ def test_steps_that_differ_give_a_range():
     assert said == "A step takes 1.00 s here (1.00 to 1.35), all of it about 60 minutes (60 minutes to 81 minutes)."
 
 
-def test_the_time_of_several_runs_counts_shared_stages_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(timing, "seconds_of_step", lambda cfg, strong: .5)
+def test_the_time_of_several_runs_counts_shared_stages_once(tmp_path, half_a_second):
     one, two = experiments("shapes", ["10p"]), experiments("shapes", ["10p", "5p"])
     alone = estimate_of_all(one, tmp_path)
     assert alone == "1 run, 12 stages to do. A step takes 0.50 s here, all of it about 46 minutes."
@@ -73,10 +72,9 @@ def test_the_time_of_several_runs_counts_shared_stages_once(tmp_path, monkeypatc
     assert estimate_of_all(two, tmp_path).startswith("2 runs, 11 stages to do. ")
 
 
-def test_settings_of_each_stage_of_a_sweep_are_compared_once(tmp_path, monkeypatch):
+def test_settings_of_each_stage_of_a_sweep_are_compared_once(tmp_path, monkeypatch, half_a_second):
     "An estimate costs as many steps as the sweep has stages, however deep the graph is."
     asked = []
-    monkeypatch.setattr(timing, "seconds_of_step", lambda cfg, strong: .5)
     monkeypatch.setattr(timing, "decisive", lambda stage, settings: asked.append(stage.name) or settings)
     wanted = experiments("shapes", ["10p", "5p"], [0, 1])
     timing._identity.cache_clear()
@@ -84,17 +82,15 @@ def test_settings_of_each_stage_of_a_sweep_are_compared_once(tmp_path, monkeypat
     timing._identity.cache_clear()
 
 
-def test_a_sweep_says_its_time_before_the_first_run(monkeypatch, capsys, tmp_path):
+def test_a_sweep_says_its_time_before_the_first_run(monkeypatch, capsys, tmp_path, half_a_second):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(timing, "seconds_of_step", lambda cfg, strong: .5)
     monkeypatch.setattr(sweeps, "reproduce_all", lambda wanted, runs, force, begin, *rest, **options: [begin(one) for one in wanted])
     assert main(["reproduce", "--dataset", "shapes", "--seeds", "0,1"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("2 runs, 24 stages to do. A step takes 0.50 s here") and "[1/2]" in said[2]
 
 
-def test_the_time_is_of_what_is_left_to_do(tmp_path, monkeypatch):
-    monkeypatch.setattr(timing, "seconds_of_step", lambda cfg, strong: .5)
+def test_the_time_is_of_what_is_left_to_do(tmp_path, monkeypatch, half_a_second):
     monkeypatch.chdir(tmp_path)
     params, run = {"dataset": "shapes", "split": "10p"}, Path("runs/shapes/10p/s0")
     whole = estimate_of(params, "runs", STAGES)
@@ -118,9 +114,8 @@ def test_batches_count(strong):
     assert "--set" not in estimate(cfg, 1., ["teacher"])
 
 
-def test_reproduce_says_the_time_before_the_first_stage(monkeypatch, capsys, tmp_path):
+def test_reproduce_says_the_time_before_the_first_stage(monkeypatch, capsys, tmp_path, half_a_second):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(timing, "seconds_of_step", lambda cfg, strong: .5)
     monkeypatch.setattr(summary, "summary", lambda folder: "summary")
     def reproduce(*args, **options):
         print("first stage")
