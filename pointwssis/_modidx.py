@@ -2855,6 +2855,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
                                                                                          'pointwssis/training/optimizer.py'),
                                                'pointwssis.training.optimizer._progress': ( '5_training/optimizer.html#_progress',
                                                                                             'pointwssis/training/optimizer.py'),
+                                               'pointwssis.training.optimizer._sgd': ( '5_training/optimizer.html#_sgd',
+                                                                                       'pointwssis/training/optimizer.py'),
                                                'pointwssis.training.optimizer.learning_rate': ( '5_training/optimizer.html#learning_rate',
                                                                                                 'pointwssis/training/optimizer.py'),
                                                'pointwssis.training.optimizer.make_optimizer': ( '5_training/optimizer.html#make_optimizer',

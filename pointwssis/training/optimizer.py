@@ -46,9 +46,17 @@ def learning_rate(
 # %% ../../nbs/5_training/06_optimizer.ipynb #143ba6b5
 BACKBONE = "body"   # the part of a parameter's name that says so
 
+def _sgd(groups: list[dict[str, Any]], cfg: TrainConfig) -> torch.optim.SGD:
+    """SGD whose momentum begins at zero.
+
+    The fused kernel leaves it undefined where a scaler of fp16 skips the first step."""
+    made = torch.optim.SGD(groups, cfg.lr, cfg.momentum, weight_decay=cfg.weight_decay, fused=True)
+    for p in (p for group in made.param_groups for p in group["params"] if cfg.momentum):
+        made.state[p]["momentum_buffer"] = torch.zeros_like(p)
+    return made
+
 OPTIMIZERS = {
-    "sgd": lambda params, cfg: torch.optim.SGD(params, cfg.lr, cfg.momentum,
-                                               weight_decay=cfg.weight_decay, fused=True),
+    "sgd": _sgd,
     "adamw": lambda params, cfg: torch.optim.AdamW(params, cfg.lr, weight_decay=cfg.weight_decay,
                                                    fused=True),
 }

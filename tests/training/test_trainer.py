@@ -109,6 +109,19 @@ def test_fp16_scales_its_loss_and_a_resumed_training_keeps_the_scale(tmp_path, m
     assert same(whole.state_dict(), resumed.state_dict()) and without_speed(rows) == without_speed(rows_resumed)
 
 
+def test_gradients_are_clipped_without_the_scale_of_fp16_also_after_skipped_steps(tmp_path, monkeypatch):
+    "The scale is too large for the first steps, which are skipped: momentum begins at zero, and not in memory that nothing has written."
+    cfg = replace(CFG, clip_norm=.1, ema_decay=0., steps=24)
+    def moved(name):
+        torch.manual_seed(0)
+        net = nn.Linear(3, 1)
+        before = net.weight.detach().clone()
+        return run(tmp_path / name, model=net, cfg=cfg)[0].weight.detach() - before
+    plain = moved("fp32")
+    monkeypatch.setattr(trainer, "choose_precision", lambda *_: "fp16")
+    assert plain.norm() > .01 and (moved("fp16") - plain).norm() < .5 * plain.norm()
+
+
 def test_a_step_whose_gradients_overflow_fp16_is_skipped_and_lowers_the_scale(tmp_path, fp16):
     cfg = replace(CFG, steps=3, ema_decay=0., save_every=9, checkpoint_steps=(1, 2, 3), warmup_steps=0)
     calls: list[int] = []
