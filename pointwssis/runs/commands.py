@@ -25,17 +25,22 @@ def run_params(
     if args.student: overrides |= {"student.detector": args.student, "student_start": "backbone"}
     params = {"dataset": dataset, "split": args.split or "10p", "seed": args.seed,
               "data_root": args.data_root, "overrides": overrides}
-    return (_suited(params, args) if dataset == "custom" and Path(args.data_root or "none").is_dir()
-            else params)
+    if dataset == "custom" and Path(args.data_root or "none").is_dir(): return _suited(params, args)
+    from pointwssis.runs.presets import lr_notes
+    from pointwssis.runs.stage_graph import config_of
+    for note in lr_notes(config_of(dataset, params["split"]), overrides): print(note, flush=True)
+    return params
 
 def _suited(params: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
     "The parameters with settings that suit a data set of one's own."
     from pointwssis.runs.settings import table_of
-    from pointwssis.runs.train_on import plain_values, settings_of_folder
+    from pointwssis.runs.train_on import plain_values, settings_of_folder, with_lr
     found, notes = settings_of_folder(params, args.size)
+    own, rates = with_lr(found, params["overrides"])
     if found and args.function is command_reproduce:
-        print(*notes, table_of(found, params["overrides"]), sep="\n", flush=True)
-    return params | {"overrides": plain_values(found) | params["overrides"]}
+        print(*notes, table_of(found, own), sep="\n", flush=True)
+    for note in rates: print(note, flush=True)
+    return params | {"overrides": plain_values(found) | own}
 
 # %% ../../nbs/6_runs/14_commands.ipynb #815aba52
 def tell(

@@ -179,6 +179,27 @@ def _in_proportion(cfg: Config, overrides: dict[str, Any]) -> dict[str, Any]:
                                                for at in getattr(old, key))
     return found
 
+def lr_of_batch(
+    cfg: Config,                  # before the overrides
+    overrides: dict[str, Any],
+) -> dict[str, float]:            # dotted key: value, for schedules whose lr is not overridden
+    "Learning rates in proportion to overridden batch sizes (Goyal et al., arXiv 1706.02677)."
+    found = {}
+    for part in ("teacher_train", "student_train", "refiner_train"):
+        old, batch = getattr(cfg, part), overrides.get(f"{part}.batch_size")
+        if type(batch) is int and batch != old.batch_size and f"{part}.lr" not in overrides:
+            found[f"{part}.lr"] = old.lr * batch / old.batch_size
+    return found
+
+def lr_notes(cfg: Config, overrides: dict[str, Any]) -> list[str]:
+    "A line for each learning rate that follows its batch."
+    def note(key: str, lr: float) -> str:
+        part = key.removesuffix(".lr")
+        old, batch = getattr(cfg, part), overrides[f"{part}.batch_size"]
+        return (f"{key} is {lr:g} instead of {old.lr:g}, in proportion to batch_size {batch} "
+                f"instead of {old.batch_size}. Set {key} to choose another.")
+    return [note(*pair) for pair in lr_of_batch(cfg, overrides).items()]
+
 def _check_checkpoints(cfg: Config) -> Config:
     "The configuration, if its teacher keeps weights that the refiner can learn from."
     kept, last = list(cfg.teacher_train.checkpoint_steps), cfg.teacher_train.steps
@@ -203,7 +224,8 @@ def preset(
     dataset: shapes (built in), demo, animals7, coco, bdd100k, custom, or a name from a plug-in.
     split: percentage of the images that keep their masks, such as "10p" or "12.5p".
     overrides: options by dotted keys; steps are optimiser steps, sizes pixels, shares 0 to 1.
-    Decays and checkpoints keep their share of an overridden number of steps.
+    Decays and checkpoints keep their share of an overridden number of steps, and learning rates
+    follow an overridden batch size in proportion.
     Raises ConfigError for an unknown name or option, with the nearest one, and for a wrong value.
     Schedules of coco and bdd100k are those of PointWSSIS (arXiv 2303.15062), section 4.
 
@@ -215,4 +237,5 @@ def preset(
     found = DATASETS[dataset]
     schedule = _published_teacher(split) if found.published_schedule else {}
     cfg = _with(Config(dataset=dataset, split=split), found.options | schedule)
-    return _check_recipe(_check_checkpoints(_with(cfg, _in_proportion(cfg, overrides) | overrides)))
+    follow = _in_proportion(cfg, overrides) | lr_of_batch(cfg, overrides)
+    return _check_recipe(_check_checkpoints(_with(cfg, follow | overrides)))

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from ..config import NETWORKS, Config, to_dict
-from ..core import PointWSSISError, counted, read_json
+from ..core import PointWSSISError, counted, pick_device, read_json
 from ..data.coco import CocoData, load
 from ..registry import DATASETS
+from .processes import local_processes, processes_of_command
 from .settings import SIZES
 from .stage_graph import STAGES, config_of
 from .fingerprints import decisive, finished
@@ -47,9 +48,18 @@ def work_of(
 PATIENCE = 5.          # seconds of a step, above which ten are not waited for
 WARM_S, WARM = 5., (5, 40)   # seconds, and least and most steps, before those that count
 
+def shares_of(cfg: Config) -> int:
+    "Processes of this command that compute a batch side by side, on GPUs or machines of their own."
+    world = processes_of_command()
+    count = world // local_processes() if pick_device(cfg.device).type == "cpu" else world
+    schedule = cfg.teacher_train
+    return 1 if schedule.batch_size % (count * schedule.grad_accum_steps) else count
+
 def _seconds(cfg: Config, strong: CocoData, warm: int, steps: int) -> np.ndarray:
     from pointwssis.method.training_stages import fit_detector
-    schedule = replace(cfg.teacher_train, steps=warm + steps, checkpoint_steps=(), workers=0)
+    share = cfg.teacher_train.batch_size // shares_of(cfg)
+    schedule = replace(cfg.teacher_train, steps=warm + steps, batch_size=share,
+                       checkpoint_steps=(), workers=0)
     with tempfile.TemporaryDirectory() as folder, redirect_stderr(io.StringIO()):
         fit_detector(cfg, strong, cfg.teacher, schedule, Path(folder), log_every=1)
         rows = read_json(Path(folder) / "history.json")[warm:]

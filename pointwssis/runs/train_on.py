@@ -17,6 +17,7 @@ from ..core import RUNS, CheckpointError, DataError, pick_device, read_json
 from ..data.annotation_checks import ImageFolder
 from ..method.gallery import open_val
 from .own_data import FOLDS, OwnSet, gather, prepare, share_name
+from .presets import lr_notes, lr_of_batch, preset
 from .runner import reproduce
 from .settings import SIZES, Setting, suggested
 from .facts import Facts, facts_of, facts_of_folder
@@ -71,6 +72,14 @@ def _settings(facts: Facts, size: str, device: str) -> tuple[list[Setting], list
 def plain_values(settings: list[Setting]) -> dict[str, Any]:
     "Values by key, as papermill can write them into a notebook."
     return {s.key: json.loads(json.dumps(s.value)) for s in settings}
+
+def with_lr(
+    settings: list[Setting],
+    overrides: dict[str, Any],          # the user's own
+) -> tuple[dict[str, Any], list[str]]:
+    "The user's options with the learning rates that follow from them, and a note on each rate."
+    suited = preset("custom", **plain_values(settings))
+    return lr_of_batch(suited, overrides) | overrides, lr_notes(suited, overrides)
 
 def settings_of_folder(
     params: dict[str, Any],   # dataset, split, seed, data_root, overrides
@@ -169,8 +178,8 @@ def train_on(
                  empty, folds)
     settings, notes = _settings(facts_of(own.strong, own.weak), size,
                                 overrides.get("device", "auto"))
-    notes = [*own.notes, *notes]
-    for note in notes: say(note)
+    overrides, rates = with_lr(settings, overrides)
+    for note in (notes := [*own.notes, *notes, *rates]): say(note)
     name = name or name_after(images, "own")
     table, options = table_of(settings, overrides), {**plain_values(settings), **overrides}
     say(table)

@@ -8,7 +8,7 @@ from pointwssis.config import CHOICES, override
 from pointwssis.core import ConfigError
 from pointwssis.detector.cells import LEVEL_STRIDES
 from pointwssis.registry import DATASETS, DETECTORS, POINTS, PROMPTS, REFINERS
-from pointwssis.runs.presets import preset
+from pointwssis.runs.presets import lr_notes, preset
 from pointwssis.training.optimizer import OPTIMIZERS, SCHEDULES
 
 
@@ -37,6 +37,18 @@ def test_decays_and_checkpoints_move_with_the_length():
     chosen = preset("coco", "10p", **{"teacher_train.steps": 450, "teacher_train.checkpoint_steps": [7]})
     assert chosen.teacher_train.checkpoint_steps == (7,) and chosen.teacher_train.decay_at == (350, 400)
     assert preset("shapes", **{"teacher_train.steps": 1}).teacher_train.checkpoint_steps == (1, 1)
+
+
+def test_the_learning_rate_follows_the_batch_unless_it_is_given():
+    larger = {"student_train.batch_size": 64, "refiner_train.batch_size": 4}
+    cfg, plain = preset("coco", **larger), preset("coco")
+    assert cfg.student_train.lr == pytest.approx(4 * plain.student_train.lr) and cfg.refiner_train.lr == pytest.approx(plain.refiner_train.lr / 4)
+    assert cfg.teacher_train == plain.teacher_train and preset("coco", **{"student_train.batch_size": 16}) == plain
+    assert preset("coco", **larger, **{"student_train.lr": .01}).student_train.lr == .01
+    assert lr_notes(plain, larger) == [
+        "student_train.lr is 0.04 instead of 0.01, in proportion to batch_size 64 instead of 16. Set student_train.lr to choose another.",
+        lr_notes(plain, {"refiner_train.batch_size": 4})[0]]
+    assert lr_notes(plain, {"student_train.batch_size": 64, "student_train.lr": .01}) == []
 
 
 @pytest.mark.parametrize("kept", [[], [0], [401], [200, 500]])

@@ -12,7 +12,7 @@ GRIDS = {"num_grids": (8, 8, 6, 5, 4), "fpn_channels": 32, "instance_channels": 
 RANGES = {"teacher": ((1, 21), (21, 30), (30, 41), (41, 53), (53, 2048)), "student": ((1, 23), (18, 32), (26, 45), (37, 59), (50, 2048))}
 SIDES = {"short_sides": (64,), "long_side": 64, "warmup_steps": 10, "batch_size": 16, "precision": "fp32"}
 STEPS = {"teacher_train.steps": 100, "teacher_train.checkpoint_steps": (60, 90), "student_train.steps": 120, "student_start": "teacher",
-         "refiner_train.steps": 60, "refiner_train.batch_size": 8, "refiner_train.warmup_steps": 5, "refiner_train.precision": "fp32",
+         "refiner_train.steps": 60, "refiner_train.batch_size": 8, "refiner_train.lr": 1e-3, "refiner_train.warmup_steps": 5, "refiner_train.precision": "fp32",
          "refiner.crop_size": 32, "data.short_side": 64, "data.long_side": 64}
 NETS = {f"{net}.{key}": value for net in RANGES for key, value in (GRIDS | {"scale_ranges": RANGES[net]}).items()}
 TRAININGS = {f"{net}_train.{key}": value for net in RANGES for key, value in SIDES.items()}

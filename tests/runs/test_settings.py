@@ -122,6 +122,13 @@ def test_every_value_gives_way(own, capsys):
     with pytest.raises(ConfigError, match="unknown size 'lage'. Did you mean 'large'"): own("--size", "lage")
 
 
+def test_the_suggested_learning_rate_follows_the_batch(own, capsys):
+    found = own("--set", "student_train.batch_size=16")
+    assert found["student_train.lr"] == 2 * SIZES["small"].lr and found["teacher_train.lr"] == SIZES["small"].lr
+    assert "student_train.lr is 0.002 instead of 0.001, in proportion to batch_size 16 instead of 8." in capsys.readouterr().out
+    assert own("--set", "student_train.batch_size=16", "--set", "student_train.lr=0.003")["student_train.lr"] == .003
+
+
 def test_a_data_set_that_cannot_be_read_is_left_to_its_first_stage(own):
     open("data/annotations/instances_train.json", "w").write("{")
     assert own() == {}

@@ -5,10 +5,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from pointwssis.core import write_json
 from pointwssis.data import coco
 from pointwssis.detector.solov2 import SOLOv2
+from pointwssis.method import stages
+from pointwssis.process import GROUP
 from pointwssis.registry import DETECTORS
 from pointwssis.runs import runner, summary, sweeps, timing
 from pointwssis.runs.cli import main
@@ -54,6 +57,20 @@ def test_the_first_seconds_do_not_count(monkeypatch, strong, first, warm):
     monkeypatch.setattr(timing, "_seconds", lambda cfg, strong, warm, steps: calls.append((warm, steps)) or np.full(steps, first))
     seconds_of_step(preset("shapes"), strong)
     assert calls == [(1, 1), (warm, 10)]
+
+
+@pytest.mark.parametrize("device, batch, timed", [("cuda", 16, 4), ("cpu", 16, 8), ("cuda", 6, 6)])
+def test_a_step_is_the_share_of_one_process(monkeypatch, strong, device, batch, timed):
+    "Four processes, two a machine: GPUs divide a batch by four, cores by the machines; a batch that cannot be shared stays whole."
+    asked = []
+    def fit_detector(cfg, strong, net, schedule, out, log_every):
+        asked.append(schedule.batch_size)
+        write_json(out / "history.json", [{"images_per_s": 2.}] * schedule.steps)
+    monkeypatch.setenv(GROUP, "127.0.0.1 29400 4 2")
+    monkeypatch.setattr(timing, "pick_device", lambda name: torch.device(device))
+    monkeypatch.setattr(stages, "fit_detector", fit_detector)
+    found = timing._seconds(preset("shapes", **{"teacher_train.batch_size": batch}), strong, 1, 2)
+    assert asked == [timed] and found.tolist() == [timed / 2] * 2
 
 
 def test_steps_that_differ_give_a_range():
