@@ -9,13 +9,14 @@ from pointwssis.config import RefinerConfig
 from pointwssis.data.coco import encode_many
 from pointwssis.data.shapes import CLASSES
 from pointwssis.refiner.crops import gaussian_map
-from pointwssis.refiner.refinement import _batch_size, refine_many
+from pointwssis.refiner.refinement import Item, _batch_size, refine_many
 from pointwssis.refiner.network import MaskRefineNet
 from pointwssis.refiner.training import MaskRefiner
 from pointwssis.runs.presets import preset
 from pointwssis.training.device import computes_in_bf16, in_precision
 
 from . import loops
+from .crowd import discs
 from .harness import Row, Work, alternate, compare
 from .scenes import objects
 
@@ -72,17 +73,27 @@ def crops_row(net: MaskRefineNet, count: int, height: int, width: int, device: t
                         f"{changed(ours(), dense()):.2%} of the pixels differ")
 
 
-def around_row(net: MaskRefineNet, count: int, height: int, width: int, device: torch.device, precision: str) -> Row:
+def drawn_item(count: int, height: int, width: int, classes: int) -> Item:
+    "An image of random pixels with objects of all sizes, as run lengths, a click and a class."
+    truth = objects(count, height, width, classes, 0)
+    picture = torch.randint(256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return picture, encode_many(truth.masks.bool().numpy()), (truth.boxes[:, :2] + truth.boxes[:, 2:]) / 2, truth.classes
+
+
+def crowded_item(count: int, height: int, width: int) -> Item:
+    "A large image of random pixels with discs, whose diameters are up to a tenth of its shorter side."
+    masks, centres = discs(count, height, width, min(height, width) // 20)
+    picture = torch.randint(256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return picture, masks, torch.from_numpy(centres).float(), torch.zeros(count, dtype=torch.long)
+
+
+def around_row(net: MaskRefineNet, item: Item, device: torch.device, precision: str) -> Row:
     "The refinement of one image from run lengths to run lengths, against the network on crops that are ready, in batches of the same size."
     refiner = MaskRefiner(net, device, precision=precision)
-    truth = objects(count, height, width, net.num_classes, 0)
-    picture = torch.randint(256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    clicked = (truth.boxes[:, :2] + truth.boxes[:, 2:]) / 2
-    item = picture, encode_many(truth.masks.bool().numpy()), clicked, truth.classes
+    (height, width), count = item[0].shape[1:], len(item[1])
     size, few = net.cfg.crop_size, _batch_size(refiner.net, device.type, refiner.batch)
-    kept = [k for k in range(count) if truth.masks[k].any()]
-    crops = [torch.zeros(len(kept), *shape, device=device) for shape in ((3, size, size), (1, size, size), (1, size, size))]
-    channel = torch.zeros(len(kept), dtype=torch.long, device=device)
+    crops = [torch.zeros(count, *shape, device=device) for shape in ((3, size, size), (1, size, size), (1, size, size))]
+    channel = torch.zeros(count, dtype=torch.long, device=device)
     def alone() -> None:
         for image, click, rough, k in zip(*(t.split(few) for t in (*crops, channel))):
             with in_precision(refiner.precision, device): refiner.net(image, click, k, rough)
@@ -102,5 +113,6 @@ def rows(device: torch.device, quick: bool = False) -> list[Row]:
     native = ("fp32", "bf16") if computes_in_bf16(device) else ("fp32",)
     return [*stem_rows(published, 4 if quick else 16, device),
             *(crops_row(published, *((3, 60, 90) if quick else (count, 421, 640)), device, precision) for precision in native),
-            around_row(published, *((3, 60, 90) if quick else (count, 421, 640)), device, native[-1]),
+            around_row(published, drawn_item(*((3, 60, 90) if quick else (count, 421, 640)), 80), device, native[-1]),
+            around_row(published, crowded_item(*((3, 200, 300) if quick else (count, 3000, 4000))), device, native[-1]),
             crops_row(small, *((3, 60, 90) if quick else (4 * count, 128, 128)), device)]

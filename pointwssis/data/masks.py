@@ -160,3 +160,23 @@ def from_pixels(
     counts = counts[:-1] if len(counts) > 1 and counts[-1] == 0 else counts
     rle = rle_api.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
     return {"size": [height, width], "counts": rle["counts"].decode()}
+
+def encode_at(
+    mask: np.ndarray,  # (h, w) bool, one part of an image
+    x0: int,           # its left column in the image
+    y0: int,           # its upper row
+    height: int,       # of the image
+    width: int,
+) -> dict:             # as `encode` of the whole mask
+    "Compressed run lengths of a mask that is empty outside of one part."
+    x, y = np.nonzero(mask.T)
+    return from_pixels((x + x0) * height + (y + y0), height, width)
+
+def bounds(
+    rle: dict,         # compressed run lengths
+    height: int,       # of the image
+    width: int,
+) -> tuple[int, int, int, int]:
+    "The box of `box_of`, without decoding the mask; DataError as `decode`."
+    x, y, w, h = map(int, rle_api.toBbox(_packed(rle, height, width)))
+    return x, y, x + w, y + h

@@ -5,6 +5,7 @@
 # %% ../../nbs/3_refiner/01_crops.ipynb #e3af4f60
 from __future__ import annotations
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -139,49 +140,65 @@ def _span(sides: list[list[float]], axis: int, length: int) -> slice:
     first, last = math.floor(min(ends)) - 1, math.ceil(max(ends)) + 1
     return slice(min(max(first, 0), length), max(min(last, length), 0))
 
-def _paste(
-    probability: Tensor, frames: Tensor, height: int, width: int,
-) -> Tensor:   # (N, 1, size, size) -> (N, H, W) bool
-    "Masks of the image, read from each crop at the pixels of its frame."
-    masks = torch.zeros(len(frames), height, width, dtype=torch.bool, device=frames.device)
-    if not len(frames): return masks
+Part = tuple[slice, slice, Tensor]   # rows and columns of an image, (N, h, w) bool masks there
+
+def frame_spans(
+    frames: Tensor,   # (N, 4), N > 0
+    height: int,      # of the image
+    width: int,
+) -> tuple[slice, slice]:
+    "Rows and columns of the image that crops of any of the frames read."
+    sides = frames.tolist()
+    return _span(sides, 1, height), _span(sides, 0, width)
+
+def _paste(probability: Tensor, frames: Tensor, height: int, width: int) -> Part:
+    "Masks around the frames, read from each crop, (N, 1, size, size), at the pixels of its frame."
     def axis(pixels: slice, lo: Tensor, hi: Tensor) -> Tensor:  # (N, n) in the frame, -1..1
         at = torch.arange(pixels.start, pixels.stop, device=frames.device) + .5
         return (at - lo[:, None]) / (hi - lo)[:, None] * 2 - 1
-    (x0, y0, x1, y1), sides = frames.unbind(1), frames.tolist()
-    columns, rows = _span(sides, 0, width), _span(sides, 1, height)
+    (x0, y0, x1, y1), (rows, columns) = frames.unbind(1), frame_spans(frames, height, width)
     x, y = axis(columns, x0, x1)[:, None], axis(rows, y0, y1)[:, :, None]
     grid = torch.stack([x.expand(-1, y.shape[1], -1), y.expand(-1, -1, x.shape[2])], -1)
     found = F.grid_sample(probability, grid, padding_mode="border", align_corners=False)[:, 0]
-    masks[:, rows, columns] = (found > .5) & (x.abs() < 1) & (y.abs() < 1)
-    return masks
+    return rows, columns, (found > .5) & (x.abs() < 1) & (y.abs() < 1)
 
-def _published_paste(
-    probability: Tensor, frame: Tensor, height: int, width: int,
-) -> Tensor:   # (2, size, size) -> (H, W) bool
-    "Mask of the image from one crop, where the object is likelier than the background."
-    (x0, y0, x1,
-     y1), out = frame.int().tolist(), probability.new_zeros(height, width, dtype=torch.bool)
-    out[y0:y1, x0:x1] = F.interpolate(probability[None], (y1 - y0, x1 - x0), mode="bilinear",
-                                      align_corners=False)[0].argmax(0)
-    return out
+def _published_paste(probability: Tensor, frame: Tensor) -> Part:
+    "Mask in one frame, from (2, size, size), where the object is likelier than the background."
+    x0, y0, x1, y1 = frame.int().tolist()
+    resized = F.interpolate(probability[None], (y1 - y0, x1 - x0), mode="bilinear",
+                            align_corners=False)
+    return slice(y0, y1), slice(x0, x1), resized.argmax(1).bool()
+
 
 # %% ../../nbs/3_refiner/01_crops.ipynb #da4a9ee8
-def paste(
+def paste_parts(
     logits: Tensor,    # (N, 2, size, size) of background and object
     frames: Tensor,    # (N, 4) frames of the crops, image pixels
     height: int,       # of the image
     width: int,
-    chunk_size: int = 2**23,   # pixels at once: bounds the memory
+    chunk_size: int = 2**23,   # pixels of whole masks at once: bounds the memory
     quirks: Quirks = FIXED,     # `crops_by_index` resizes to the frame's own pixels
+) -> Iterator[Part]:
+    "Masks of the whole image from the logits of crops, some at a time, where they are not empty."
+    probability = logits.float().softmax(1)
+    if quirks.crops_by_index: yield from map(_published_paste, probability, frames)
+    elif len(frames):
+        few = max(chunk_size // (height * width), 1)
+        for p, f in zip(probability[:, 1:].split(few), frames.split(few)):
+            yield _paste(p, f, height, width)
+
+def paste(
+    logits: Tensor, frames: Tensor, height: int, width: int, chunk_size: int = 2**23,
+    quirks: Quirks = FIXED,
 ) -> Tensor:           # (N, H, W) bool, False outside the frames
-    "Masks of the whole image from the logits of crops."
-    if quirks.crops_by_index:
-        return torch.stack([_published_paste(p, f, height, width)
-                            for p, f in zip(logits.float().softmax(1), frames)])
-    probability, few = logits.float().softmax(1)[:, 1:], max(chunk_size // (height * width), 1)
-    return torch.cat([_paste(p, f, height, width)
-                      for p, f in zip(probability.split(few), frames.split(few))])
+    "Masks of the whole image from the logits of crops; arguments as `paste_parts`."
+    masks = torch.zeros(len(frames), height, width, dtype=torch.bool, device=frames.device)
+    at = 0
+    for rows, columns, found in paste_parts(logits, frames, height, width, chunk_size, quirks):
+        masks[at:at + len(found), rows, columns] = found
+        at += len(found)
+    return masks
+
 
 # %% ../../nbs/3_refiner/01_crops.ipynb #1b3666f3
 def perturb(

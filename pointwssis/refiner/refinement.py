@@ -7,17 +7,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import groupby
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.coco import decode, encode
+from ..data.masks import bounds, encode_at, pixels_of
 from ..data.points import coarse
 from ..data.transforms import tight_boxes
 from ..quirks import FIXED, Quirks
-from .crops import _bumps, crop_inputs, crop_window, gaussian_map
-from .crops import normalise_crops, paste
-from .crops import published_inputs
+from .crops import Part, _bumps, crop_inputs, crop_window, frame_spans
+from .crops import gaussian_map, normalise_crops, paste_parts, published_inputs
 from .network import MaskRefineNet
 from ..training.device import in_precision
 
@@ -32,17 +30,27 @@ def _clicks(
     if quirks.crops_by_index: xy = (xy.cpu().double() - .5).clamp(min=0)
     return coarse(xy, height, width) if quirks.coarse_points else xy
 
-def windows(
-    rough: Tensor,     # (N, H, W) bool, none empty
+def windows_of(
+    boxes: list[list[float]],   # N times x0 y0 x1 y1, half open, image pixels; none empty
     xy: Tensor,        # (N, 2) points, image pixels
     scale: float,      # window side over box side
+    height: int,       # of the image
+    width: int,
     quirks: Quirks = FIXED,
 ) -> Tensor:           # (N, 4) float x0 y0 x1 y1, half open
-    "Crop window of each rough mask and its point; published points are those of `_clicks`."
-    boxes = tight_boxes(rough).tolist()
-    found = [crop_window(box, point, scale, *rough.shape[-2:], quirks)
+    "Crop window of each box and its point; published points are those of `_clicks`."
+    found = [crop_window(box, point, scale, height, width, quirks)
              for box, point in zip(boxes, xy.tolist())]
-    return torch.tensor(found, dtype=torch.float, device=rough.device).view(-1, 4)
+    return torch.tensor(found, dtype=torch.float, device=xy.device).view(-1, 4)
+
+def windows(
+    rough: Tensor,     # (N, H, W) bool, none empty
+    xy: Tensor, scale: float, quirks: Quirks = FIXED,
+) -> Tensor:           # (N, 4)
+    "`windows_of` the boxes of rough masks."
+    return windows_of(tight_boxes(rough).tolist(), xy.to(rough.device), scale, *rough.shape[-2:],
+                      quirks)
+
 
 # %% ../../nbs/3_refiner/03_refinement.ipynb #35210ae3
 def class_channel(
@@ -102,10 +110,33 @@ def _chunks(count: int, height: int, width: int) -> list[range]:
     return [range(start, min(start + few, count)) for start in range(0, count, few)]
 
 # %% ../../nbs/3_refiner/03_refinement.ipynb #9e3f1b80
-def _full_size(rough: Tensor | list[dict], rows: range, height: int, width: int) -> Tensor:
-    "(n, H, W) bool: these rows of an item's rough masks."
-    if isinstance(rough, Tensor): return rough[rows.start:rows.stop]
-    return torch.from_numpy(np.stack([decode(rough[row], height, width) for row in rows]))
+def _boxes(
+    rough: Tensor | list[dict], rows: range, height: int, width: int,
+) -> tuple[list[int], list]:
+    "Rows of the masks that are not empty, among these, and their boxes."
+    if isinstance(rough, Tensor):
+        masks = rough[rows.start:rows.stop]
+        kept = masks.flatten(1).any(1).nonzero()[:, 0]
+        return (kept + rows.start).tolist(), tight_boxes(masks[kept]).tolist()
+    found = {row: bounds(rough[row], height, width) for row in rows}
+    kept = [row for row, (x0, _, x1, _) in found.items() if x1 > x0]
+    return kept, [found[row] for row in kept]
+
+def _full_size(
+    image: Tensor, rough: Tensor | list[dict], rows: list[int], frames: Tensor,
+) -> tuple[Tensor, Tensor]:   # (3, H, W) float, (n, 1, H, W) bool or float
+    "The picture and rough masks; all that crops of the frames read, and no other pixels."
+    (H, W), device = image.shape[1:], frames.device
+    down, across = frame_spans(frames, H, W)
+    picture = torch.empty(image.shape, device=device)
+    picture[:, down, across] = image[:, down, across].to(device).float()
+    if isinstance(rough, Tensor): return picture, rough[rows].to(device)[:, None]
+    masks = torch.empty(len(rows), 1, H, W, device=device)
+    masks[:, :, down, across] = 0
+    for mask, row in zip(masks.flatten(1), rows):
+        places = torch.from_numpy(pixels_of(rough[row])).to(device)   # column by column
+        mask[places % H * W + places // H] = 1
+    return picture, masks
 
 Places = list[tuple[int, int]]   # number of the item, row of the mask in it
 
@@ -115,18 +146,18 @@ def _cut(
     "Places, frames and crop inputs of the masks that are not empty, a portion at a time."
     cut = published_inputs if quirks.crops_by_index else crop_inputs
     for number, (image, rough, xy, classes) in enumerate(items):
-        (H, W), image = image.shape[1:], image.to(device).float()
+        H, W = image.shape[1:]
         for rows in _chunks(len(rough), H, W):
-            masks, part = _full_size(rough, rows, H, W).to(device), slice(rows.start, rows.stop)
-            kept = masks.flatten(1).any(1).nonzero()[:, 0]
-            if not len(kept): continue
-            clicks = _clicks(xy[part].to(device)[kept], H, W, quirks)
-            frames = windows(masks := masks[kept], clicks, net.cfg.crop_scale, quirks)
-            crops = cut(image, masks[:, None], clicks, frames, net.cfg.crop_size)
-            places = [(number, rows.start + k) for k in kept.tolist()]
-            others = [other_points(xy.to(device), kept + rows.start, frames, net.cfg.crop_size,
-                                   net.cfg.sigma)] if net.cfg.use_other_points else []
-            yield places, [frames, *crops, classes[part].to(device)[kept], *others]
+            kept, boxes = _boxes(rough, rows, H, W)
+            if not kept: continue
+            clicks = _clicks(xy[kept].to(device), H, W, quirks)
+            frames = windows_of(boxes, clicks, net.cfg.crop_scale, H, W, quirks).to(device)
+            crops = cut(*_full_size(image, rough, kept, frames), clicks, frames, net.cfg.crop_size)
+            others = [other_points(xy.to(device), torch.tensor(kept, device=device), frames,
+                                   net.cfg.crop_size, net.cfg.sigma)
+                      ] if net.cfg.use_other_points else []
+            places = [(number, row) for row in kept]
+            yield places, [frames, *crops, classes[kept].to(device), *others]
 
 def _batches(
     parts: Iterator[tuple[Places, list[Tensor]]], size: int,
@@ -149,7 +180,7 @@ def refined_parts(
     quirks: Quirks = FIXED,
     batch: int = 64,         # crops at once; on a processor at most what fits into its cache
     precision: str = "fp32",  # or "bf16", "fp16"
-) -> Iterator[tuple[int, list[int], Tensor]]:   # item, rows n of its masks, (n, H, W) bool
+) -> Iterator[tuple[int, list[int], Part]]:   # item, rows n of its masks, (n, h, w) bool
     "Yield refined masks of several images, some at a time; without those of empty rough masks."
     device, was = net.head.weight.device, net.training
     net.eval().to(memory_format=torch.channels_last)
@@ -158,11 +189,11 @@ def refined_parts(
         logits, at = _logits(net, crops, quirks, precision), 0
         for number, group in groupby(places, key=lambda place: place[0]):
             (H, W), rows = items[number][0].shape[1:], [row for _, row in group]
-            for part in _chunks(len(rows), H, W):
-                here = slice(at + part.start, at + part.stop)
-                new = paste(logits[here], frames[here], H, W, quirks=quirks)
-                yield number, rows[part.start:part.stop], new
-            at += len(rows)
+            here, at = slice(at, at + len(rows)), at + len(rows)
+            for part in paste_parts(logits[here], frames[here], H, W, quirks=quirks):
+                few = len(part[2])
+                yield number, rows[:few], part
+                rows = rows[few:]
     net.train(was)
 
 def refine_many(
@@ -174,9 +205,11 @@ def refine_many(
 ) -> list[Tensor]:           # per image: (N, H, W) bool on the network's device
     "Refine the masks of several images; an empty mask, before or after, leaves the rough one."
     out = [rough.to(net.head.weight.device, copy=True) for _, rough, _, _ in items]
-    for number, rows, new in refined_parts(net, items, quirks, batch, precision):
-        place, found = torch.tensor(rows, device=new.device), new.flatten(1).any(1)
-        out[number][place] = torch.where(found[:, None, None], new, out[number][place])
+    for number, rows, (down, across, new) in refined_parts(net, items, quirks, batch, precision):
+        found = new.flatten(1).any(1)
+        place = torch.tensor(rows, device=new.device)[found]
+        out[number][place] = False
+        out[number][place, down, across] = new[found]
     return out
 
 def refine_rles(
@@ -188,9 +221,10 @@ def refine_rles(
 ) -> list[list[dict]]:       # per image: N compressed run lengths
     "Refine as `refine_many`, without ever holding all masks of an image as pixels."
     out = [list(rough) for _, rough, _, _ in items]
-    for number, rows, new in refined_parts(net, items, quirks, batch, precision):
+    for number, rows, (down, across, new) in refined_parts(net, items, quirks, batch, precision):
+        size = items[number][0].shape[1:]
         for row, mask in zip(rows, new.cpu().numpy()):
-            if mask.any(): out[number][row] = encode(mask)
+            if mask.any(): out[number][row] = encode_at(mask, across.start, down.start, *size)
     return out
 
 # %% ../../nbs/3_refiner/03_refinement.ipynb #8fb02090

@@ -56,6 +56,23 @@ def test_portions_and_run_lengths_give_the_same_masks(crowd, monkeypatch, portio
     assert found[0] + found[1] == expected and found[1][0] == masks[4] and expected != masks
 
 
+@pytest.mark.parametrize("quirks", [FIXED, PUBLISHED], ids=["fixed", "published"])
+def test_pixels_around_the_windows_are_neither_read_nor_written(crowd, monkeypatch, quirks):
+    "The masks of full-size copies of the picture and of each rough mask, pasted and encoded at full size."
+    net = crowd[0]
+    masks, centres = discs(6, 400, 300, radius=15)
+    xy, classes, picture = torch.from_numpy(centres).float(), torch.arange(6) % 3, torch.randint(256, (3, 400, 300), dtype=torch.uint8)
+    stack = torch.from_numpy(np.stack([decode(m, 400, 300) for m in masks]))
+    clicks = refinement._clicks(xy, 400, 300, quirks)
+    frames = refinement.windows(stack, clicks, net.cfg.crop_scale, quirks)
+    cut = crops.published_inputs if quirks is PUBLISHED else crops.crop_inputs
+    plain = refinement._logits(net, [*cut(picture, stack[:, None], clicks, frames, net.cfg.crop_size), classes], quirks, "fp32")
+    whole = encode_many(crops.paste(plain, frames, 400, 300, quirks=quirks).numpy())
+    monkeypatch.setattr(refinement, "CHUNK_PIXELS", 1)
+    monkeypatch.setattr(refinement.torch, "empty", lambda *size, **options: torch.full(size[0] if isinstance(size[0], tuple) else size, float("nan"), **options))
+    assert refine_rles(net, [(picture, masks, xy, classes)], quirks)[0] == whole != masks
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_pasting_computes_frames_only_and_gives_the_masks_of_the_whole_image(seed):
     g = torch.Generator().manual_seed(seed)
