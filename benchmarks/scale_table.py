@@ -1,7 +1,7 @@
-"""`python -m benchmarks.scale_table [RESULTS]`: the work of COCO's splits, and its time on several
-GPUs at the rates that `benchmarks.gpu` has measured."""
+"""`python -m benchmarks.scale_table [RESULTS] [--price P]`: the work of COCO's splits, and its time
+and cost on several GPUs at the rates that `benchmarks.gpu` has measured."""
 from __future__ import annotations
-import sys
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -33,27 +33,38 @@ def rates_of(results: dict[str, Any]) -> dict[str, float]:
     return {kind: rows[place] for kind, place in RATES.items() if place in rows}
 
 
-def hours(split: str, gpus: int, rates: dict[str, float]) -> str:
-    "Hours of a split's run on so many GPUs, were each as quick as one alone."
+def gpu_hours(split: str, rates: dict[str, float]) -> float | None:
+    "Hours of a split's run on one GPU; None where a rate has not been measured."
     work = work_of(split)
-    if set(work) - set(rates): return UNKNOWN
-    return f"{sum(count / rates[kind] for kind, count in work.items()) / gpus / 3600:,.1f}"
+    if set(work) - set(rates): return None
+    return sum(count / rates[kind] for kind, count in work.items()) / 3600
 
 
-def table(rates: dict[str, float]) -> str:
+def times(split: str, rates: dict[str, float], price: float | None) -> list[str]:
+    "Hours on so many GPUs, were each as quick as one alone, and the cost at a price of an hour of one."
+    whole = gpu_hours(split, rates)
+    if whole is None: return [UNKNOWN] * (len(GPUS) + 1)
+    cost = f"{whole:,.0f} x price" if price is None else f"{whole * price:,.0f}"
+    return [*(f"{whole / n:,.1f}" for n in GPUS), cost]
+
+
+def table(rates: dict[str, float], price: float | None = None) -> str:
     "The table of docs/scale.md."
     text = ["| split | teacher, images | refiner, crops | labels, images | two students, images | "
-            + " | ".join(f"hours, {n} GPU{'s' * (n > 1)}" for n in GPUS) + " |",
-            f"|---|{'---:|' * (4 + len(GPUS))}"]
+            + " | ".join(f"hours, {n} GPU{'s' * (n > 1)}" for n in GPUS) + " | cost |",
+            f"|---|{'---:|' * (5 + len(GPUS))}"]
     for split in COCO_SCHEDULES:
-        cells = [f"{count:,}" for count in work_of(split).values()]
-        text.append(f"| {split} | {' | '.join([*cells, *(hours(split, n, rates) for n in GPUS)])} |")
+        cells = [f"{count:,}" for count in work_of(split).values()] + times(split, rates, price)
+        text.append(f"| {split} | {' | '.join(cells)} |")
     return "\n".join(text)
 
 
-def main() -> None:
-    found = read_json(Path(sys.argv[1])) if len(sys.argv) > 1 else {}
-    print(table(rates_of(found)))
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale_table", description=__doc__)
+    parser.add_argument("results", nargs="?", type=Path, help="results.json of benchmarks.gpu")
+    parser.add_argument("--price", type=float, help="of an hour of one GPU, in any currency")
+    args = parser.parse_args(argv)
+    print(table(rates_of(read_json(args.results) if args.results else {}), args.price))
 
 
 if __name__ == "__main__": main()

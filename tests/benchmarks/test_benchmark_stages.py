@@ -1,4 +1,5 @@
 "COCO's size through the stages, in small; and the table of its work."
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -40,14 +41,22 @@ def test_the_page_has_the_table():
     assert scale_table.table({}) in (ROOT / "docs/scale.md").read_text(encoding="utf-8")
 
 
-def test_hours_follow_the_rates():
-    parts = {"network": [("R-101, batch 16", 20.)], "crops": [("trained, batch 16, bf16", 100.)], "labels": [("teacher, from files", 10.)]}
-    results = {"parts": {name: {"rows": [{"what": what, "value": value} for what, value in rows]} for name, rows in parts.items()}}
-    rates = scale_table.rates_of(results)
-    seconds = (720_000 + 8_640_000) / 20 + 3_200_000 / 100 + 106_458 / 10
-    assert scale_table.hours("10p", 8, rates) == f"{seconds / 8 / 3600:,.1f}" and scale_table.hours("10p", 8, {}) == "not measured"
+PARTS = {"network": [("R-101, batch 16", 20.)], "crops": [("trained, batch 16, bf16", 100.)], "labels": [("teacher, from files", 10.)]}
+RESULTS = {"parts": {name: {"rows": [{"what": what, "value": value} for what, value in rows]} for name, rows in PARTS.items()}}
 
 
-def test_the_command_prints_it():
-    done = subprocess.run([sys.executable, "-m", "benchmarks.scale_table"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == scale_table.table({})
+def test_time_and_cost_follow_the_rates_and_the_price():
+    hours = ((720_000 + 8_640_000) / 20 + 3_200_000 / 100 + 106_458 / 10) / 3600
+    rates = scale_table.rates_of(RESULTS)
+    assert scale_table.times("10p", rates, 2.5) == [f"{hours / n:,.1f}" for n in (1, 8, 64)] + [f"{2.5 * hours:,.0f}"]
+    assert scale_table.times("10p", rates, None)[-1] == f"{hours:,.0f} x price"
+    assert scale_table.times("10p", {}, 2.5) == ["not measured"] * 4
+
+
+def test_the_command_prints_it(tmp_path):
+    def printed(*words: str) -> str:
+        command = [sys.executable, "-m", "benchmarks.scale_table", *words]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    (tmp_path / "results.json").write_text(json.dumps(RESULTS))
+    assert printed() == scale_table.table({})
+    assert printed(str(tmp_path / "results.json"), "--price", "2.5") == scale_table.table(scale_table.rates_of(RESULTS), 2.5)
