@@ -1,19 +1,20 @@
 "A workflow engine gets the options of `reproduce` and limits of each stage; on a real Slurm it ends with the runner's numbers."
 import json
 import os
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from pointwssis.core import StageError
+from pointwssis.core import StageError, file_hash
 from pointwssis.data import shapes
 from pointwssis.runs import engine
 from pointwssis.runs.cli import main
 from pointwssis.runs.presets import preset
-from pointwssis.runs.stage_graph import STAGES
-from pointwssis.runs.fingerprints import is_done
+from pointwssis.runs.stage_graph import STAGES, config_of, wanted_stages
 from chain import TINY
 from slurm import cluster, missing
 from test_workflow import SNAKEMAKE
@@ -71,33 +72,96 @@ def test_limits_follow_the_schedule_and_the_processes():
     assert engine.resources_of(STAGES["student"], tiny)["runtime"] < 180 and engine.resources_of(STAGES["split"], coco)["gpu"] == 0
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(bool(missing()) or not SNAKEMAKE, reason="wants Debian's slurmctld, slurmd, slurm-client and munge, and pip install 'pointwssis[cluster]'")
-def test_two_splits_and_two_seeds_on_a_real_slurm(tmp_path, monkeypatch):
-    "All stages as jobs of a cluster of one node; a job that is killed; nothing is run again; the numbers are the runner's."
+# images of 64 pixels, in fp32 on one thread, so that two executions give equal numbers
+BRIEF = TINY | {"controls": False, "data.short_side": 64, "data.long_side": 64} | {
+    f"{who}_train.{key}": value for who in ("teacher", "student", "refiner")
+    for key, value in {"steps": 4, "batch_size": 2, "precision": "fp32", "short_sides": (64,), "long_side": 64}.items()}
+PROFILE = """executor: slurm
+jobs: 2
+latency-wait: 20
+restart-times: 1
+slurm-status-command: squeue
+slurm-init-seconds-before-status-checks: 5
+default-resources:
+  slurm_partition: gpu
+  slurm_account: none
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> dict[str, str]:
+    "A folder with drawn data and a profile; the environment in which the command line finds this checkout."
     monkeypatch.chdir(tmp_path)
     shapes.write(tmp_path / "data", train=12, val=4)
-    (tmp_path / "profile").mkdir()
-    (tmp_path / "profile/config.yaml").write_text("executor: slurm\njobs: 2\nlatency-wait: 20\nrestart-times: 1\nslurm-status-command: squeue\n"
-                                                  "slurm-init-seconds-before-status-checks: 5\ndefault-resources:\n  slurm_partition: gpu\n  slurm_account: none\n")
-    (tmp_path / "bin").mkdir()
+    for name in ("profile", "bin"): (tmp_path / name).mkdir()
+    (tmp_path / "profile/config.yaml").write_text(PROFILE)
     (tmp_path / "bin/pointwssis").write_text(f"#!/bin/sh\nexec {sys.executable} -c 'import sys; from pointwssis.runs.cli import main; sys.exit(main())' \"$@\"\n")
     (tmp_path / "bin/pointwssis").chmod(0o755)
-    changes = [f"--set={key}={json.dumps(value)}" for key, value in (TINY | {"controls": False}).items()]
-    command = ["pointwssis", "reproduce", "--dataset=shapes", "--data-root=data", *changes]
+    return {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
+            "PYTHONPYCACHEPREFIX": str(tmp_path / "compiled")}
+
+
+COMMAND = ["pointwssis", "reproduce", "--dataset=shapes", "--data-root=data", *(f"--set={key}={json.dumps(value)}" for key, value in BRIEF.items())]
+
+
+def results(runs: Path, split: str, seed: int) -> dict[str, str]:
+    "Hashes of the weights and annotation files that all stages of a run have made."
+    folder = runs / f"shapes/{split}/s{seed}"
+    return {str(path.relative_to(folder)): file_hash(path) for kind in ("safetensors", "json") for path in folder.glob(f"*/artifacts/*.{kind}")
+            if path.name != "history.json"}
+
+
+def metrics(runs: Path, split: str, seed: int) -> dict[str, float]:
+    found = json.loads((runs / f"shapes/{split}/s{seed}/evaluate/metrics.json").read_text())
+    return {key: value for key, value in found.items() if key != "stages"}
+
+
+def jobs_of(env: dict[str, str]) -> list[dict[str, str]]:
+    "All jobs that the cluster has had."
+    text = subprocess.run(["scontrol", "show", "jobs", "--oneliner"], env=env, capture_output=True, text=True, check=True).stdout
+    return [dict(word.split("=", 1) for word in line.split() if "=" in word) for line in text.splitlines() if line.startswith("JobId")]
+
+
+def kill_a_teacher(env: dict[str, str], run: subprocess.Popen) -> None:
+    "Cancel the first job of a teacher once its notebook runs."
+    while run.poll() is None:
+        time.sleep(1)
+        found = [job for job in jobs_of(env) if job["JobState"] == "RUNNING" and "rule_teacher" in job.get("Comment", "")]
+        if found and list(Path("outputs/runs").glob("*/*/*/.teacher.partial/*.ipynb")):
+            subprocess.run(["scancel", found[0]["JobId"]], env=env, check=True)
+            return
+
+
+def check_limits(jobs: list[dict[str, str]]) -> None:
+    "Each stage has asked for what the presets say."
+    for job in jobs:
+        stage, split, seed = re.match(r"rule_(\w+)_wildcards_shapes_(\d+p)_s(\d)", job["Comment"]).groups()
+        limits = engine.resources_of(STAGES[stage], config_of("shapes", split, int(seed), overrides=BRIEF))
+        hours, minutes, _ = map(int, job["TimeLimit"].rpartition("-")[2].split(":"))
+        days = int(job["TimeLimit"].rpartition("-")[0] or 0)
+        asked = dict(pair.split("=") for pair in job.get("ReqTRES", job.get("TRES")).split(","))   # newer and older Slurm
+        assert (24 * days + hours) * 60 + minutes == limits["runtime"] and int(job["CPUs/Task"]) == limits["cpus_per_task"]
+        assert asked["mem"] == f"{limits['mem_mb'] // 1024}G" and int(asked.get("gres/gpu", 0)) == limits["gpu"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(missing()) or not SNAKEMAKE, reason="wants Debian's slurmctld, slurmd, slurm-client and munge, and pip install 'pointwssis[cluster]'")
+def test_two_splits_and_two_seeds_on_a_real_slurm(tmp_path, here):
+    "All stages as jobs of a cluster of one node; a job that is killed; nothing is run again; the numbers are the runner's."
     with cluster(tmp_path / "slurm") as env:
-        env |= {"PATH": f"{tmp_path / 'bin'}:{env['PATH']}", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-        jobs = [*command, "--engine=snakemake", "--profile=profile", "--splits=25p,50p", "--seeds=0,1"]
-        run = subprocess.Popen(jobs, env=env)
-        while run.poll() is None and not (found := subprocess.run(["squeue", "-h", "-t", "R", "-o", "%i %j %k"], env=env, capture_output=True,
-                                                                  text=True).stdout.partition("teacher")[0].split("\n")[-1]): pass
-        subprocess.run(["scancel", found.split()[0]], env=env, check=True)
+        env |= here
+        command = [*COMMAND, "--engine=snakemake", "--profile=profile", "--splits=25p,50p", "--seeds=0,1"]
+        run = subprocess.Popen(command, env=env)
+        kill_a_teacher(env, run)
         assert run.wait() == 0
-        before = {path: path.stat().st_mtime_ns for path in Path("outputs/runs").glob("*/*/*/*/params.json")}
-        assert subprocess.run(jobs, env=env).returncode == 0
-        assert {path: path.stat().st_mtime_ns for path in before} == before
-    folders = [Path(f"outputs/runs/shapes/{split}/s{seed}") for split in ("25p", "50p") for seed in (0, 1)]
-    assert all(is_done(folder / stage) for folder in folders for stage, one in STAGES.items() if not one.control)
-    subprocess.run([*command, "--split=25p", "--seed=1", "--runs=by_runner", "--jobs=1"], env=env, check=True)
-    by_engine, by_runner = (json.loads((Path(runs) / "shapes/25p/s1/evaluate/metrics.json").read_text()) for runs in ("outputs/runs", "by_runner"))
-    assert {k: v for k, v in by_engine.items() if k != "stages"} == {k: v for k, v in by_runner.items() if k != "stages"}
+        jobs, before = jobs_of(env), {path: path.stat().st_mtime_ns for path in Path("outputs/runs").glob("*/*/*/*/params.json")}
+        (killed,) = [job for job in jobs if job["JobState"] == "CANCELLED"]
+        stages = [job for job in jobs if job["JobState"] == "COMPLETED" and job["Comment"] != "rule_all"]
+        assert killed["Comment"] in {job["Comment"] for job in stages} and len(stages) == len(before) == 4 * len(wanted_stages(config_of(overrides=BRIEF)))
+        check_limits(stages)
+        assert subprocess.run(command, env=env).returncode == 0
+        again = [job["Comment"] for job in jobs_of(env) if job["JobId"] not in {one["JobId"] for one in jobs}]
+        assert again == ["rule_all"] and {path: path.stat().st_mtime_ns for path in before} == before     # the tables alone
+    subprocess.run([*COMMAND, "--split=25p", "--seed=1", "--runs=by_runner", "--jobs=1"], env=env, check=True)
+    assert metrics(Path("outputs/runs"), "25p", 1) == metrics(Path("by_runner"), "25p", 1)
+    assert results(Path("outputs/runs"), "25p", 1) == results(Path("by_runner"), "25p", 1)

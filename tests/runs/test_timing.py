@@ -10,7 +10,7 @@ import torch
 from pointwssis.core import write_json
 from pointwssis.data import coco
 from pointwssis.detector.solov2 import SOLOv2
-from pointwssis.method import stages
+from pointwssis.method import training_stages
 from pointwssis.process import GROUP
 from pointwssis.registry import DETECTORS
 from pointwssis.runs import runner, summary, sweeps, timing
@@ -68,7 +68,7 @@ def test_a_step_is_the_share_of_one_process(monkeypatch, strong, device, batch, 
         write_json(out / "history.json", [{"images_per_s": 2.}] * schedule.steps)
     monkeypatch.setenv(GROUP, "127.0.0.1 29400 4 2")
     monkeypatch.setattr(timing, "pick_device", lambda name: torch.device(device))
-    monkeypatch.setattr(stages, "fit_detector", fit_detector)
+    monkeypatch.setattr(training_stages, "fit_detector", fit_detector)
     found = timing._seconds(preset("shapes", **{"teacher_train.batch_size": batch}), strong, 1, 2)
     assert asked == [timed] and found.tolist() == [timed / 2] * 2
 
