@@ -141,7 +141,7 @@ def check_limits(jobs: list[dict[str, str]]) -> None:
         days = int(job["TimeLimit"].rpartition("-")[0] or 0)
         asked = dict(pair.split("=") for pair in job.get("ReqTRES", job.get("TRES")).split(","))   # newer and older Slurm
         assert (24 * days + hours) * 60 + minutes == limits["runtime"] and int(job["CPUs/Task"]) == limits["cpus_per_task"]
-        assert asked["mem"] == f"{limits['mem_mb'] // 1024}G" and int(asked.get("gres/gpu", 0)) == limits["gpu"]
+        assert asked["mem"] == f"{limits['mem_mb'] // 1024}G" and int(job.get("TresPerJob", "gpu:0").rpartition(":")[2]) == limits["gpu"]
 
 
 @pytest.mark.slow
