@@ -1246,6 +1246,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
                                                                                                   'pointwssis/method/run_pictures.py'),
                                                 'pointwssis.method.run_pictures._with_iou': ( '1_method/run_pictures.html#_with_iou',
                                                                                               'pointwssis/method/run_pictures.py'),
+                                                'pointwssis.method.run_pictures.beside': ( '1_method/run_pictures.html#beside',
+                                                                                           'pointwssis/method/run_pictures.py'),
                                                 'pointwssis.method.run_pictures.labels_picture': ( '1_method/run_pictures.html#labels_picture',
                                                                                                    'pointwssis/method/run_pictures.py'),
                                                 'pointwssis.method.run_pictures.levels_picture': ( '1_method/run_pictures.html#levels_picture',

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from pointwssis.core import file_hash
 from pointwssis.data import shapes
 from pointwssis.method.overview import PICTURES, save_pictures
-from pointwssis.method.run_pictures import outcome, resized
+from pointwssis.method.run_pictures import beside, outcome, resized
 from pointwssis.method.finished_run import FinishedRun, readable
 
 
@@ -86,3 +86,12 @@ def test_pictures_name_the_weights_that_they_were_drawn_with(run, tmp_path, monk
         if content: (weights.parent.mkdir(parents=True), weights.write_bytes(content))
         save_pictures(tmp_path, run.cfg, tmp_path / "a/25p/s0")
         assert json.loads((tmp_path / "a_25p_square.json").read_text())["student"] == (file_hash(weights) if content else "")
+
+
+def test_a_text_leaves_a_small_mask_visible():
+    mask = np.zeros((100, 80), bool)
+    mask[40:50, 10:20] = True
+    assert beside(mask, 15, 45) == (15, 54)
+    assert beside(np.roll(mask, 48, 0), 15, 93) == (15, 83)     # above, at the lower edge
+    mask[20:90] = True
+    assert beside(mask, 15, 45) == (15, 45)
