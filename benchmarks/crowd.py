@@ -8,7 +8,7 @@ import torch
 
 from pointwssis.config import RefinerConfig
 from pointwssis.core import rng
-from pointwssis.data.coco import encode
+from pointwssis.data.masks import encode_at
 from pointwssis.refiner.refinement import refine_rles
 from pointwssis.refiner.network import MaskRefineNet
 from pointwssis.runs.presets import preset
@@ -26,12 +26,10 @@ def discs(count: int, height: int, width: int, radius: int) -> tuple[list[dict],
     random = rng(0, "crowd")
     centres = random.uniform(radius, (width - radius, height - radius), (count, 2))
     def one(x: float, y: float) -> dict:
-        left, top, mask = int(x) - radius, int(y) - radius, np.zeros((height, width), bool)
-        window = mask[max(top, 0):top + 2 * radius, max(left, 0):left + 2 * radius]
-        rows, columns = np.ogrid[max(top, 0):top + 2 * radius, max(left, 0):left + 2 * radius]
-        far = (columns[:, :window.shape[1]] - x) ** 2 + (rows[:window.shape[0]] - y) ** 2
-        window[:] = far < random.uniform(4, radius) ** 2
-        return encode(mask)
+        left, top = max(int(x) - radius, 0), max(int(y) - radius, 0)
+        rows, columns = np.ogrid[top:min(int(y) + radius, height), left:min(int(x) + radius, width)]
+        far = (columns - x) ** 2 + (rows - y) ** 2
+        return encode_at(far < random.uniform(4, radius) ** 2, left, top, height, width)
     return [one(x, y) for x, y in centres], centres
 
 

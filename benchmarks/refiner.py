@@ -99,8 +99,9 @@ def around_row(net: MaskRefineNet, item: Item, device: torch.device, precision: 
             with in_precision(refiner.precision, device): refiner.net(image, click, k, rough)
     refiner.refine([item])
     ours, other = alternate(lambda: refiner.refine([item]), alone, device)
-    name = f"refining {count} masks from run lengths to run lengths, {net.cfg.backbone.partition(':')[2]}, {refiner.precision}: share of its network"
-    return Row(name, ours, other, "network", 1.15, share=True, opponent=False, note=f"image of {height} x {width}, crops of {size} x {size}")
+    name = (f"refining {count} masks of an image of {height} x {width} from run lengths to run lengths, {net.cfg.backbone.partition(':')[2]}, "
+            f"{refiner.precision}: share of its network")
+    return Row(name, ours, other, "network", 1.15, share=True, opponent=False, note=f"crops of {size} x {size}")
 
 
 @torch.inference_mode()
