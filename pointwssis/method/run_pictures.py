@@ -95,7 +95,7 @@ def predicted(model: Any, image: np.ndarray, cfg: Config) -> tuple[np.ndarray, l
 FEW = 12   # objects of an image whose classes and IoU are written
 LARGE = .25   # of the image's height: a text on such a mask leaves it visible
 
-def beside(mask: np.ndarray, x: float, y: float) -> tuple[float, float]:
+def text_place(mask: np.ndarray, x: float, y: float) -> tuple[float, float]:
     "The place of a text: x, y on a large mask, else below the mask, at the lower edge above it."
     height, rows = len(mask), np.flatnonzero(mask.any(1))
     if not rows.size or np.ptp(rows) >= LARGE * height: return x, y
@@ -110,7 +110,7 @@ def _with_iou(run: FinishedRun, data: CocoData, image_id: int, title: str) -> di
     iou = overlaps(masks, objects)
     shares = {n: iou[k, true.index(n)] for k, n in enumerate(ids) if n in true}
     mean = sum(shares.values()) / max(len(points), 1)
-    texts = [(*beside(masks[ids.index(n)], *points[n]), f"{share:.2f}")
+    texts = [(*text_place(masks[ids.index(n)], *points[n]), f"{share:.2f}")
              for n, share in shares.items() if n in points]
     return known(data, image_id, f"{title}, mean IoU {mean:.2f}") | {
         "points": (), "missed": [xy for n, xy in points.items() if n not in ids],

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from pointwssis.core import file_hash
 from pointwssis.data import shapes
 from pointwssis.method.overview import PICTURES, save_pictures
-from pointwssis.method.run_pictures import beside, outcome, resized
+from pointwssis.method.run_pictures import outcome, resized, text_place
 from pointwssis.method.finished_run import FinishedRun, readable
 
 
@@ -91,7 +91,7 @@ def test_pictures_name_the_weights_that_they_were_drawn_with(run, tmp_path, monk
 def test_a_text_leaves_a_small_mask_visible():
     mask = np.zeros((100, 80), bool)
     mask[40:50, 10:20] = True
-    assert beside(mask, 15, 45) == (15, 54)
-    assert beside(np.roll(mask, 48, 0), 15, 93) == (15, 83)     # above, at the lower edge
+    assert text_place(mask, 15, 45) == (15, 54)
+    assert text_place(np.roll(mask, 48, 0), 15, 93) == (15, 83)     # above, at the lower edge
     mask[20:90] = True
-    assert beside(mask, 15, 45) == (15, 45)
+    assert text_place(mask, 15, 45) == (15, 45)
