@@ -95,7 +95,7 @@ ABLATIONS: dict[str, Ablation] = {
         "none": "recipe_competition", "average of the student's weights": "ours_average_weights",
         "labels weighted by score": "ours_label_score",
         "outlined objects pasted": "ours_copy_paste",
-        "the refiner sees the other points": "ours_other_points"},
+        "other points as input of the refiner": "ours_other_points"},
         reference="recipe_competition"),
     "positive_cells": Ablation("Positive cells of the teacher, with clicks anywhere inside.",
                                "positive cells", {
