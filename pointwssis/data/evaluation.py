@@ -95,8 +95,8 @@ def evaluators_by_class(
     An evaluator of all classes at once keeps an entry for each pair of a class and an image."""
     for part, *both in _of_classes(truth, _truths(truth), _detections(truth, results)):
         evaluator = _library(backend)[1](*(_index(part, a, backend) for a in both), "segm")
-        evaluator.params.areaRng, evaluator.params.areaRngLbl = (evaluator.params.areaRng[:areas],
-                                                         evaluator.params.areaRngLbl[:areas])
+        for name in ("areaRng", "areaRngLbl"):
+            setattr(evaluator.params, name, getattr(evaluator.params, name)[:areas])
         with redirect_stdout(io.StringIO()): evaluator.evaluate()
         yield evaluator
 

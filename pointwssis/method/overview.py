@@ -15,10 +15,9 @@ from ..config import Config
 from ..core import file_hash
 from ..data.show import draw_item, save_picture, style
 from .gallery import at_quantiles, known, spread
+from .finished_run import FinishedRun, readable
 from .run_pictures import labels_picture, levels_picture, mean_iou
-from .finished_run import FinishedRun
 from .run_pictures import misses_picture, networks_picture, predicted
-from .finished_run import readable
 from .run_pictures import resized
 
 # %% auto #0

@@ -45,7 +45,7 @@ def _result(
     evidence: Evidence, dataset: str, split: str, key: str,
     ours: list[dict], theirs: list[dict] | None,
 ) -> list[str | Cell]:
-    "One row: published, of published checkpoints if there are any, reproduced, the difference."
+    "A row but its share: published, of published checkpoints if any, reproduced, the difference."
     published, here = [given(dataset, key, split)], references(ours, key)
     mark = BY_OVERLAP if "pseudo" in key else ""
     others = references(theirs or [], key)
@@ -53,17 +53,15 @@ def _result(
     reproduced = cell(evidence, "mean", here)
     gap = cell(evidence, "difference", here, published, missing="¹" if reproduced.of else "²")
     quoted, seeds = cell(evidence, "mean", published, missing="¹"), cell(evidence, "runs", here)
-    return [percent(split), RESULTS[key], quoted, *checkpoint, reproduced, gap, seeds]
+    return [RESULTS[key], quoted, *checkpoint, reproduced, gap, seeds]
 
 def _supervised(evidence: Evidence, dataset: str, main: list[dict],
                 foreign: bool) -> list[str | Cell]:
     "The row of full supervision, which all shares of masks have in common."
     split = next(iter(PUBLISHED.get(dataset, {}).get(SUPERVISED, {})), "")
     theirs = [r for r in main if r["seed"] is None and SUPERVISED in r["metrics"]][:1]
-    ours = supervised_runs(main)
-    row = _result(evidence, dataset, split or "100p", SUPERVISED, ours,
-                  theirs if foreign else None)
-    return ["all", *row[1:]]
+    return ["all", *_result(evidence, dataset, split, SUPERVISED, supervised_runs(main),
+                            theirs if foreign else None)]
 
 # %% ../../nbs/7_report/08_comparisons.ipynb #5bc3a483
 @TABLES.register("results")
@@ -76,7 +74,8 @@ def results_by_split(evidence: Evidence, dataset: str, rows: Sequence[dict]) -> 
     for split in sorted({*(r["split"] for r in main), *published}, key=share_of):
         own = [r for r in main if r["split"] == split]
         ours, theirs = ([r for r in own if (r["seed"] is None) == x] for x in (False, True))
-        body += [_result(evidence, dataset, split, key, ours, theirs if foreign else None)
+        body += [[percent(split), *_result(evidence, dataset, split, key, ours,
+                                           theirs if foreign else None)]
                  for key in results_in(main)
                  if key != SUPERVISED and (own or given(dataset, key, split))]
     body.append(_supervised(evidence, dataset, main, foreign))
