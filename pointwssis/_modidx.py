@@ -2734,6 +2734,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
                                                                                        'pointwssis/runs/sweeps.py'),
                                         'pointwssis.runs.sweeps.Experiment.config': ( '6_runs/sweeps.html#experiment.config',
                                                                                       'pointwssis/runs/sweeps.py'),
+                                        'pointwssis.runs.sweeps._keeps_labels': ( '6_runs/sweeps.html#_keeps_labels',
+                                                                                  'pointwssis/runs/sweeps.py'),
                                         'pointwssis.runs.sweeps.experiments': ( '6_runs/sweeps.html#experiments',
                                                                                 'pointwssis/runs/sweeps.py'),
                                         'pointwssis.runs.sweeps.reproduce_all': ( '6_runs/sweeps.html#reproduce_all',

@@ -26,9 +26,12 @@ __all__ = ['Experiment', 'experiments', 'reproduce_all']
 LABELS = ("split", "teacher", "refiner", "pseudo", "evaluate")
 # what its row shows: labels, and who learned from the refined ones
 VARIANT = (*LABELS[:-1], "student_refined", "evaluate")
-# variants whose labels are those of the method or of `recipe_competition`
-STUDENTS_ONLY = ("unanswered_background", "ours_average_weights", "ours_label_score",
-                 "ours_copy_paste")
+
+def _keeps_labels(variant: str) -> bool:
+    "True if a variant has the labels of the method or of `recipe_competition`."
+    changed = {*settings_of(variant)} - {"recipe", "variant"}
+    return bool(changed) and all(key == "unanswered" or key.startswith("student")
+                                 for key in changed)
 
 # %% ../../nbs/6_runs/07_sweeps.ipynb #9ce7e618
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def experiments(
     for seed in seeds:
         runs += [run(split, seed, "", whole) for split in splits]
         runs += [run(splits[0], seed, v, LABELS
-                     if labels_only and v not in STUDENTS_ONLY else VARIANT) for v in variants]
+                     if labels_only and not _keeps_labels(v) else VARIANT) for v in variants]
     return runs
 
 # %% ../../nbs/6_runs/07_sweeps.ipynb #b8c6ad44
