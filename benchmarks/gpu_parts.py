@@ -30,7 +30,7 @@ from pointwssis.detector.batches import loader, solov2_loss, training_batch
 from pointwssis.detector.predict import predictor
 from pointwssis.detector.solov2 import SOLOv2
 from pointwssis.method import stages
-from pointwssis.method.gallery import open_val
+from pointwssis.method.artifacts import open_val
 from pointwssis.method.pseudo_labels import rough_masks
 from pointwssis.refiner.network import MaskRefineNet
 from pointwssis.refiner.refinement import refine_many

@@ -4,7 +4,7 @@ from pathlib import Path
 from pointwssis.core import file_hash
 from pointwssis.data import coco
 from pointwssis.method import stages
-from pointwssis.method.gallery import open_artifact
+from pointwssis.method.artifacts import open_artifact
 from pointwssis.runs.stage_graph import STAGES, config_of
 
 TINY = {"teacher_train.steps": 6, "teacher_train.checkpoint_steps": (2, 4), "student_train.steps": 4, "refiner_train.steps": 3,

@@ -21,7 +21,7 @@ from ..data.coco import CocoData, box_of, load, picture_path
 from ..config import Config, run_name
 from ..core import ConfigError, DataError, nearest, read_json
 from ..data.transforms import dropped_points, resize_image, target_size, tight_boxes
-from ..method.gallery import data_root as root_of
+from ..method.artifacts import data_root as root_of
 from ..runs.presets import preset
 from ..runs.stage_graph import config_of, of_run
 from ..data.masks import decode, encode

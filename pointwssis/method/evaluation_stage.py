@@ -14,7 +14,7 @@ from ..core import pick_device, write_json
 from ..data.coco import CategoryTable, CocoData
 from ..data.evaluation import coco_ap, link_by_overlap, pseudo_quality
 from ..detector.predict import load_model, predict_all, predictor
-from .gallery import open_artifact, open_truth, open_val
+from .artifacts import open_artifact, open_truth, open_val
 from .prompts import uses_points
 from ..training.device import network_options
 from ..training.distributed import own_rank

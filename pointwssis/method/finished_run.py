@@ -13,7 +13,8 @@ from ..config import NETWORKS, Config
 from ..core import pick_device
 from ..data.coco import CocoData
 from ..detector.predict import load_model
-from .gallery import open_artifact, open_truth, open_val, spread
+from .artifacts import open_artifact, open_truth, open_val
+from .gallery import spread
 
 # %% auto #0
 __all__ = []

@@ -14,7 +14,7 @@ from ..data import coco
 from ..data.coco import CocoData
 from ..data.classes import ids_by_name
 from . import splits
-from .gallery import data_root, open_truth, open_val
+from .artifacts import data_root, open_truth, open_val
 from ..registry import DATASETS
 
 # %% auto #0

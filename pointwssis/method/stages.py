@@ -24,7 +24,7 @@ from ..detector.predict import load_model, over_images, predictor
 from ..journal import Journal
 from . import pseudo_labels
 from .evaluation_stage import evaluate
-from .gallery import open_artifact, open_truth
+from .artifacts import open_artifact, open_truth
 from .point_strategies import point_of
 from .prompts import uses_points
 from .pseudo_labels import PseudoMask

@@ -19,7 +19,7 @@ from ..data.coco import CocoData
 from ..data.show import thinned
 from ..data.training_set import CocoDataset
 from ..detector.batches import detector_batch, loader
-from .gallery import open_artifact, open_truth
+from .artifacts import open_artifact, open_truth
 from ..registry import DETECTORS
 from ..training.device import describe
 from ..training.distributed import own_rank

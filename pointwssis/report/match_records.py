@@ -14,7 +14,7 @@ from ..core import read_json
 from ..data import evaluation
 from ..data.coco import CocoData
 from ..method.evaluation_stage import linked_labels
-from ..method.gallery import open_truth, open_val
+from ..method.artifacts import open_truth, open_val
 from .matches import Detections, Matches, Overlaps, Record
 
 # %% auto #0

@@ -19,7 +19,8 @@ from ..core import atomic_path, read_json
 from ..data.coco import CocoData, decode, encode, save
 from ..data.evaluation import coco_ap
 from ..data.show import curves, show_grid
-from ..method.gallery import known, open_artifact, open_val
+from ..method.artifacts import open_artifact, open_val
+from ..method.gallery import known
 from .bootstrap import drawn_score, paired_difference
 from .html import templates
 from .match_records import record

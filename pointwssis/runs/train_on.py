@@ -15,7 +15,7 @@ import numpy as np
 from ..config import Config, name_after
 from ..core import RUNS, CheckpointError, DataError, pick_device, read_json
 from ..data.annotation_checks import ImageFolder
-from ..method.gallery import open_val
+from ..method.artifacts import open_val
 from .own_data import FOLDS, OwnSet, gather, prepare, share_name
 from .presets import lr_notes, lr_of_batch, preset
 from .runner import reproduce

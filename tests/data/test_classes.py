@@ -19,7 +19,7 @@ from pointwssis.detector.inference import Instances
 from pointwssis.detector.predict import predict_all
 from pointwssis.detector.solov2 import SOLOv2
 from pointwssis.method import evaluation_stage
-from pointwssis.method.gallery import open_val
+from pointwssis.method.artifacts import open_val
 from pointwssis.method.split_stage import split
 from pointwssis.runs import cli
 from pointwssis.runs.stage_graph import config_of

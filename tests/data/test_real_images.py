@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pointwssis.core import read_json
-from pointwssis.method.gallery import open_truth
+from pointwssis.method.artifacts import open_truth
 from chain import BLIND, Chain, linked
 from real import PHOTOGRAPHS, needs_photographs
 

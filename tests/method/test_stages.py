@@ -17,7 +17,7 @@ from pointwssis.data.points import points_of
 from pointwssis.data.transforms import tight_boxes
 from pointwssis.data.training_set import CocoDataset
 from pointwssis.method import evaluation_stage, stages, training_stages
-from pointwssis.method.gallery import open_artifact, open_truth
+from pointwssis.method.artifacts import open_artifact, open_truth
 from pointwssis.registry import DATASETS, POINTS
 from pointwssis.runs.runner import NOTEBOOKS
 from pointwssis.runs.stage_graph import STAGES, config_of
