@@ -7,7 +7,7 @@ from __future__ import annotations
 import base64, zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -78,17 +78,24 @@ def _plain_precision(
     return (np.diff(reached, axis=1, prepend=0) * best).sum(1) / len(RECALLS)
 
 # %% ../../nbs/7_report/02_matches.ipynb #5e7919b9
-LARGE = 2**24   # entries of a table of recalls
+LARGE = 2**21   # entries of a table of recalls
+
+def _recalls(found: np.ndarray, objects: np.ndarray) -> np.ndarray:
+    "Count the recalls that a weight of found objects reaches."
+    return np.searchsorted(RECALLS, found / objects, side="right").astype(float)
+
+@lru_cache(maxsize=8)
+def _table_of_recalls(first: int, most: int) -> np.ndarray:
+    "Recalls for 0 to `most` found of `first` to `most` objects; networks of one set share it."
+    return _recalls(np.arange(most + 1), np.arange(first, most + 1)[:, None]).ravel()
 
 def _recalls_reached(
     objects: np.ndarray,                   # (R,) whole weights, at least 1
 ) -> Callable[[np.ndarray], np.ndarray]:   # weights found (N, R) -> number of recalls (N, R)
     "Return a function that counts the recalls which a weight of found objects reaches."
-    def count(found: np.ndarray, objects: np.ndarray) -> np.ndarray:
-        return np.searchsorted(RECALLS, found / objects, side="right").astype(float)
     first, most = int(objects.min()), int(objects.max())
-    if (most - first + 1) * (most + 1) > LARGE: return lambda found: count(found, objects)
-    table = count(np.arange(most + 1), np.arange(first, most + 1)[:, None]).ravel()
+    if (most - first + 1) * (most + 1) > LARGE: return lambda found: _recalls(found, objects)
+    table = _table_of_recalls(first, most)
     row = (objects - first) * (most + 1)
     return lambda found: table.take(found + row, mode="clip")
 
