@@ -67,6 +67,7 @@ def overlay(
 
 # %% ../../nbs/4_data/11_show.ipynb #42fa9be8
 KEYS = {"image", "masks", "classes", "points", "title", "texts", "missed", "false", "framed"}
+BARE = {"frame_on": False, "xticks": (), "yticks": ()}   # axes of images; ticks cost time unseen
 
 def _annotate(ax: plt.Axes, texts: Any, missed: Any, false: Any, framed: bool) -> None:
     "Write texts, cross missed objects, ring false masks, frame the item."
@@ -115,8 +116,7 @@ def show_grid(
     with style():
         fig, axes = plt.subplots(len(heights), columns, figsize=(columns * size, sum(heights)),
                                  dpi=dpi, squeeze=False, layout="constrained",
-                                 gridspec_kw={"height_ratios": heights})
-        for ax in axes.flat: ax.axis("off")
+                                 gridspec_kw={"height_ratios": heights}, subplot_kw=BARE)
         for ax, item in zip(axes.flat, items): draw_item(ax, **item)
     plt.close(fig)
     return fig
@@ -161,7 +161,7 @@ def _as_webp(png: io.BytesIO, path: Path, stamps: Mapping[str, str | None]) -> N
     "Write a PNG as a WebP, a tenth of the bytes where it shows photographs."
     exif = Image.Exif()
     exif[DESCRIPTION] = stamps["Source"]
-    Image.open(png).convert("RGB").save(path, "WEBP", quality=80, method=6, exif=exif)
+    Image.open(png).convert("RGB").save(path, "WEBP", quality=80, exif=exif)
 
 def _with_palette(png: io.BytesIO, path: Path, stamps: Mapping[str, str | None]) -> None:
     "Write a PNG again with a palette: a third of the bytes."
@@ -189,13 +189,14 @@ def save_picture(
     if photograph: stamps = {".webp": stamps[".png"]}
     files = [stem.with_name(stem.name + suffix) for suffix in stamps]
     with style():
-        figure.draw_without_rendering()
+        if engine := figure.get_layout_engine(): engine.execute(figure)
         figure.set_layout_engine("none")
         for file in files:
             with atomic_path(file) as temporary:
                 pack, stamp = PACKED.get(file.suffix), stamps[file.suffix]
                 target, kind = (io.BytesIO(), "png") if pack else (temporary, file.suffix[1:])
-                figure.savefig(target, dpi=dpi, metadata=stamp, format=kind)
+                fast = {"pil_kwargs": {"compress_level": 1}} if pack else {}
+                figure.savefig(target, dpi=dpi, metadata=stamp, format=kind, **fast)
                 if pack: pack(target, temporary, stamp)
     write_json(f"{stem}.json", about, indent=1)
     return [*files, Path(f"{stem}.json")]

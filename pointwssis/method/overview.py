@@ -13,7 +13,7 @@ from matplotlib.patches import FancyBboxPatch
 
 from ..config import Config
 from ..core import file_hash
-from ..data.show import draw_item, save_picture, style
+from ..data.show import BARE, draw_item, save_picture, style
 from .gallery import at_quantiles, known, spread
 from .finished_run import FinishedRun, readable
 from .run_pictures import labels_picture, levels_picture, mean_iou
@@ -34,8 +34,7 @@ def _panel(fig: Figure, left: float, bottom: float, item: dict[str, Any],
            anchor: str = "C") -> None:
     "One image in a square of SIDE inches, in its centre or at its lower edge."
     width, height = fig.get_size_inches()
-    ax = fig.add_axes((left / width, bottom / height, SIDE / width, SIDE / height))
-    ax.axis("off")
+    ax = fig.add_axes((left / width, bottom / height, SIDE / width, SIDE / height), **BARE)
     draw_item(ax, **resized(item))
     ax.set_anchor(anchor)
 
@@ -59,8 +58,7 @@ def draw_overview(
     height = 2 * SIDE + .9
     with style():
         fig = Figure(figsize=(8, height))
-        ax = fig.add_axes((0, 0, 1, 1), xlim=(0, 8), ylim=(0, height))
-        ax.axis("off")
+        ax = fig.add_axes((0, 0, 1, 1), xlim=(0, 8), ylim=(0, height), **BARE)
         high, start = SIDE + .62, EDGE + SIDE / 2
         last = EDGE + 3 * SIDE + 2.5 * GAP
         ax.plot((start, start, last), (high, high - .12, high - .12), c="black", lw=1.2)
