@@ -14,7 +14,7 @@ __all__ = ['FIXED', 'PUBLISHED', 'Quirks']
 class Quirks:
     """Deviations of the published code that a function keeps where they are True.
 
-    Every field is False by default. The notebook nbs/1_method/11_published_or_fixed shows each.
+    Every field is False by default. The notebook nbs/1_method/12_published_or_fixed shows each.
     Prompts: PointWSSIS (arXiv 2303.15062), section 3.2; refiner: section 3.3.
 
     >>> from pointwssis.quirks import FIXED, Quirks

@@ -61,10 +61,11 @@ def test_pytest_can_import_every_test_file():
     assert not [name for name, count in names.items() if count > 1]
 
 
-def test_notebooks_of_a_room_have_numbers_of_their_own():
+def test_notebooks_of_a_room_are_numbered_from_1_without_gaps():
     "The numbers are the reading order."
-    places = Counter((path.parent.name, path.name[:2]) for path in tracked("nbs/*/*.ipynb") if path.name[:2].isdigit())
-    assert not [place for place, count in places.items() if count > 1]
+    rooms = {path.parent for path in tracked("nbs/[1-9]_*/*.ipynb")}
+    numbers = {room.name: sorted(int(path.name[:2]) for path in room.glob("*.ipynb")) for room in rooms}
+    assert len(rooms) == 9 and [room for room, found in numbers.items() if found != [*range(1, len(found) + 1)]] == []
 
 
 def test_no_path_of_one_machine():
