@@ -22,15 +22,16 @@ __all__ = []
 # %% ../../nbs/6_runs/12_engine.ipynb #68ea2ae0
 SLOWEST = 2.         # images a second and process, for the limit of a training
 MEMORY = 4, 16       # GiB a process: images up to 400 pixels, larger ones
+# limits of a job without a network: runtime in minutes, as Snakemake has them
+LIGHT = {"gpu": 0, "cpus_per_task": 2, "mem_mb": MEMORY[1] * 1024, "runtime": 120}
 
 def resources_of(
     stage: Stage,
     cfg: Config,
     devices: int = 1,    # processes
-) -> dict[str, int]:     # gpu, cpus_per_task, mem_mb, runtime in minutes, as Snakemake has them
+) -> dict[str, int]:     # as LIGHT
     "Limits of one stage as a job."
-    if not stage.needs or stage.always:
-        return {"gpu": 0, "cpus_per_task": 2, "mem_mb": MEMORY[1] * 1024, "runtime": 120}
+    if not stage.needs or stage.always: return LIGHT
     schedule = getattr(cfg, TRAINED.get(stage.name, "student_train"))
     hours = 24.
     if stage.name in TRAINED:

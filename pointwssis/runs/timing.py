@@ -105,8 +105,9 @@ def estimate(
     saved = np.median(seconds) * sum(work[name] for name, net in NETWORKS.items()
                          if name in work and net.part == "student") / 2
     quicker = f"--set student_train.steps={half} saves about {span(saved)}" if saved else ""
+    larger = {one.backbone for name, one in SIZES.items() if name != "small"}
     smaller = ("--size small takes a smaller network" if cfg.dataset == "custom"
-               and cfg.teacher.backbone != SIZES["small"].backbone else "")
+               and cfg.teacher.backbone in larger else "")
     choices = "; ".join(filter(None, (quicker, smaller)))
     quick = f" Quicker: {choices}." if choices else ""
     return total_time(seconds, sum(work.values())) + quick

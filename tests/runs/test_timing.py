@@ -16,6 +16,7 @@ from pointwssis.registry import DETECTORS
 from pointwssis.runs import runner, summary, sweeps, timing
 from pointwssis.runs.cli import main
 from pointwssis.runs.presets import preset
+from pointwssis.runs.settings import SIZES
 from pointwssis.runs.stage_graph import wanted_stages
 from pointwssis.runs.sweeps import experiments
 from pointwssis.runs.timing import estimate, estimate_of, estimate_of_all, seconds_of_step, work_of
@@ -129,6 +130,12 @@ def test_batches_count(strong):
     twice = replace(cfg, student_train=replace(cfg.student_train, batch_size=2 * cfg.teacher_train.batch_size))
     assert work_of(twice, ["supervised"])["supervised"] == 2 * work_of(cfg, ["supervised"])["supervised"]
     assert "--set" not in estimate(cfg, 1., ["teacher"])
+
+
+@pytest.mark.parametrize("backbone, is_said", [(SIZES["base"].backbone, True), (SIZES["small"].backbone, False), ("timm:test_resnet", False)])
+def test_a_smaller_network_is_offered_where_there_is_one(backbone, is_said):
+    cfg = preset("custom", **{"teacher.backbone": backbone})
+    assert ("--size small" in estimate(cfg, 1., STAGES)) == is_said
 
 
 def test_reproduce_says_the_time_before_the_first_stage(monkeypatch, capsys, tmp_path, half_a_second):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pointwssis.runs.engine import LIGHT, resources_of
 from pointwssis.runs.presets import preset
 from pointwssis.runs.stage_graph import STAGES, wanted_stages
 
@@ -51,6 +52,18 @@ def test_every_stage_of_every_run_is_one_job_and_what_is_shared_has_one_maker(tm
         assert found[mark("5p", seed, "teacher")] == [mark("5p", seed, "split")]
         assert set(found[mark("10p", seed, "evaluate")]) == {mark("10p", seed, need) for need in STAGES["evaluate"].needs}
     assert not any("s1/" in need for name, needs in found.items() if "s0/" in name and ".report." not in name for need in needs)
+
+
+@needs_snakemake
+def test_every_job_has_limits_of_its_own(tmp_path):
+    "The job of the tables, which all others precede, too."
+    text = (done := plan(tmp_path)).stdout + done.stderr
+    found = dict(re.findall(r"^rule (\w+):\n(?:    .*\n)*?    resources: (.*)$", text, re.M))
+    assert set(found) == {*wanted_stages(preset("shapes")), "all"}
+    for name, limits in found.items():
+        asked = dict(pair.split("=") for pair in limits.split(", ") if "=" in pair)
+        expected = resources_of(STAGES[name], preset("shapes")) if name in STAGES else LIGHT
+        assert {key: int(asked[key]) for key in expected} == expected, name
 
 
 @needs_snakemake
