@@ -51,6 +51,8 @@ def test_time_and_cost_follow_the_rates_and_the_price():
     assert scale_table.times("10p", rates, 2.5) == [f"{hours / n:,.1f}" for n in (1, 8, 64)] + [f"{2.5 * hours:,.0f}"]
     assert scale_table.times("10p", rates, None)[-1] == f"{hours:,.0f} x price"
     assert scale_table.times("10p", {}, 2.5) == ["not measured"] * 4
+    (row,) = [line for line in scale_table.table(rates, 2.5).splitlines() if line.startswith("| 10p |")]
+    assert row.endswith(f"| {' | '.join(scale_table.times('10p', rates, 2.5))} |")
 
 
 def test_the_command_prints_it(tmp_path):

@@ -140,6 +140,11 @@ def test_the_suggested_learning_rate_follows_the_batch(own, capsys):
     assert own("--set", "student_train.batch_size=16", "--set", "student_train.lr=0.003")["student_train.lr"] == .003
 
 
+def test_a_learning_rate_that_follows_is_said_of_every_data_set(capsys):
+    run_params(make_parser().parse_args(["reproduce", "--dataset", "shapes", "--set", "student_train.batch_size=4"]))
+    assert "student_train.lr is 0.00075 instead of 0.003, in proportion to batch_size 4 instead of 16." in capsys.readouterr().out
+
+
 def test_a_data_set_that_cannot_be_read_is_left_to_its_first_stage(own):
     open("data/annotations/instances_train.json", "w").write("{")
     assert own() == {}

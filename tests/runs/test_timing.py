@@ -60,8 +60,8 @@ def test_the_first_seconds_do_not_count(monkeypatch, strong, first, warm):
     assert calls == [(1, 1), (warm, 10)]
 
 
-@pytest.mark.parametrize("device, batch, timed", [("cuda", 16, 4), ("cpu", 16, 8), ("cuda", 6, 6)])
-def test_a_step_is_the_share_of_one_process(monkeypatch, strong, device, batch, timed):
+@pytest.mark.parametrize("device, batch, accumulated, timed", [("cuda", 16, 1, 4), ("cpu", 16, 1, 8), ("cuda", 6, 1, 6), ("cuda", 16, 8, 16)])
+def test_a_step_is_the_share_of_one_process(monkeypatch, strong, device, batch, accumulated, timed):
     "Four processes, two a machine: GPUs divide a batch by four, cores by the machines; a batch that cannot be shared stays whole."
     asked = []
     def fit_detector(cfg, strong, net, schedule, out, log_every):
@@ -70,7 +70,8 @@ def test_a_step_is_the_share_of_one_process(monkeypatch, strong, device, batch, 
     monkeypatch.setenv(GROUP, "127.0.0.1 29400 4 2")
     monkeypatch.setattr(timing, "pick_device", lambda name: torch.device(device))
     monkeypatch.setattr(training_stages, "fit_detector", fit_detector)
-    found = timing._seconds(preset("shapes", **{"teacher_train.batch_size": batch}), strong, 1, 2)
+    cfg = preset("shapes", **{"teacher_train.batch_size": batch, "teacher_train.grad_accum_steps": accumulated})
+    found = timing._seconds(cfg, strong, 1, 2)
     assert asked == [timed] and found.tolist() == [timed / 2] * 2
 
 
