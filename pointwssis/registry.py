@@ -95,8 +95,9 @@ class Registry(Mapping):
     def __init__(self,
         kind: str,  # for messages; entry points are of the group "pointwssis.KIND", _ for spaces
         *homes: str,    # modules with the package's own kinds; "room.stem_*" for several
+        **choices: tuple[str, ...],   # facts that each kind states, with their values
     ):
-        self.kind, self.homes, self._found = kind, homes, {}
+        self.kind, self.homes, self.choices, self._found = kind, homes, choices, {}
 
     def register(self, name: str, **facts: Any) -> Callable[[Any], Any]:
         "A decorator that enters a function or class under `name`; `facts` become its attributes."
@@ -105,6 +106,10 @@ class Registry(Mapping):
             if added and name in _own(self.homes):
                 raise ConfigError(f"{self.kind} '{name}' is one of the package's own. Choose "
                                   f"another name")
+            for key, values in self.choices.items():
+                if facts.get(key) not in values:
+                    raise ConfigError(f"{self.kind} '{name}': {key}={facts.get(key)!r}. Register "
+                                      f"it with one of {', '.join(map(repr, values))}")
             for key, value in facts.items(): setattr(thing, key, value)
             self._found[name] = thing
             return thing
@@ -141,8 +146,11 @@ class Registry(Mapping):
 
 # %% ../nbs/9_core/05_registry.ipynb #e1a10009
 class Prompt(Protocol):
-    "A rule that turns labels of an image into candidate cells: a function of a `Query`."
-    knows: str   # the labels that it needs: "" none, "classes", "points" or "sizes"
+    """A rule that turns labels of an image into candidate cells: a function of a `Query`.
+
+    It is registered with `needs`, the labels that it reads: "" none; "classes" of the objects in
+    the image; "points", each with its class; "sizes", points with boxes of the held-back masks."""
+    needs: str
 
     def __call__(self, query: Query) -> Candidates: ...
 
@@ -200,7 +208,8 @@ class Figure(Protocol):
 # %% ../nbs/9_core/05_registry.ipynb #5e8fef8d
 # f(mask, rng) -> x, y in pixels
 POINTS = Registry("point strategy", "pointwssis.method.point_strategies")
-PROMPTS = Registry("prompt", "pointwssis.method.prompts")            # Prompt
+PROMPTS = Registry("prompt", "pointwssis.method.prompts",            # Prompt
+                   needs=("", "classes", "points", "sizes"))
 DETECTORS = Registry("detector", "pointwssis.detector.solov2",       # Detector
                      "pointwssis.bridges.d2_student")
 REFINERS = Registry("refiner", "pointwssis.refiner.training", "pointwssis.refiner.sam")   # Refiner

@@ -189,6 +189,6 @@ def candidates(
 ) -> Candidates:
     "Candidate cells of image b; ConfigError for an unknown prompt, or one that lacks its points."
     rule = PROMPTS[prompt]
-    if prompts is None and rule.knows:
+    if prompts is None and rule.needs:
         raise ConfigError(f"prompt '{prompt}' needs points: give one list an image.")
     return rule(Query(outputs, b, prompts, padded, cfg, quirks, level))

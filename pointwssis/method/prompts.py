@@ -142,25 +142,25 @@ def point_with_size(outputs: Outputs, b: int, prompts: Prompts, padded: tuple[in
     return _above(outputs, b, (owner >= 0).float(), cfg, owner)
 
 # %% ../../nbs/1_method/03_prompts.ipynb #c1400025
-@PROMPTS.register("none", knows="")
+@PROMPTS.register("none", needs="")
 def _none(q: Query) -> Candidates: return unprompted(q.outputs, q.b, q.cfg)
 
-@PROMPTS.register("category", knows="classes")
+@PROMPTS.register("category", needs="classes")
 def _category(q: Query) -> Candidates:
     return by_category(q.outputs, q.b, q.prompts, q.padded, q.cfg, q.quirks)
 
-@PROMPTS.register("point", knows="points")
+@PROMPTS.register("point", needs="points")
 def _point(q: Query) -> Candidates:
     return point_guided(q.outputs, q.b, q.prompts, q.padded, q.cfg, q.level, q.quirks)
 
-@PROMPTS.register("competing_points", knows="points")
+@PROMPTS.register("competing_points", needs="points")
 def _competing_points(q: Query) -> Candidates:
     return point_guided(q.outputs, q.b, q.prompts, q.padded, q.cfg, q.level, q.quirks, alone=True)
 
-@PROMPTS.register("point_with_size", knows="sizes")
+@PROMPTS.register("point_with_size", needs="sizes")
 def _point_with_size(q: Query) -> Candidates:
     return point_with_size(q.outputs, q.b, q.prompts, q.padded, q.cfg)
 
 def uses_points(prompt: str) -> bool:
     "True for prompts that ask for the mask of each point."
-    return PROMPTS[prompt].knows in ("points", "sizes")
+    return PROMPTS[prompt].needs in ("points", "sizes")

@@ -174,7 +174,7 @@ def _level_row(run: FinishedRun, model: Any, record: dict) -> list[dict[str, Any
 def levels_picture(run: FinishedRun) -> tuple[Figure, list[int]] | None:
     "The masks of three clicks on each level, the selected one framed."
     model = run.network("teacher")
-    if model is None or PROMPTS[run.cfg.prompt].knows != "points": return None
+    if model is None or PROMPTS[run.cfg.prompt].needs != "points": return None
     images = [i for i in spread(run.weak, 60) if i in set(readable(run.weak))] or spread(run.weak)
     truth = {a["id"]: a for i in images for a in run.truth.annotations[i]}
     clicked = {a["id"]: a for i in images for a in run.weak.annotations[i] if a["id"] in truth}

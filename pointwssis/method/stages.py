@@ -105,7 +105,7 @@ def refiner(cfg: Config, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
 # %% ../../nbs/1_method/10_stages.ipynb #a5447660
 def prompts_for(cfg: Config, inputs: dict[str, Path]) -> Callable:   # list of Point -> Prompts
     "A function from an image's points to its prompts; true boxes only where the prompt needs them."
-    if PROMPTS[cfg.prompt].knows != "sizes" and not (cfg.prompt == "category"
+    if PROMPTS[cfg.prompt].needs != "sizes" and not (cfg.prompt == "category"
                                                      and cfg.quirks.category_at_objects):
         return as_prompts
     truth = open_truth(cfg, inputs["split"])

@@ -14,12 +14,12 @@ from chain import TINY
 
 ROOT = Path(__file__).parents[2]
 FILES = {
-    "surest.py": '''
-"A prompt: of the cells under a click, the one whose class is surest; masks play no part."
+    "first_level.py": '''
+"A prompt: the cell under a click on the first level."
 from pointwssis.method.prompts import point_guided
 from pointwssis.registry import PROMPTS
 
-@PROMPTS.register("first_level", knows="points")
+@PROMPTS.register("first_level", needs="points")
 def first_level(q): return point_guided(q.outputs, q.b, q.prompts, q.padded, q.cfg, level=0)
 ''',
     "closing.py": '''
@@ -141,6 +141,7 @@ def test_a_changed_plugin_is_other_code(done, place, monkeypatch, capsys):
     (["--plugin", "none.py"], "none.py: the plug-in file does not exist"),
     (["--plugin", "broken.py"], "broken.py: the plug-in does not run: ZeroDivisionError"),
     (["--plugin", "taken.py"], "prompt 'point' is one of the package's own"),
+    (["--plugin", "vague.py"], "prompt 'mine': needs=None. Register it with one of '', 'classes', 'points', 'sizes'"),
     (["--set", "refiner.kind=unte"], "unknown refiner.kind 'unte'. Did you mean 'unet'?"),
     (["--set", "student.detector=solo"], "unknown student.detector 'solo'. Did you mean 'solov2'?"),
 ])
@@ -148,6 +149,7 @@ def test_a_wrong_plugin_or_name_is_one_line(tmp_path, monkeypatch, capsys, words
     monkeypatch.setenv(registry.PLUGINS, "")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "broken.py").write_text("1 / 0\n")
-    (tmp_path / "taken.py").write_text("from pointwssis.registry import PROMPTS\n@PROMPTS.register('point', knows='points')\ndef mine(query): ...\n")
+    (tmp_path / "taken.py").write_text("from pointwssis.registry import PROMPTS\n@PROMPTS.register('point', needs='points')\ndef mine(query): ...\n")
+    (tmp_path / "vague.py").write_text("from pointwssis.registry import PROMPTS\n@PROMPTS.register('mine')\ndef mine(query): ...\n")
     assert main(["run", "split", *words]) == 2
     assert says in capsys.readouterr().err
