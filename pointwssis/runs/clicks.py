@@ -4,12 +4,11 @@
 
 # %% ../../nbs/6_runs/24_clicks.ipynb #7b190003
 from __future__ import annotations
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import nn
@@ -19,13 +18,14 @@ from ..core import DataError, counted, pick_device
 from ..data.coco import CategoryTable, CocoData
 from ..data.convert import format_of, read_annotations
 from ..data.masks import pixels_of
-from ..detector.predict import load_model, predictor
+from ..detector.predict import Predictor, load_model, predictor
 from ..detector.predictions import Predictions
 from ..detector.tiles import Box, Found, moved, tiles_of
+from ..journal import Journal, in_batches, recall
 from ..method.pseudo_labels import PseudoMask, best_of_each_point, refine_masks
 from ..method.pseudo_labels import rough_masks
 from ..method.stages import lost_at
-from ..registry import RECIPES, REFINERS
+from ..registry import RECIPES, REFINERS, Refiner
 from .inputs import Inputs
 from ..training.device import network_options
 
@@ -33,6 +33,13 @@ from ..training.device import network_options
 __all__ = []
 
 # %% ../../nbs/6_runs/24_clicks.ipynb #7b130010
+@dataclass
+class _Held(CocoData):
+    "Clicked images in memory."
+    pixels: dict[int, np.ndarray]
+
+    def read_image(self, image_id: int) -> np.ndarray: return self.pixels[image_id]
+
 @dataclass
 class _Tiles(CocoData):
     "Tiles as images, with the clicks that they hold."
@@ -66,14 +73,6 @@ def _cut_clicks(data: CocoData, cut: Callable) -> _Tiles:
                   places)
 
 # %% ../../nbs/6_runs/24_clicks.ipynb #7b130011
-def _is_readable(data: CocoData, image_id: int, failed: list[str]) -> bool:
-    "True for a picture that can be decoded; the fault of another goes on a list."
-    try: data.read_image(image_id)
-    except DataError as e:
-        failed.append(str(e))
-        return False
-    return True
-
 def _in_image(masks: list[PseudoMask], tiles: _Tiles) -> list[PseudoMask]:
     "Masks of tiles as masks of their images."
     def one(m: PseudoMask) -> PseudoMask:
@@ -83,7 +82,7 @@ def _in_image(masks: list[PseudoMask], tiles: _Tiles) -> list[PseudoMask]:
     return [one(m) for m in masks]
 
 def _clicked(points: Path, inputs: Inputs, table: CategoryTable, failed: list[str]) -> CocoData:
-    "Clicks on the images to predict that can be read; DataError for other images."
+    "Clicks on the images to predict; DataError for other images."
     data = read_annotations(format_of(points), points, inputs.root, known=table.names, empty="skip",
                             broken=failed)
     known = {r["file_name"]: i for i, r in inputs.images.items()}
@@ -95,7 +94,7 @@ def _clicked(points: Path, inputs: Inputs, table: CategoryTable, failed: list[st
         if a := next((a for a in data.annotations[i] if "point" not in a), None):
             raise DataError(f"{points}: object {a['id']} in {r['file_name']} is outlined, not "
                             "clicked on. Give clicks.")
-        if not data.annotations[i] or not _is_readable(data, i, failed): continue
+        if not data.annotations[i]: continue
         k = known[r["file_name"]]
         images[k] = {**r, "id": k}
         annotations[k] = [{**a, "image_id": k, "category_id": table.id(a["category_id"] - 1)}
@@ -103,46 +102,48 @@ def _clicked(points: Path, inputs: Inputs, table: CategoryTable, failed: list[st
     return CocoData(points, inputs.root, images, annotations, table, {})
 
 # %% ../../nbs/6_runs/24_clicks.ipynb #7b130012
-def _network_for_clicks(given: nn.Module, weights: Path, cfg: Config,
-                        say: Callable[[str], None]) -> tuple[nn.Module, Path | None]:
-    "The teacher of the weights' run and its refiner's weights; else the network given, and None."
+def networks_for_clicks(
+    given: nn.Module,        # the network of `weights`
+    weights: Path,
+    classes: int,
+    cfg: Config,
+    say: Callable[[str], None],
+) -> tuple[Predictor, Refiner | None]:
+    "The teacher of the weights' run, or else the network given; and the run's refiner."
     run = weights.absolute().parent.parent.parent
     teacher, refiner = (run / stage / "artifacts/last.safetensors"
                         for stage in ("teacher", "refiner"))
-    refines = refiner if refiner.is_file() else None
-    if not teacher.is_file():
-        say(f"Masks are those of {weights}, asked at each click.")
-        return given, refines
-    say(f"Masks are those of the run's teacher{', refined' if refines else ''}.")
-    return load_model(cfg.teacher, teacher), refines
+    refines = refiner.is_file()
+    if teacher.is_file():
+        say(f"Masks are those of the run's teacher{', refined' if refines else ''}.")
+        given = load_model(cfg.teacher, teacher)
+    else: say(f"Masks are those of {weights}, asked at each click.")
+    ask = predictor(given, cfg.data, pick_device(cfg.device), RECIPES[cfg.recipe].prompt, "none",
+                    cfg.quirks, cfg.level, **network_options(cfg.teacher_train))
+    return ask, REFINERS[cfg.refiner.kind].load(cfg, classes, refiner) if refines else None
 
 def masks_of_clicks(
-    model: nn.Module,
-    refiner: Path | None,   # its weights
+    ask: Predictor,
+    refiner: Refiner | None,
     data: CocoData,         # clicks
     cfg: Config,
     cut: Callable,
 ) -> tuple[list[PseudoMask], list[PseudoMask], dict[int, str]]:
     "The teacher's masks, the final ones, and the reason of each click without one."
-    device, recipe, weak = pick_device(cfg.device), RECIPES[cfg.recipe], _cut_clicks(data, cut)
-    ask = predictor(model, cfg.data, device, recipe.prompt, "none", cfg.quirks,
-                    cfg.level, **network_options(cfg.teacher_train))
+    recipe, weak = RECIPES[cfg.recipe], _cut_clicks(data, cut)
     answers = best_of_each_point(rough_masks(ask, weak))
     rough = recipe.before(answers, weak)
-    refined = rough
-    if refiner:
-        chosen = REFINERS[cfg.refiner.kind].load(cfg, len(weak.categories), refiner)
-        refined = refine_masks(chosen, weak, rough)
+    refined = refine_masks(refiner, weak, rough) if refiner else rough
     teacher, final = (recipe.after(_in_image(masks, weak), data, cfg.teacher)
                       for masks in (rough, refined))
     steps = [_in_image(masks, weak) for masks in (answers, rough)]
     return teacher, final, lost_at(data, *steps, final, _in_image(refined, weak))
 
 # %% ../../nbs/6_runs/24_clicks.ipynb #7b130013
-NAMED = 5   # clicks without a mask that are named on the screen; the file has all
+AT_ONCE = 8   # images in memory; the next ones are read ahead
+NAMED = 5     # clicks without a mask that are named on the screen; the file has all
 
-def _write_clicks(made: Predictions, data: CocoData, masks: list[PseudoMask],
-                  **extra: Any) -> None:
+def _write_clicks(made: Predictions, data: CocoData, masks: list[PseudoMask]) -> None:
     "Files of the clicked images; each mask with the id and the place of its click."
     of = {i: list(group) for i, group in groupby(sorted(masks, key=lambda m: m.image_id),
                                                  key=lambda m: m.image_id)}
@@ -153,7 +154,19 @@ def _write_clicks(made: Predictions, data: CocoData, masks: list[PseudoMask],
         made.add({"id": i, "file_name": record["file_name"]}, data.read_image(i),
                  [Found(m.rle, m.score, m.class_index) for m in found],
                  [{"point_id": m.point_id, "point": points[m.point_id]} for m in found])
-    made.close(**extra)
+
+def _read(data: CocoData, image_id: int) -> np.ndarray | DataError:
+    "An image, or its fault."
+    try: return data.read_image(image_id)
+    except DataError as e: return e
+
+def _named(data: CocoData, dropped: list[dict], clicks: int) -> Iterator[str]:
+    "Lines about the clicks without a mask."
+    if dropped: yield f"{len(dropped)} of {counted(clicks, 'click')} without a mask:"
+    for a in dropped[:NAMED]:
+        place = ", ".join(f"{v:g}" for v in a["point"])
+        yield f"  {data.images[a['image_id']]['file_name']} ({place}): {a['reason']}"
+    if (more := len(dropped) - NAMED) > 0: yield f"  and {more} more, in dropped_points of the file"
 
 def predict_clicks(
     given: nn.Module,        # the network of `weights`
@@ -169,18 +182,21 @@ def predict_clicks(
     failed: list[str] = []
     data = _clicked(points, inputs, made.table, failed)
     if not data.ids: return failed
-    model, refiner = _network_for_clicks(given, weights, cfg, say)
-    teacher, final, lost = masks_of_clicks(model, refiner, data, cfg, cut)
-    clicks = {a["id"]: (data.images[i]["file_name"], a) for i in data.ids
-              for a in data.annotations[i]}
-    dropped = [{**clicks[k][1], "reason": reason} for k, reason in lost.items()]
-    _write_clicks(made, data, final, dropped_points=dropped)
-    if refiner:
-        rough = Predictions(made.out / "teacher", made.table, ["coco"])
-        _write_clicks(rough, data, teacher)
-    if lost: say(f"{len(lost)} of {counted(len(clicks), 'click')} without a mask:")
-    for k, reason in list(lost.items())[:NAMED]:
-        name, a = clicks[k]
-        say(f"  {name} ({', '.join(f'{v:g}' for v in a['point'])}): {reason}")
-    if len(lost) > NAMED: say(f"  and {len(lost) - NAMED} more, in dropped_points of the file")
+    ask, refiner = networks_for_clicks(given, weights, len(made.table), cfg, say)
+    rough = Predictions(made.out / "teacher", made.table, ["coco"])
+    def work(ids: Sequence[int], images: list) -> list[list[dict]]:   # clicks without a mask
+        pixels = {i: image for i, image in zip(ids, images) if not isinstance(image, DataError)}
+        failed.extend(str(e) for e in images if isinstance(e, DataError))
+        held = _Held(**vars(data.select(pixels)), pixels=pixels)
+        teacher, final, lost = masks_of_clicks(ask, refiner, held, cfg, cut)
+        _write_clicks(made, held, final)
+        if refiner: _write_clicks(rough, held, teacher)
+        return [[{**a, "reason": lost[a["id"]]} for a in data.annotations[i]
+                 if i in pixels and a["id"] in lost] for i in ids]
+    found = recall(Journal(), in_batches(data.ids, AT_ONCE), partial(_read, data), work)
+    dropped = [a for records in found for a in records]
+    made.close(dropped_points=dropped)
+    rough.close()
+    clicks = sum(len(data.annotations[r["id"]]) for r in made.images)
+    for line in _named(data, dropped, clicks): say(line)
     return failed

@@ -1,5 +1,7 @@
 "`pointwssis predict`: which images are meant, which files come out, clicks, and bad input in one line."
 import json
+import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,6 @@ from pointwssis.core import write_json
 from pointwssis.data import coco, shapes
 from pointwssis.data.masks import decode, encode, pixels_of
 from pointwssis.detector.inference import Instances
-from pointwssis.detector.predict import load_model
 from pointwssis.detector.solov2 import SOLOv2
 from pointwssis.registry import REFINERS
 from pointwssis.runs import clicks, predicting
@@ -189,6 +190,20 @@ def test_each_click_gets_a_mask_or_a_reason(seen, capsys, monkeypatch):
     assert moved["bbox"] == [140, 130, 21, 20]      # a click in a tile, in pixels of the image
 
 
+def test_each_clicked_image_is_decoded_once(seen, monkeypatch):
+    "For tiles, teacher, refiner and pictures alike; in several batches, with an image that holds several clicked tiles."
+    monkeypatch.setitem(REFINERS._found, preset("shapes").refiner.kind, Larger)
+    monkeypatch.setattr(clicks, "AT_ONCE", 2)
+    read, decoded = coco.read_picture, Counter()
+    def counting(path, name=""):
+        decoded[Path(path).name] += 1
+        return read(path, name)
+    monkeypatch.setattr(coco, "read_picture", counting)
+    table("1.png,40,40,disc", "deep/2.png,30,30,ring", "3.png,150,140,ring", "3.png,20,20,disc")
+    assert predict("photos", "--points", "clicks.csv") == 0
+    assert decoded == {"1.png": 1, "2.png": 1, "3.png": 1} and len(written()["annotations"]) == 4
+
+
 @pytest.mark.parametrize("content", [b"no picture", "PNG", "JPEG"], ids=["no picture", "PNG cut off", "JPEG cut off"])
 def test_a_clicked_image_that_cannot_be_read_costs_no_other(seen, capsys, monkeypatch, content):
     monkeypatch.setitem(REFINERS._found, preset("shapes").refiner.kind, Larger)
@@ -247,9 +262,10 @@ def test_images_that_cannot_be_read_are_named_and_the_others_done(seen, capsys):
 def test_clicks_are_answered_as_the_stage_pseudo_answers_them(tmp_path, drawn):
     "The same masks, bit for bit, and the same reasons, from real networks."
     chain = Chain(tmp_path, "demo", "50p", drawn).run("split", "teacher", "refiner", "pseudo")
-    model = load_model(chain.cfg.teacher, chain.inputs["teacher"] / "last.safetensors")
+    for stage in ("teacher", "refiner"): shutil.copytree(chain.inputs[stage], tmp_path / "run" / stage / "artifacts")
     weak, labels = chain.half("w"), chain.labels("sw_refined")
-    teacher, final, lost = clicks.masks_of_clicks(model, chain.inputs["refiner"] / "last.safetensors", weak, chain.cfg, lambda height, width, read: None)
+    networks = clicks.networks_for_clicks(None, tmp_path / "run/student_refined/artifacts/last.safetensors", len(weak.categories), chain.cfg, print)
+    teacher, final, lost = clicks.masks_of_clicks(*networks, weak, chain.cfg, lambda height, width, read: None)
     made = {m.point_id: m.rle for m in final if len(pixels_of(m.rle))}
     assert made == {k: a["segmentation"] for k, a in linked(labels).items()} and len(made) > 3
     assert lost == {a["id"]: a["reason"] for a in labels.info["dropped_points"]}
