@@ -35,14 +35,20 @@ def ignored(path: Path, patterns: list[str]) -> bool:
                for part in parts for pattern in patterns)
 
 
+def files_below(folder: Path, patterns: list[str]) -> list[Path]:
+    "Files of a folder, relative to the repository; folders that are left out are not entered."
+    inside = [path for path in sorted(folder.iterdir())
+              if not ignored(path.relative_to(HERE), patterns)]
+    return [name for path in inside for name in
+            (files_below(path, patterns) if path.is_dir() else [path.relative_to(HERE)])]
+
+
 def copied(words: str) -> list[Path]:
     "Files that a COPY instruction means, relative to the repository."
-    sources = [word for word in shlex.split(words) if not word.startswith("--")][:-1]
+    sources = [HERE / word for word in shlex.split(words) if not word.startswith("--")][:-1]
     patterns = (HERE / ".dockerignore").read_text(encoding="utf-8").split()
-    found = [path for word in sources for path in
-             ([HERE / word] if (HERE / word).is_file() else sorted((HERE / word).rglob("*")))]
-    names = [path.relative_to(HERE) for path in found if path.is_file()]
-    return [name for name in names if not ignored(name, patterns)]
+    return [name for source in sources for name in
+            (files_below(source, patterns) if source.is_dir() else [source.relative_to(HERE)])]
 
 
 class Machine:
