@@ -165,15 +165,23 @@ def _check_objects(path: Path, image: AnnotatedImage, known: tuple[str, ...]) ->
         if not pixels:
             raise DataError(f"{where}: the outline encloses no pixel. Draw it again, or remove it.")
 
+_CHANCE = 10, 3   # fewer clicks, or clicks in fewer images, may all lie in a corner by chance
+
 def _check_unit(found: AnnotationSet, images: list[AnnotatedImage]) -> None:
-    "DataError if all clicks lie in the first pixel: they are shares of the image."
+    "DataError for clicks in the first pixel alone, or in the first 100 pixels of larger images."
     clicks = [(a, image) for image in images for a in image.objects if a.point]
-    if not clicks or any(max(a.point) > 1 for a, _ in clicks): return
+    if not clicks: return
+    largest = max(max(a.point) for a, _ in clicks)
+    sides = {image.name: min(image.size) for _, image in clicks}
+    if largest <= 1: unit, part = "is a share", ""
+    elif (largest <= 100 and min(sides.values()) > 200
+          and len(clicks) >= _CHANCE[0] and len(sides) >= _CHANCE[1]):
+        unit, part = "seems to be a percentage", " / 100"
+    else: return
     a, image = clicks[0]
     raise DataError(f"{found.path}: {a.record}: the click {a.point}, as all others, "
-                    "is a share of the image. "
-                    f"Multiply x by the width ({image.size[0]}) and y by the height "
-                    f"({image.size[1]}).")
+                    f"{unit} of the image. Multiply x by the width ({image.size[0]}{part}) "
+                    f"and y by the height ({image.size[1]}{part}).")
 
 # %% ../../nbs/4_data/11_annotation_checks.ipynb #5f45c05a
 def _fields(a: Annotation, size: tuple[int, int]) -> dict[str, Any]:

@@ -258,6 +258,21 @@ def test_a_fault_in_a_folder_is_one_line(tmp_path, name, folder, spoil, words):
     assert words in str(e.value) and "\n" not in str(e.value)
 
 
+def test_clicks_in_percent_are_refused(work):
+    "No click of ten lies beyond 100 in three images of 400 x 300. One that does, fewer clicks, fewer or smaller images make them pixels."
+    for n in range(3): Image.new("RGB", (400, 300)).save(work / f"photos/{n}.png")
+    rows = [f"{n % 3}.png,{9 * n + 10},{99 - 9 * n},dog" for n in range(10)]
+    def read(*rows: str) -> coco.CocoData:
+        (work / "clicks.csv").write_text("\n".join(["file,x,y,class", *rows]))
+        return read_annotations("csv", work / "clicks.csv", work / "photos")
+    with pytest.raises(DataError, match=r"line 2: the click \(10.0, 99.0\), as all others, seems to be a percentage of the image. "
+                                        r"Multiply x by the width \(400 / 100\) and y by the height \(300 / 100\)."): read(*rows)
+    assert len(read(*rows[:9]).ids) == 3 and len(read(*rows, "0.png,101,20,dog").ids) == 3
+    assert len(read(*(row.replace("2.png", "1.png") for row in rows)).ids) == 2
+    Image.new("RGB", (190, 300)).save(work / "photos/1.png")
+    assert len(read(*rows).ids) == 3
+
+
 def test_classes_are_compared_between_two_files(work):
     (work / "clicks.csv").write_text((work / "clicks.csv").read_text().replace("dog", "Dog"))
     with pytest.raises(DataError, match="line 2: unknown class 'Dog'. Did you mean 'dog'"):
