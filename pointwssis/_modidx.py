@@ -1972,6 +1972,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
                                                                                            'pointwssis/report/own_page.py'),
                                             'pointwssis.report.own_page._scores_of_run': ( '7_report/own_page.html#_scores_of_run',
                                                                                            'pointwssis/report/own_page.py'),
+                                            'pointwssis.report.own_page._title': ( '7_report/own_page.html#_title',
+                                                                                   'pointwssis/report/own_page.py'),
                                             'pointwssis.report.own_page._worst_figure': ( '7_report/own_page.html#_worst_figure',
                                                                                           'pointwssis/report/own_page.py'),
                                             'pointwssis.report.own_page.cross_validated': ( '7_report/own_page.html#cross_validated',

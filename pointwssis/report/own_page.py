@@ -69,9 +69,14 @@ def worst_images(
         if ious: rows.append((i, float(np.mean(ious)), found[i]))
     return sorted(rows, key=lambda row: row[1])
 
+def _title(data: CocoData, image_id: int) -> str:
+    "The file name of an image, or its end where it is long."
+    name = data.images[image_id]["file_name"]
+    return name if len(name) <= 28 else f"…{name[-27:]}"
+
 def _worst_figure(val: CocoData, rows: list[tuple[int, float, list[dict]]]) -> Figure:
     "Outlines above predictions of the worst images."
-    items = [known(val, i, "outlined") for i, *_ in rows]
+    items = [known(val, i, _title(val, i)) for i, *_ in rows]
     for i, iou, found in rows:
         size = val.images[i]["height"], val.images[i]["width"]
         items.append({"image": val.read_image(i), "title": f"student, IoU {iou:.2f}",
@@ -81,7 +86,7 @@ def _worst_figure(val: CocoData, rows: list[tuple[int, float, list[dict]]]) -> F
 
 def _pseudo_figure(weak: CocoData, refined: CocoData, rows: list[tuple[int, float]]) -> Figure:
     "Clicks above pseudo labels of images with the lowest scores."
-    items = ([known(weak, i, "clicks") for i, _ in rows]
+    items = ([known(weak, i, _title(weak, i)) for i, _ in rows]
              + [known(refined, i, f"mean score {score:.2f}") for i, score in rows])
     return show_grid(items, columns=max(1, len(rows)), size=2.5)
 
@@ -132,8 +137,9 @@ def _of_networks(found: Scores) -> tuple[list[dict], str]:
     if gain is None:
         return rows, "The images of the evaluation are too few for an interval of the difference."
     sure = "more than chance" if gain.is_real else "within what chance does with so few images"
-    return (rows, f"The clicks changed AP by {gain.value:+.1f} [{gain.low:+.1f}, "
-                  f"{gain.high:+.1f}], which is {sure}.")
+    return (rows, f"The student's AP minus the teacher's is {gain.value:+.1f} [{gain.low:+.1f}, "
+                  f"{gain.high:+.1f}], which is {sure}. The student has learned from the clicks, "
+                  "and for more steps.")
 
 def _by_class(weak: CocoData, refined: CocoData, metrics: dict[str, Any]) -> list[dict]:
     "Scores and clicks of each class."

@@ -13,6 +13,8 @@ from pointwssis.core import DataError
 from pointwssis.data import coco, shapes
 from pointwssis.data.convert import convert, read_annotations, write_annotations
 from pointwssis.data.masks import centroid
+from pointwssis.data.show import show_grid
+from pointwssis.report import own_page
 from pointwssis.runs.cli import main
 from pointwssis.runs.own_data import cross_folds, gather, hold_out
 
@@ -62,7 +64,12 @@ def train(*more: str) -> int:
     return main(["train", "--images", "photos", "--masks", "outlines.xml", "--points", "clicks.csv", "--jobs", "1", *chosen, *more])
 
 
-def test_from_two_files_to_a_student_and_a_page(here, capsys):
+def test_from_two_files_to_a_student_and_a_page(here, capsys, monkeypatch):
+    titles = []
+    def drawn(items: list, **how):
+        titles.extend(item["title"] for item in items)
+        return show_grid(items, **how)
+    monkeypatch.setattr(own_page, "show_grid", drawn)
     words = ["--name", "mine", "--folds", "0", "--set", "student_train.batch_size=4"]
     assert train(*words) == 0
     said = capsys.readouterr().out
@@ -70,7 +77,8 @@ def test_from_two_files_to_a_student_and_a_page(here, capsys):
     assert "AP of 2 images: teacher" in said and "A step takes" in said and "your choice" in said
     assert "1 image of photos in no file: not used" in said
     page, rate = (run / "result/index.html").read_text(), "student_train.lr is 0.0005 instead of 0.001, in proportion to batch_size 4 instead of 8."
-    assert rate in said and rate in page
+    assert rate in said and rate in page and "The student&#39;s AP minus the teacher&#39;s is" in page
+    assert len({title for title in titles if title.startswith("0000")}) == 6      # each picture of two evaluated and four clicked images has a name
     command = re.search(r"pointwssis (predict PHOTO.jpg --weights \S+last.safetensors)", page)[1]
     assert main([*command.replace("PHOTO.jpg", "photos/000001.png").split()]) == 0
     weak = json.loads(next((run / "split/artifacts").glob("*_w.json")).read_text())
