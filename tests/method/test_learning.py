@@ -1,11 +1,18 @@
 """A training that is small and real: the detector, the refiner and the student learn something, at a fixed seed, in fp32 on one thread.
 The pictures are easy (one or two large shapes, each class in its own colour), so that a hundred steps are enough."""
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from faster_coco_eval import mask as rle_api
+from PIL import Image
 
-from pointwssis.data import shapes
+from pointwssis.core import write_json
+from pointwssis.data import coco, shapes
+from pointwssis.data.masks import encode
+from pointwssis.runs.cli import main
 from chain import Chain
 
 GRIDS = {"num_grids": (8, 8, 6, 5, 4), "fpn_channels": 32, "instance_channels": 32, "instance_convs": 1, "num_kernels": 16, "mask_channels": 16}
@@ -47,3 +54,37 @@ def test_the_student_is_better_than_its_teacher(learned):
     "With seeds 0, 1 and 2 by 3.3, 4.7 and 3.1 AP."
     found = learned.metrics["evaluate"]
     assert found["student_sw_refined_ap_percent"] > found["teacher_ap_percent"] + 1
+
+
+def moved(mask: np.ndarray, place: int) -> dict:
+    "A mask of the picture in this place of sixteen, four in a row."
+    whole = np.zeros((288, 288), bool)
+    y, x = 72 * (place // 4), 72 * (place % 4)
+    whole[y:y + 72, x:x + 72] = mask
+    return encode(whole)
+
+
+def test_a_large_image_is_cut_where_it_shows_more_objects_and_not_where_it_shows_them_larger(learned, tmp_path, monkeypatch, capsys):
+    """Sixteen pictures side by side, and twelve that are four times as large, with the student's weights in the folder of a run.
+    Of 40 enlarged pictures 26 stayed whole; in sixteen side by side 11 of 21 objects were found in tiles, none in the whole."""
+    for stage in ("split", "student_refined"):
+        (tmp_path / "run" / stage).mkdir(parents=True)
+        (tmp_path / "run" / stage / "artifacts").symlink_to(learned.inputs[stage])
+    weights = tmp_path / "run/student_refined/artifacts/last.safetensors"
+    write_json(tmp_path / "run/student_refined/params.json",
+               {"stage": "student_refined", "parameters": {"dataset": "shapes", "overrides": NETS | TRAININGS | STEPS}})
+    monkeypatch.chdir(tmp_path)
+    val = coco.load(learned.cfg.data.root + "/annotations/instances_val.json")
+    ids = val.ids[:16]
+    rows = [np.concatenate([val.read_image(i) for i in ids[k:k + 4]], 1) for k in range(0, 16, 4)]
+    Image.fromarray(np.concatenate(rows)).save("many.png")
+    for i in ids[:12]: Image.fromarray(val.read_image(i)).resize((288, 288), Image.Resampling.BICUBIC).save(f"{i}.png")
+    truth = [moved(val.mask(a), k) for k, i in enumerate(ids) for a in val.annotations[i]]
+    def predicted(name: str, *words: str) -> tuple[str, int]:
+        "The lines printed, and the number of true objects found."
+        assert main(["predict", name, "--weights", str(weights), "--score", "0.1", "--save", "coco", *words]) == 0
+        found = [a["segmentation"] for a in json.loads(Path("predictions/predictions.json").read_text())["annotations"]]
+        return capsys.readouterr().out, int((rle_api.iou(found, truth, [0] * len(truth)).max(0) > .5).sum()) if found else 0
+    (said, tiled), (_, whole) = predicted("many.png"), predicted("many.png", "--tile", "0")
+    assert "is predicted in tiles" in said and tiled > whole + 3, (tiled, whole)
+    assert sum("is predicted as a whole" in predicted(f"{i}.png")[0] for i in ids[:12]) > 6
