@@ -101,19 +101,22 @@ def _input_side(facts: Facts, size: Size) -> tuple[int, str]:
                         else "")
 
 # %% ../../nbs/6_runs/20_settings.ipynb #2f922c6e
-def _network(size: Size, weights: str) -> list[Setting]:
+def _network(name: str, weights: str) -> list[Setting]:
     "Backbone, heads and normalisation of all three networks."
+    size, of_size = SIZES[name], f"the network of size {name}"
     frozen = {"frozen_stages": 2 if weights else 0, "frozen_norm": bool(weights)}
     why = f"ImageNet weights: {weights or 'none, so everything is trained'}"
     norm = _HALF if size.backbone == "timm:efficientnet_lite0" else _IMAGENET
-    found = [Setting(f"{who}.{key}", value, why) for who in ("teacher", "student")
-             for key, value in {"backbone": size.backbone, "weights": weights, **frozen, **norm,
-                                **size.heads}.items()]
+    reasons = {of_size: {"backbone": size.backbone, **size.heads},
+               why: {"weights": weights, **frozen},
+               "as in the backbone's ImageNet training": norm}
+    found = [Setting(f"{who}.{key}", value, reason) for who in ("teacher", "student")
+             for reason, values in reasons.items() for key, value in values.items()]
     if weights and size.lr > 5e-4:
         found += [Setting(f"{who}_train.backbone_lr_factor", .1,
                           "pretrained layers change less than new heads")
                   for who in ("teacher", "student")]
-    return [*found, Setting("refiner.backbone", size.backbone, why),
+    return [*found, Setting("refiner.backbone", size.backbone, of_size),
             Setting("refiner.weights", weights, why)]
 
 def _sizes(facts: Facts, size: Size) -> list[Setting]:
@@ -149,14 +152,16 @@ def _schedules(facts: Facts, size: Size) -> list[Setting]:
              "student_train": (student,
                                f"{student * _BATCH / max(1, facts.strong + facts.weak):.0f} times "
                                f"over all {counted(facts.strong + facts.weak, 'image')}"),
-             "refiner_train": (max(300, teacher * 6 // 7), "as long as the teacher")}
+             "refiner_train": (max(300, teacher * 6 // 7),
+                               "six sevenths of the teacher's, at least 300")}
     found = []
     for part, (count, why) in steps.items():
         found += [Setting(f"{part}.steps", count, f"{why}; {_TO_THE_END}")]
         found += [Setting(f"{part}.{key}", value, "for short schedules")
                   for key, value in _LEARN.items()]
         found += [Setting(f"{part}.lr", size.lr, "for this network"),
-                  Setting(f"{part}.warmup_steps", max(40, count // 20), "a twentieth of the steps")]
+                  Setting(f"{part}.warmup_steps", max(40, count // 20),
+                          "a twentieth of the steps, at least 40")]
     for part in ("teacher_train", "student_train"):
         found += [Setting(f"{part}.batch_size", _BATCH, "fits into any memory"),
                   Setting(f"{part}.scale_jitter", (.8, 1.4), "objects vary in size"),
@@ -181,7 +186,7 @@ def suggested(
         small += [Setting(f"{part}_train.precision", "fp32",
                           "depthwise convolutions are slower in bf16 on a CPU")
                   for part in ("teacher", "student", "refiner")]
-    return [*_network(chosen, weights), *_sizes(facts, chosen), *_schedules(facts, chosen), *small,
+    return [*_network(size, weights), *_sizes(facts, chosen), *_schedules(facts, chosen), *small,
             Setting("refiner.crop_size", chosen.crop, "of the crop around an object, pixels"),
             Setting("refiner.perturb_prob", .5, "few outlines, so examples are varied"),
             Setting("student_start", "teacher", "the teacher's weights are a start"),
