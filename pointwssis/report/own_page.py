@@ -224,6 +224,7 @@ def write_own_page(
         networks=networks, difference=difference, classes=_by_class(weak, refined, found.metrics),
         weights=weights, labels=out / "pseudo_labels.json",
         command=f"pointwssis predict PHOTO.jpg --weights {weights}", next_file=out / "next.csv",
+        plan=f"pointwssis plan --hours 8 --dataset {run_name(cfg)} --runs {run.parents[2]}",
         notes=notes, settings=settings,
         correct=f"pointwssis convert coco {out / 'pseudo_labels.json'} correct.xml --to "
                 "cvat\npointwssis convert cvat corrected.xml outlines.json --images "

@@ -81,6 +81,8 @@ def test_from_two_files_to_a_student_and_a_page(here, capsys, monkeypatch):
     assert len({title for title in titles if title.startswith("0000")}) == 6      # each picture of two evaluated and four clicked images has a name
     command = re.search(r"pointwssis (predict PHOTO.jpg --weights \S+last.safetensors)", page)[1]
     assert main([*command.replace("PHOTO.jpg", "photos/000001.png").split()]) == 0
+    plan = re.search(r"pointwssis (plan --hours 8 [^<]+)", page)[1]
+    assert main(plan.split()) == 0 and "a mask" in capsys.readouterr().out
     weak = json.loads(next((run / "split/artifacts").glob("*_w.json")).read_text())
     assert {key for a in weak["annotations"] for key in a} == {"id", "image_id", "category_id", "point", "iscrowd"}
     labels = coco.load(run / "result/pseudo_labels.json", "photos")
@@ -102,6 +104,7 @@ def test_few_outlined_images_are_cross_validated(here, capsys):
     learned, judged = ([names(place / f"folds/fold{n}", file) for n in (1, 2)] for file in ("own_*_s.json", "own_val.json"))
     assert all(not a & b for a, b in zip(learned, judged)) and not judged[0] & judged[1]
     assert names(place, "own_*_s.json") == learned[0] | judged[0] and names(place, "own_val.json") == judged[0] | judged[1]
+    assert "pointwssis plan" not in page        # it counts runs that are evaluated
     assert not (run / "evaluate").exists() and (run / "result/pseudo_labels.json").is_file()
     assert train("--name", "few") == 0 and "done in" not in capsys.readouterr().out
 
