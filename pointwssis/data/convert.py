@@ -4,6 +4,7 @@
 
 # %% ../../nbs/4_data/17_convert.ipynb #c1b93edd
 from __future__ import annotations
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from .coco import CocoData
+from .coco import CategoryTable, CocoData
 from ..core import ConfigError, DataError, atomic_path, counted, nearest, read_json
 from .annotation_checks import checked
 from .format_tables import annotation_set
@@ -181,3 +182,40 @@ def format_of(
     first = next(iter(sorted(path.rglob("*.json"))), None)
     return (_format_of_json(first) if first else "label_images"
             if (path / "labels").is_dir() else "masks")
+
+# %% ../../nbs/4_data/17_convert.ipynb #5a0f1e02
+def _joined(parts: Sequence[CocoData], names: tuple[str, ...]) -> CocoData:
+    "One set of several, under these classes; DataError for an image in two of them."
+    images, annotations, places = {}, {}, {}
+    for data in parts:
+        own = dict(zip(data.categories.ids, data.categories.names))
+        for i, record in data.images.items():
+            if (name := record["file_name"]) in places:
+                raise DataError(f"{data.path}: {name} is in {places[name]} too. "
+                                "Remove it from one of the two.")
+            places[name], k = data.path, len(images) + 1
+            images[k] = record | {"id": k}
+            annotations[k] = [a | {"image_id": k, "category_id": 1 + names.index(
+                own[a["category_id"]])} for a in data.annotations[i]]
+    records = (a for k in annotations for a in annotations[k])
+    for number, a in enumerate(records, 1): a["id"] = number
+    return replace(parts[0], path=Path(" and ".join(str(data.path) for data in parts)),
+                   images=images, annotations=annotations,
+                   categories=CategoryTable(tuple(range(1, len(names) + 1)), names))
+
+def read_files(
+    paths: Path | Sequence[Path],    # files or folders, each in any format
+    root: Path,                      # the image folder
+    classes: tuple[str, ...] = (),   # as `read_annotations`
+    known: tuple[str, ...] = (),     # as `annotation_checks.checked`
+    **how: Any,
+) -> CocoData:
+    "Read annotations of one or several files as one set; DataError for an image in two of them."
+    paths = [paths] if isinstance(paths, Path) else paths
+    def read(path: Path, **more: Any) -> CocoData:
+        return read_annotations(format_of(path), path, root, **how, **more)
+    if len(paths) == 1: return read(paths[0], classes=classes, known=known)
+    every = known or tuple(dict.fromkeys(name for path in paths
+                                         for name in read(path).categories.names))
+    return _joined([read(path, classes=classes, known=every) for path in paths],
+                   known or classes or every)

@@ -132,11 +132,11 @@ def _plan(parser: Parser) -> None:
 def _train(parser: Parser) -> None:
     parser.add_argument("--images", required=True, metavar="DIR",
                         help="the image folder; names in the files below are relative to it")
-    parser.add_argument("--masks", required=True, metavar="FILE",
-                        help="outlined images, of any annotation tool")
-    parser.add_argument("--points", required=True, metavar="FILE",
-                        help="clicked images: a table (file, x, y, class), or of any annotation "
-                             "tool")
+    parser.add_argument("--masks", required=True, metavar="FILE", nargs="+",
+                        help="outlined images: one or more files, each of any annotation tool")
+    parser.add_argument("--points", required=True, metavar="FILE", nargs="+",
+                        help="clicked images: tables (file, x, y, class), or files of any "
+                             "annotation tool")
     parser.add_argument("--val", default="", metavar="FILE",
                         help="outlined images of the evaluation (default: a fifth of the others is "
                              "held out; fewer than 60 are cross-validated)")

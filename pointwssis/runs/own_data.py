@@ -6,15 +6,16 @@
 from __future__ import annotations
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..core import DataError, counted, nearest, rng
 from ..data.annotation_checks import ImageFolder
 from ..data.coco import CategoryTable, CocoData, save
-from ..data.convert import format_of, read_annotations
+from ..data.convert import read_files
 
 # %% auto #0
 __all__ = []
@@ -132,9 +133,9 @@ def _check_classes(data: CocoData, used: tuple[str, ...], masks: Path) -> None:
                         f"{nearest(name, used)} Outline some of its objects in {masks}, rename it, "
                         f"or keep the other classes alone with --classes {','.join(used)}.")
 
-def _with_classes(read: Callable, path: Path, known: tuple[str, ...], masks: Path,
-                  classes: tuple[str, ...]) -> CocoData:
-    "A file whose classes are those of `masks`; DataError for another one."
+def _with_classes(read: Callable, path: Path | Sequence[Path], known: tuple[str, ...],
+                  masks: Path, classes: tuple[str, ...]) -> CocoData:
+    "Files whose classes are those of `masks`; DataError for another one."
     kept = {"classes": classes} if classes else {}
     try: return read(path, known=known, **kept)
     except DataError:
@@ -146,8 +147,8 @@ def _with_classes(read: Callable, path: Path, known: tuple[str, ...], masks: Pat
 
 def gather(
     images: Path,              # the image folder
-    masks: Path,               # outlined images, in any format
-    points: Path,              # clicked images, in any format
+    masks: Path | Sequence[Path],    # files of outlined images, in any format
+    points: Path | Sequence[Path],   # files of clicked images, in any format
     val: Path | None = None,   # outlined images of the evaluation; None: some of `masks`
     seed: int = 0,
     classes: tuple[str, ...] = (),   # these only; (): all that are outlined
@@ -155,9 +156,7 @@ def gather(
     folds: int = FOLDS,        # of fewer than ENOUGH outlined images without `val`; 0: hold out
 ) -> OwnSet:
     "Read and compare the files of a user."
-    how: dict[str, Any] = {"root": images, "empty": empty}
-    def read(path: Path, **more: Any) -> CocoData:
-        return read_annotations(format_of(path), path, **how, **more)
+    read = partial(read_files, root=images, empty=empty)
     found = _outlined(read(masks, classes=classes))
     counts = found.categories.count(found.records())
     used = tuple(name for name in found.categories.names if counts[name])
@@ -165,11 +164,11 @@ def gather(
                      else _outlined(read(masks, classes=used)), [])
     declared = strong.categories.names if classes else found.categories.names
     outlined = {r["file_name"] for r in strong.images.values()}
-    weak = _clicked(_with_classes(read, points, declared, masks, classes), outlined, notes)
-    _check_classes(weak, used, masks)
+    weak = _clicked(_with_classes(read, points, declared, found.path, classes), outlined, notes)
+    _check_classes(weak, used, found.path)
     if weak.categories.names != used:
-        weak = _clicked(_with_classes(read, points, used, masks, classes), outlined, [])
-    tested = _outlined(_with_classes(read, val, used, masks, classes)) if val else None
+        weak = _clicked(_with_classes(read, points, used, found.path, classes), outlined, [])
+    tested = _outlined(_with_classes(read, val, used, found.path, classes)) if val else None
     own = _divided(strong, weak, tested, seed, folds)
     named = {r["file_name"] for data in (own.strong, weak, own.val) for r in data.images.values()}
     if others := len(set(ImageFolder(images).files) - named):

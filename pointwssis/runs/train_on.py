@@ -5,7 +5,7 @@
 # %% ../../nbs/6_runs/22_train_on.ipynb #36bb42e0
 from __future__ import annotations
 import json, os, socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,10 +146,13 @@ class Trained:
     metrics: dict[str, Any]     # teacher_ap_percent, student_sw_refined_ap_percent, models
     evaluated: int              # images that AP is of
 
+def _files(given: str | Path | Sequence[str | Path]) -> list[Path]:
+    return [Path(name) for name in ([given] if isinstance(given, (str, Path)) else given)]
+
 def train_on(
     images: str | Path,               # the image folder
-    masks: str | Path,                # outlined images, in any annotation format
-    points: str | Path,               # clicked images, in any annotation format
+    masks: str | Path | Sequence[str | Path],    # files of outlined images, in any format
+    points: str | Path | Sequence[str | Path],   # files of clicked images, in any format
     val: str | Path | None = None,    # outlined images of the evaluation; None: some of `masks`
     *,
     name: str = "",                   # of the run; "": that of the image folder
@@ -175,7 +178,7 @@ def train_on(
     >>> train_on("photos", "outlines.xml", "clicks.csv")        # doctest: +SKIP
     """
     images, overrides = Path(images), dict(overrides or {})
-    own = gather(images, Path(masks), Path(points), Path(val) if val else None, seed, classes,
+    own = gather(images, _files(masks), _files(points), Path(val) if val else None, seed, classes,
                  empty, folds)
     settings, notes = _settings(facts_of(own.strong, own.weak), size, overrides)
     overrides, rates = with_lr(settings, overrides)

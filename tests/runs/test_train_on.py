@@ -127,6 +127,29 @@ def test_pseudo_labels_are_corrected_in_a_tool_and_come_back_as_outlines(here):
     assert len(own.strong.ids) == 10
 
 
+def test_outlines_and_clicks_of_several_files_count_together(here, capsys):
+    "As those of one file, whatever the tools; images in two of them are one line."
+    data = read_annotations("cvat", "outlines.xml", "photos")
+    write_annotations("cvat", "first.xml", data.select(data.ids[:4]))
+    write_annotations("label_studio", "corrected.json", data.select(data.ids[4:]))
+    header, *rows = Path("clicks.csv").read_text().splitlines()
+    first = [row for row in rows if row.startswith(rows[0].split(",")[0])]
+    for name, part in (("a.csv", first), ("b.csv", rows[len(first):])): Path(name).write_text("\n".join([header, *part]))
+    one = gather(Path("photos"), Path("outlines.xml"), Path("b.csv"), folds=0)
+    two = gather(Path("photos"), [Path("first.xml"), Path("corrected.json")], [Path("b.csv")], folds=0)
+    def objects(own) -> set:
+        return {(data.images[i]["file_name"], data.categories.names[data.categories.index(a["category_id"])], tuple(a["bbox"]))
+                for data in (own.strong, own.val) for i in data.ids for a in data.annotations[i]}
+    assert objects(one) == objects(two) and len(two.strong.ids) + len(two.val.ids) == 10
+    both = gather(Path("photos"), Path("outlines.xml"), [Path("a.csv"), Path("b.csv")])
+    assert len({a["id"] for a in both.weak.records()}) == both.weak.num_annotations > one.weak.num_annotations
+    few = one.strong.categories.names[:2]
+    assert gather(Path("photos"), [Path("first.xml"), Path("corrected.json")], Path("b.csv"), classes=few, empty="skip").strong.categories.names == few
+    words = ["train", "--images", "photos", "--masks", "outlines.xml", "first.xml", "--points", "clicks.csv"]
+    assert main(words) == 2
+    assert capsys.readouterr().err == "error: first.xml: 000001.png is in outlines.xml too. Remove it from one of the two.\n"
+
+
 def edit(name: str, old: str, new: str): Path(name).write_text(Path(name).read_text().replace(old, new))
 def first_class() -> str: return Path("clicks.csv").read_text().splitlines()[1].split(",")[3]
 
