@@ -90,9 +90,9 @@ SHAPES = {  # the embedded data set, from random weights
 }
 
 # %% ../../nbs/6_runs/01_presets.ipynb #02de0002
-DEMO = SHAPES | {"teacher_train.steps": 240, "teacher_train.checkpoint_steps": (120, 180),
-                 "refiner_train.steps": 200, "student_train.steps": 560, "recipe": "competition",
-                 "controls": False}
+DEMO = SHAPES | {"teacher_train.steps": 320, "teacher_train.checkpoint_steps": (160, 240),
+                 "refiner_train.steps": 200, "student_train.steps": 320, "student_start": "teacher",
+                 "recipe": "competition", "controls": False}
 
 # %% ../../nbs/6_runs/01_presets.ipynb #212300a6
 ANIMALS7 = {  # seven animals in 700 photographs, MobileNetV2 from ImageNet weights given as a file
