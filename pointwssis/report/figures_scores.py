@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -66,26 +67,24 @@ def _draw_lines(ax: Any, made: list[dict], published: dict[str, float]) -> None:
     ax.set(xlabel="images with masks (%)", ylim=(0, 1.04 * ax.get_ylim()[1]))
     ax.minorticks_off()
     counts = [p["seeds"] for p in made if p["result"] in SERIES and p["seeds"]] or [0]
+    ax.set(ylabel="mask AP (%)")
     ax.figure.legend(loc="outside lower center", ncols=2, title=spread_note(counts))
 
 def _draw_bars(ax: Any, made: list[dict]) -> None:
-    "One bar a series, its value on top."
+    "One bar a series, its value at the end."
     known = {p["result"] for p in made if p["here"] is not None}
     shown = {key: look for key, look in SERIES.items() if key in known}
     for i, key in enumerate(shown):
         for point in (p for p in made if p["result"] == key and p["here"] is not None):
-            whiskers = dict(yerr=point["sd"], error_kw={"lw": .8})
-            bar = ax.bar(i, point["here"], width=.7, color=f"C{i}", **whiskers)
+            whiskers = dict(xerr=point["sd"], error_kw={"lw": .8})
+            bar = ax.barh(i, point["here"], height=.7, color=f"C{i}", **whiskers)
             ax.bar_label(bar, fmt="%.1f", padding=2, fontsize=7)
-    names = [name.replace(" of ", "\nof ").replace(" masks", "\nmasks").replace("full ", "full\n")
-             .replace("without", "\nwithout").replace(", ", ",\n").replace("'s s", "'s\ns")
-             for _, _, name in shown.values()]
-    ax.set_xticks(range(len(shown)), names)
-    counts = [p["seeds"] for p in made if p["result"] in SERIES and p["seeds"]]
-    note = spread_note(counts) if counts else ""
-    spread = f"\n({note})" if note else ""
-    ax.set(xlabel=f"{share_of(made[0]['split']):g}% of the images with masks{spread}")
-    ax.margins(y=.12)
+    ax.set_yticks(range(len(shown)), [fill(name, 18) for _, _, name in shown.values()])
+    ax.invert_yaxis()
+    several = any(p["seeds"] > 1 for p in made if p["result"] in SERIES and p["seeds"])
+    share = f"{share_of(made[0]['split']):g}% of the images with masks"
+    ax.set_xlabel(f"mask AP (%), {share}" + f"\n({ERROR_BARS})" * several, loc="right")
+    ax.margins(x=.15)
 
 # %% ../../nbs/7_report/15_figures_scores.ipynb #6e5acd31
 def ap_figure(
@@ -99,11 +98,12 @@ def ap_figure(
     with style():
         fig = Figure(figsize=size, layout="constrained")
         ax = fig.add_subplot()
-        if len(splits) == 1: _draw_bars(ax, made)
+        bars = len(splits) == 1
+        if bars: _draw_bars(ax, made)
         else: _draw_lines(ax, made, {s: ap for s, ap in published.items() if s in splits})
-        ax.set(ylabel="mask AP (%)")
         other = "" if dataset in CAPTIONS else " (other data than the paper's)"
-        ax.set_title(dataset + other, parse_math=False)
+        side = "right" if bars else "center"   # the names of bars take a part of the width
+        ax.set_title(dataset + other, loc=side, parse_math=False)
     return fig
 
 @FIGURES.register("ap_by_split")

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from itertools import combinations
 from pathlib import Path
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -101,8 +102,9 @@ def test_lines_over_splits_with_published_values(coco):
 
 def test_bars_for_one_split_name_their_error_bars(toys):
     ax = ap_figure(toys).axes[0]
-    assert [p.get_height() for p in ax.patches] == pytest.approx([71 / 3, 25, 30, 35])
-    assert "other data" in ax.get_title() and {t.get_text() for t in ax.texts} >= {"23.7", "30.0"}
+    assert [p.get_width() for p in ax.patches] == pytest.approx([71 / 3, 25, 30, 35])
+    assert [t.get_text() for t in ax.get_yticklabels()] == [fill(name, 18) for _, _, name in SERIES.values()][:4]
+    assert "other data" in ax.get_title("right") and {t.get_text() for t in ax.texts} >= {"23.7", "30.0"}
     assert "standard deviation over seeds" in ax.get_xlabel() and "standard deviation" not in ap_figure(toys[:1]).axes[0].get_xlabel()
 
 
