@@ -44,7 +44,7 @@ class Config:
     seed: int = 0
     behaviour: str = "fixed"   # "published" keeps the published code's faults: quirks.Quirks
     point_strategy: str = "centroid"
-    # what turns weak labels into masks: none, category, point, point_with_size
+    # what turns weak labels into masks: a name in registry.PROMPTS
     prompt: str = "point"
     # a student's first weights: its backbone's, or those of the "teacher"
     student_start: Literal["backbone", "teacher"] = "backbone"

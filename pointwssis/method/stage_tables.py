@@ -43,7 +43,9 @@ def _schedule(cfg: Config, stage: str) -> dict[str, Any]:
     if stage not in TRAINED: return {}
     part = getattr(cfg, TRAINED[stage])
     network = getattr(cfg, TRAINED[stage].removesuffix("_train"))
-    return {"backbone": network.backbone, "weights at the start": network.weights or "random",
+    follows = TRAINED[stage] == "student_train" and cfg.student_start == "teacher"
+    start = "the teacher's" if follows else network.weights or "random"
+    return {"backbone": network.backbone, "weights at the start": start,
             "steps": part.steps, "batch size": part.batch_size,
             "optimizer": f"{part.optimizer}, learning rate {part.lr:g}"}
 
