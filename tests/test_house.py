@@ -164,11 +164,14 @@ def test_docstrings_name_the_thing_returned_or_begin_with_a_verb():
 
 
 def test_no_two_functions_classes_or_modules_share_a_name():
-    "Neither among themselves; a method may have any name."
+    "A function may bear the name of its own module, a method any name."
     names = [node.name for tree in modules().values() for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
     names = [name for name in names if not name.startswith("_")]
     stems = [name.rpartition(".")[2] for name in modules()]
     assert {name for found in (names, stems) for name in found if found.count(name) > 1} == set()
+    homes = [(node.name, module.rpartition(".")[2]) for module, tree in modules().items() for node in tree.body
+             if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    assert [(name, home) for name, home in homes if name in stems and name != home] == []
 
 
 def test_make_lab_opens_the_tour_and_asks_for_no_news(tmp_path):

@@ -31,7 +31,7 @@ class FactTable(dict):
         rows = [f"| {_as_name(key)} | {_as_text(key, value)} |" for key, value in self.items()]
         return "\n".join(["| | |", "| --- | ---: |", *rows])
 
-def facts(
+def as_table(
     metrics: dict[str, Any],   # of a stage
 ) -> FactTable:
     "The plain values among the metrics: without curves and parts."

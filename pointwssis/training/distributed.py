@@ -35,7 +35,7 @@ def _board() -> tuple[dist.Store, int, int]:
     return next(dist.rendezvous("env://"))
 
 @contextmanager
-def processes(
+def process_group(
     device: torch.device,                           # the kind that was asked for
 ) -> Iterator[tuple[int, int, torch.device]]:       # rank, number of processes, this one's device
     "The group that is open, or the processes that torchrun has started, or this one alone."

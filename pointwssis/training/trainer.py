@@ -24,7 +24,7 @@ from ..core import CheckpointError, PointWSSISError, StageError, put_in_place
 from ..journal import BAR
 from .device import choose_precision, in_precision, out_of_memory, place
 from .device import set_grad_checkpointing, to_device
-from .distributed import agree, average_gradients, processes, sync_norms
+from .distributed import agree, average_gradients, process_group, sync_norms
 from .distributed import world
 from .meter import Meter
 from .optimizer import learning_rate, make_optimizer, update_average
@@ -234,7 +234,7 @@ def train(
 ) -> list[dict[str, float]]:           # rows of step, loss, its parts, lr, images_per_s
     "Train `model` on one process or under torchrun; a second call goes on where the first ended."
     out, model = Path(out), model.train()
-    with processes(torch.device(device)) as (rank, count, device):
+    with process_group(torch.device(device)) as (rank, count, device):
         cfg = replace(cfg, precision=choose_precision(cfg.precision, device))
         set_grad_checkpointing(model, cfg.grad_checkpointing)
         run = _start(place(sync_norms(model, device), device, cfg.steps, cfg.compile), cfg, seed,

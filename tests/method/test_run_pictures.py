@@ -7,17 +7,16 @@ from chain import Chain
 from matplotlib.figure import Figure
 
 from pointwssis.core import file_hash
-from pointwssis.data import shapes
 from pointwssis.method.overview import PICTURES, save_pictures
 from pointwssis.method.run_pictures import outcome, resized, text_place
 from pointwssis.method.finished_run import FinishedRun, readable
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> FinishedRun:
+def run(tmp_path_factory, drawn) -> FinishedRun:
     "A run of which the split alone is at hand."
     place = tmp_path_factory.mktemp("run")
-    chain = Chain(place / "made", "shapes", "25p", shapes.write(place / "data", train=12, val=4)).run("split")
+    chain = Chain(place / "made", "shapes", "25p", drawn).run("split")
     (place / "s0/split").mkdir(parents=True)
     chain.inputs["split"].rename(place / "s0/split/artifacts")
     return FinishedRun(chain.cfg, place / "s0")

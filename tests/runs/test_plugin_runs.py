@@ -7,7 +7,6 @@ import pytest
 
 from pointwssis import registry
 from pointwssis.core import read_json
-from pointwssis.data import shapes
 from pointwssis.runs import timing
 from pointwssis.runs.cli import main
 from chain import TINY
@@ -95,9 +94,9 @@ CHOSEN = {"prompt": "first_level", "refiner.kind": "closing", "student.detector"
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
+def place(tmp_path_factory, drawn) -> Path:
     folder = tmp_path_factory.mktemp("plugins")
-    shapes.write(folder / "data", train=8, val=2)
+    (folder / "data").symlink_to(drawn)
     for name, source in FILES.items(): (folder / name).write_text(source)
     return folder
 
@@ -119,7 +118,7 @@ def done(place):
 
 def test_every_stage_runs_with_kinds_that_are_not_in_the_package(done):
     metrics = {stage: read_json(done / stage / "metrics.json") for stage in ("refiner", "pseudo", "student", "evaluate")}
-    assert metrics["refiner"] == {"images": 2} and metrics["student"]["steps"] == TINY["student_train.steps"]
+    assert metrics["refiner"] == {"images": 3} and metrics["student"]["steps"] == TINY["student_train.steps"]
     assert metrics["pseudo"]["masks"] > 0 and isinstance(metrics["evaluate"]["student_sw_refined_ap_percent"], float)
     config = read_json(done / "evaluate/params.json")["config"]
     assert config["prompt"] == "first_level" and config["refiner"]["kind"] == "closing" and config["student"]["detector"] == "blobs"

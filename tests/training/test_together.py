@@ -17,9 +17,9 @@ PROGRAM = """
 import sys; sys.path[:0] = sys.argv[2:]
 import torch
 from test_together import GRADIENTS
-from pointwssis.training.distributed import average_gradients, processes
+from pointwssis.training.distributed import average_gradients, process_group
 torch.set_num_threads(1)
-with processes(torch.device("cpu")) as (rank, world, device):
+with process_group(torch.device("cpu")) as (rank, world, device):
     for name, gradients in GRADIENTS.items():
         found = gradients(rank, world)
         if rank == 0: torch.save(found, f"{sys.argv[1]}/{name}.pt")
