@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from ..core import DataError, counted, nearest, rng
@@ -131,7 +132,7 @@ def _check_classes(data: CocoData, used: tuple[str, ...], masks: Path) -> None:
         here = counted(count, "click" if any("point" in a for a in data.records()) else "outline")
         raise DataError(f"{data.path}: class '{name}' has {here}, and no outline in {masks}."
                         f"{nearest(name, used)} Outline some of its objects in {masks}, rename it, "
-                        f"or keep the other classes alone with --classes {','.join(used)}.")
+                        f"or keep the other classes alone with --classes {quote(','.join(used))}.")
 
 def _with_classes(read: Callable, path: Path | Sequence[Path], known: tuple[str, ...],
                   masks: Path, classes: tuple[str, ...]) -> CocoData:

@@ -163,10 +163,18 @@ def no_outline():
     edit("clicks.csv", first_class(), "ufo")
 
 
+def no_outline_beside_two_words():
+    no_outline()
+    other = re.search("<name>(?!ufo)(.*?)</name>", Path("outlines.xml").read_text())[1]
+    Path("outlines.xml").write_text(Path("outlines.xml").read_text().replace(other, "two words"))
+    Path("clicks.csv").write_text(Path("clicks.csv").read_text().replace(other, "two words"))
+
+
 FAULTS = {
     "a class spelled differently": (lambda: edit("clicks.csv", first_class(), first_class().upper()), "unknown class '", "Did you mean '"),
     "a class without an outline": (no_outline, "clicks.csv: class 'ufo' has",
                                    "and no outline in outlines.xml. Outline some of its objects in outlines.xml, rename it, or keep the other classes"),
+    "a class without an outline beside one of two words": (no_outline_beside_two_words, "clicks.csv: class 'ufo' has", "--classes 'two words,"),
     "a class that the outlines do not name": (lambda: edit("clicks.csv", first_class(), "ufo"), "clicks.csv: class 'ufo' has",
                                               "or keep the other classes alone with --classes "),
     "a click outside": (lambda: edit("clicks.csv", "000011.png,", "000011.png,9"), "clicks.csv: line 2: the click (9",
