@@ -146,7 +146,7 @@ def _schedules(facts: Facts, size: Size) -> list[Setting]:
     "Steps and learning rates."
     least, most = size.steps
     student = int(np.clip((facts.strong + facts.weak) * 6 // _BATCH, least, most))
-    teacher = int(np.clip(facts.strong * 40 // _BATCH, .7 * least, .7 * most))
+    teacher = int(np.clip(facts.strong * 40 // _BATCH, 1.4 * least, .7 * most))
     steps = {"teacher_train": (teacher, f"{teacher * _BATCH / max(1, facts.strong):.0f} times over "
                                         f"{counted(facts.strong, 'outlined image')}"),
              "student_train": (student,

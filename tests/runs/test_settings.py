@@ -78,13 +78,22 @@ def test_early_layers_are_frozen_where_they_have_weights():
 
 @needs_photographs
 def test_the_preset_of_nuclei_has_the_settings_that_follow_from_its_strong_half():
-    "The batch alone is smaller, for 20 minutes."
+    "Batches are smaller, and teacher and refiner have half the steps, for 20 minutes."
     found = suggested(facts_of_folder(preset("custom", **{"data.root": str(NUCLEI)})), "small", "package")
     custom, own = preset("custom", **values(found)), preset("nuclei")
     for part in ("teacher", "student", "refiner"): assert getattr(own, part) == getattr(custom, part)
-    for part in ("teacher_train", "student_train", "refiner_train"):
-        assert replace(getattr(own, part), batch_size=8) == replace(getattr(custom, part), batch_size=8)
+    for part, share in (("teacher_train", .5), ("student_train", 1), ("refiner_train", .5)):
+        mine, theirs = getattr(own, part), getattr(custom, part)
+        assert mine.steps == share * theirs.steps
+        shared = {"batch_size": 8, "steps": theirs.steps, "checkpoint_steps": theirs.checkpoint_steps}
+        assert replace(mine, **shared) == replace(theirs, **shared)
     assert (own.recipe, own.student_start) == (custom.recipe, custom.student_start) and own.data.long_side == custom.data.long_side
+
+
+def test_few_outlined_images_train_a_teacher_for_long():
+    "1.4 times the steps that a student has at least; many images train it for longer."
+    def steps(strong: int) -> list: return [values(suggested(replace(facts(5, .2), strong=strong)))[f"{part}_train.steps"] for part in ("teacher", "refiner")]
+    assert steps(8) == steps(70) == [700, 600] and steps(180) == [900, 771] and steps(999) == [1050, 900]
 
 
 def test_the_grid_is_the_coarsest_that_keeps_clicks_apart():
