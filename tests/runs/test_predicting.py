@@ -15,6 +15,7 @@ from pointwssis.data import coco, shapes
 from pointwssis.data.masks import decode, encode, pixels_of
 from pointwssis.detector.inference import Instances
 from pointwssis.detector.solov2 import SOLOv2
+from pointwssis.method import stages
 from pointwssis.registry import REFINERS
 from pointwssis.runs import clicks, predicting
 from pointwssis.runs.cli import main
@@ -259,7 +260,7 @@ def test_images_that_cannot_be_read_are_named_and_the_others_done(seen, capsys):
     assert len(written()["images"]) == 3 and Path("predictions/overlay/3.jpg").is_file()
 
 
-def test_clicks_are_answered_as_the_stage_pseudo_answers_them(tmp_path, drawn):
+def test_clicks_are_answered_as_the_stage_pseudo_answers_them(tmp_path, drawn, monkeypatch):
     "The same masks, bit for bit, and the same reasons, from real networks."
     chain = Chain(tmp_path, "demo", "50p", drawn).run("split", "teacher", "refiner", "pseudo")
     for stage in ("teacher", "refiner"): shutil.copytree(chain.inputs[stage], tmp_path / "run" / stage / "artifacts")
@@ -270,3 +271,8 @@ def test_clicks_are_answered_as_the_stage_pseudo_answers_them(tmp_path, drawn):
     assert made == {k: a["segmentation"] for k, a in linked(labels).items()} and len(made) > 3
     assert lost == {a["id"]: a["reason"] for a in labels.info["dropped_points"]}
     assert {m.point_id: m.rle for m in teacher if len(pixels_of(m.rle))} == {k: a["segmentation"] for k, a in linked(chain.labels("sw")).items()}
+    counts, refine, empty = chain.metrics["pseudo"], stages.refined_labels, encode(np.zeros((128, 128), bool))
+    monkeypatch.setattr(stages, "refined_labels", lambda *parts: [replace(m, rle=m.rle if k else empty) for k, m in enumerate(refine(*parts))])
+    (tmp_path / "again").mkdir()
+    fewer = stages.pseudo(chain.cfg, chain.inputs, tmp_path / "again")
+    assert fewer["masks"] == counts["masks"] - 1 == fewer["points"] - fewer["points_without_mask"]     # an empty mask is none
