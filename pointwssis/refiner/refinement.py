@@ -143,7 +143,7 @@ Places = list[tuple[int, int]]   # number of the item, row of the mask in it
 def _cut(
     net: MaskRefineNet, items: list[Item], quirks: Quirks, device: torch.device,
 ) -> Iterator[tuple[Places, list[Tensor]]]:
-    "Places, frames and crop inputs of the masks that are not empty, a portion at a time."
+    "Places, frames and crop inputs of the masks that are not empty, a chunk at a time."
     cut = published_inputs if quirks.crops_by_index else crop_inputs
     for number, (image, rough, xy, classes) in enumerate(items):
         H, W = image.shape[1:]

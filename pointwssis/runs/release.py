@@ -68,13 +68,13 @@ def _only(known: set[str], path: Path, what: str, example: str) -> str:
     raise DataError(f"{path}: its name does not say of which {what} it is. "
                     f"Rename it, such as '{example}'.")
 
-def _complete(told: tuple[str, str, str], path: Path,
-              all_told: list[tuple[str, str, str]]) -> tuple[str, str, str]:
+def _complete(names: tuple[str, str, str], path: Path,
+              every: list[tuple[str, str, str]]) -> tuple[str, str, str]:
     "The parts of a name, completed from the other names."
-    dataset, split, part = told
-    dataset = (dataset or _only({d for d, _, _ in all_told if d} or {"coco"}, path, "data set",
+    dataset, split, part = names
+    dataset = (dataset or _only({d for d, _, _ in every if d} or {"coco"}, path, "data set",
                                 f"coco_{path.name}"))
-    split = (split or _only({s for d, s, _ in all_told if s and d in ("", dataset)}, path, "split",
+    split = (split or _only({s for d, s, _ in every if s and d in ("", dataset)}, path, "split",
                             f"5p_{path.name}"))
     return dataset, split, part
 
@@ -86,11 +86,11 @@ def find_releases(
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder. Pass the folder with the published files.")
-    told = {path: names for path in sorted(folder.rglob("*"))
-            if (names := parts_of_name(path, folder)) and names[2]}
+    stated = {path: names for path in sorted(folder.rglob("*"))
+              if (names := parts_of_name(path, folder)) and names[2]}
     found: dict[tuple[str, str], dict[str, Path]] = {}
-    for path, names in told.items():
-        dataset, split, part = _complete(names, path, list(told.values()))
+    for path, names in stated.items():
+        dataset, split, part = _complete(names, path, list(stated.values()))
         files = found.setdefault((dataset, split), {})
         if part in files:
             raise DataError(f"{path}: {files[part]} is the {part} of {dataset} {split} too. "
