@@ -64,6 +64,10 @@ class Detections:
         return cls(image, kind, _flags(right), _flags(ignored))
 
 # %% ../../nbs/7_report/02_matches.ipynb #b81c45cd
+def _recalls(found: np.ndarray, objects: np.ndarray) -> np.ndarray:
+    "Count the recalls that a weight of found objects reaches."
+    return np.searchsorted(RECALLS, found / objects, side="right").astype(float)
+
 def _plain_precision(
     image: np.ndarray,     # (D,) index of each detection's image, best score first
     right: np.ndarray,     # (T, D) bool
@@ -74,29 +78,21 @@ def _plain_precision(
     "Mean precision of one class over the 101 recalls, under one weighting."
     found, seen = (np.cumsum(flags * weights[image], 1) for flags in (right, ~ignored))
     best = np.maximum.accumulate((found / np.maximum(seen, 1))[:, ::-1], 1)[:, ::-1]
-    reached = np.searchsorted(RECALLS, found / objects, side="right")
-    return (np.diff(reached, axis=1, prepend=0) * best).sum(1) / len(RECALLS)
+    return (np.diff(_recalls(found, objects), axis=1, prepend=0) * best).sum(1) / len(RECALLS)
 
 # %% ../../nbs/7_report/02_matches.ipynb #5e7919b9
 LARGE = 2**21   # entries of a table of recalls
-
-def _recalls(found: np.ndarray, objects: np.ndarray) -> np.ndarray:
-    "Count the recalls that a weight of found objects reaches."
-    return np.searchsorted(RECALLS, found / objects, side="right").astype(float)
 
 @lru_cache(maxsize=8)
 def _table_of_recalls(first: int, most: int) -> np.ndarray:
     "Recalls for 0 to `most` found of `first` to `most` objects; networks of one set share it."
     return _recalls(np.arange(most + 1), np.arange(first, most + 1)[:, None]).ravel()
 
-def _recalls_reached(
-    objects: np.ndarray,                   # (R,) whole weights, at least 1
-) -> Callable[[np.ndarray], np.ndarray]:   # weights found (N, R) -> number of recalls (N, R)
-    "Return a function that counts the recalls which a weight of found objects reaches."
+def _recalls_reached(objects: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    "For whole weights of all objects (R,), the function of weights found (N, R) to recalls (N, R)."
     first, most = int(objects.min()), int(objects.max())
     if (most - first + 1) * (most + 1) > LARGE: return lambda found: _recalls(found, objects)
-    table = _table_of_recalls(first, most)
-    row = (objects - first) * (most + 1)
+    table, row = _table_of_recalls(first, most), (objects - first) * (most + 1)
     return lambda found: table.take(found + row, mode="clip")
 
 # %% ../../nbs/7_report/02_matches.ipynb #dac446da
@@ -214,10 +210,7 @@ class Overlaps:
     def unpacked(cls, columns: dict[str, str]) -> Overlaps:
         return cls(from_text(columns["image"]), from_text(columns["iou"]) / BILLION)
 
-    def miou(
-        self,
-        weights: np.ndarray,   # (R, I) of the images
-    ) -> np.ndarray:           # (R,) percent
+    def miou(self, weights: np.ndarray) -> np.ndarray:   # (R, I), of the images -> (R,) percent
         "Mean IoU over all points, those without a mask included."
         count = partial(np.bincount, self.image, minlength=weights.shape[1])
         return 100 * (weights @ count(self.iou)) / np.maximum(weights @ count(), np.spacing(1))
