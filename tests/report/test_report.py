@@ -134,7 +134,7 @@ def test_bdd100k_has_every_other_table_and_its_own_words_in_figures(runs):
     assert "| all | supervised | —⁵ | none | —⁵ | 25.0 |" in hours and "| 10% | student of refined masks | 100 | 900 | 4.0 | 19.5 |" in hours
     left = "| 10% | left to gain: supervised over student of refined masks, AP | +5.5⁴ from 19.5, n = 1 | 78.0%⁴, n = 1 |"
     assert left in markdown(tables["table_gains_bdd100k"])
-    assert ap_figure(of(runs, "bdd100k")).axes[0].get_title() == "bdd100k"
+    assert ap_figure(of(runs, "bdd100k")).axes[0].get_title("right") == "bdd100k"
 
 
 def test_seeds_become_mean_and_deviation(runs):
