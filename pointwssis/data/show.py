@@ -189,6 +189,7 @@ def save_picture(
     if photograph: stamps = {".webp": stamps[".png"]}
     files = [stem.with_name(stem.name + suffix) for suffix in stamps]
     with style():
+        figure.set_dpi(dpi)   # letters are wider at some sizes than at others
         if engine := figure.get_layout_engine(): engine.execute(figure)
         figure.set_layout_engine("none")
         for file in files:

@@ -12,7 +12,7 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from pointwssis.core import write_json
-from pointwssis.data.show import show_grid, style
+from pointwssis.data.show import save_picture, show_grid, style
 from pointwssis.method.ablations import ABLATIONS
 from pointwssis.report.figures import compared, figures_of, of_main_split, over_seeds, seeds_caption, write_figures
 from pointwssis.report.figures_details import curves_figure, gains, gains_figure, proposals, proposals_figure
@@ -270,6 +270,19 @@ def test_ablations_have_a_bar_for_each_finished_row():
     assert len(ablation_figure("", trained, "weak_labels").figure.axes) == 2
     assert len(ablation_figure("", [*trained[:2], *variants()[2:]], "weak_labels").figure.axes) == 1      # one student has nothing beside it
     assert ablation_figure("", variants(), "levels") is None and ablation_figure("", [], "levels") is None
+
+
+@pytest.mark.parametrize("table", ABLATIONS)
+def test_names_of_an_ablation_lie_inside_its_picture(table, tmp_path):
+    "With two panels, beside which the least room is left; letters are wider in a picture than on a screen."
+    both = {ROUGH: 50.0, REFINED: 60.0, "student_sw_refined_ap_percent": 30.0}
+    figure = ablation_figure("", [row(variant=name, **both) for name in ABLATIONS[table].rows.values()], table).figure
+    save_picture(figure, tmp_path / table, dpi=220)
+    figure.set_dpi(220)
+    with style(): figure.draw_without_rendering()
+    shown = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
+    assert len(figure.axes) == 2 and len(shown) == len(ABLATIONS[table].rows) and min(box.x0 for box in shown) >= 0
+    assert not any(a.overlaps(b) for a, b in combinations(shown, 2))
 
 
 def test_students_of_one_seed_stand_beside_that_seed_of_the_method():
