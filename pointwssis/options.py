@@ -122,6 +122,9 @@ class TrainConfig:
     final_factor: NotNegative = 0.0              # cosine ends at lr times this
     warmup_steps: Index = 1000
     warmup_factor: NotNegative = 0.01
+    # early stop: once the loss falls by under 1% in as many steps, the schedule goes four times
+    # as fast; 0: never
+    patience: Index = field(default=0, metadata=LATER)
     clip_norm: NotNegative = 0.0                 # 0: off
     grad_accum_steps: Size = stored(1, "accumulate")   # parts that a batch is computed in
     # auto: bf16 where the hardware has it, else fp16 on a GPU with matrix units for it, else fp32

@@ -62,7 +62,7 @@ def fit_detector(
     history = train(model, lambda network, batch: network.loss(batch), batches, schedule, out,
                     cfg.seed, device, length=len(dataset), log_every=log_every)
     if own_rank() == 0: write_json(out/"history.json", history)
-    return {"images": len(data.ids), "steps": schedule.steps,
+    return {"images": len(data.ids), "steps": history[-1]["step"],
             "start": "teacher" if start else "backbone", "final_loss": history[-1]["loss"],
             "images_per_s": float(np.median([r["images_per_s"] for r in history])),
             "history": thinned(history)}

@@ -208,7 +208,7 @@ class MaskRefiner:
         history = train(net, refiner_loss, batches, schedule, out, cfg.seed, device,
                         length=len(dataset))
         if own_rank() == 0: write_json(out/"history.json", history)
-        return {"pairs": len(made), "steps": schedule.steps, "final_loss": history[-1]["loss"],
+        return {"pairs": len(made), "steps": history[-1]["step"], "final_loss": history[-1]["loss"],
                 "history": thinned(history)}
 
     @classmethod

@@ -140,7 +140,7 @@ def _sizes(facts: Facts, size: Size) -> list[Setting]:
 _LEARN = {"optimizer": "adamw", "schedule": "cosine", "decay_at": (), "final_factor": .01,
           "clip_norm": 10.0, "weight_decay": .02}
 _BATCH = 8
-_TO_THE_END = "no early stop, AP rises while the rate falls"
+_PATIENCE = "early stop: the rate falls sooner if the loss stands still for a fifth of the steps"
 
 def _schedules(facts: Facts, size: Size) -> list[Setting]:
     "Steps and learning rates."
@@ -156,7 +156,8 @@ def _schedules(facts: Facts, size: Size) -> list[Setting]:
                                "six sevenths of the teacher's, at least 300")}
     found = []
     for part, (count, why) in steps.items():
-        found += [Setting(f"{part}.steps", count, f"{why}; {_TO_THE_END}")]
+        found += [Setting(f"{part}.steps", count, why),
+                  Setting(f"{part}.patience", count // 5, _PATIENCE)]
         found += [Setting(f"{part}.{key}", value, "for short schedules")
                   for key, value in _LEARN.items()]
         found += [Setting(f"{part}.lr", size.lr, "for this network"),

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -42,6 +43,29 @@ def learning_rate(
     warm = (min(1.0, cfg.warmup_factor + (1 - cfg.warmup_factor) * step / cfg.warmup_steps)
             if cfg.warmup_steps else 1.0)
     return cfg.lr * warm * _named("schedule", cfg.schedule, SCHEDULES)(cfg, step)
+
+FALLS, FASTER = .99, 4    # the loss stands still above this factor; then steps count this much
+
+def stands_still(
+    history: list[dict[str, float]],  # rows of step and loss
+    cfg: TrainConfig,
+) -> bool:
+    "True if the loss of the last `patience` steps is hardly below that of as many steps before."
+    end, span = history[-1]["step"], cfg.patience
+    if not span or end < cfg.warmup_steps + 2 * span: return False
+    steps, losses = np.array([(row["step"], row["loss"]) for row in history]).T
+    counts = np.diff(steps, prepend=0)   # a row is the mean of so many steps
+    new = steps > end - span
+    old = (steps > end - 2 * span) & ~new
+    return bool(new.any() and old.any() and np.average(losses[new], weights=counts[new])
+                > FALLS * np.average(losses[old], weights=counts[old]))
+
+def schedule_step(
+    step: int,           # optimiser steps done
+    still: int | None,   # the step at which the loss stood still
+) -> int:
+    "The step of the schedule: `step` itself, or further on when the loss stands still."
+    return step if still is None else still + FASTER * (step - still)
 
 # %% ../../nbs/5_training/03_optimizer.ipynb #143ba6b5
 BACKBONE = "body"   # the part of a parameter's name that says so

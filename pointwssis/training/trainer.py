@@ -4,13 +4,12 @@
 
 # %% ../../nbs/5_training/01_trainer.ipynb #0ac5c6f5
 from __future__ import annotations
-import os, re, sys, time, zlib
+import os, re, time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
 
 import torch
 from torch import Tensor, nn
@@ -20,16 +19,17 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from ..config import TrainConfig, to_dict
-from ..core import CheckpointError, PointWSSISError, StageError, put_in_place
+from ..core import PointWSSISError, StageError, put_in_place
 from ..journal import BAR
 from .device import choose_precision, in_precision, out_of_memory, place
 from .device import set_grad_checkpointing, to_device
 from .distributed import agree, average_gradients, process_group, sync_norms
 from .distributed import world
 from .meter import Meter
-from .optimizer import learning_rate, make_optimizer, update_average
+from .optimizer import learning_rate, make_optimizer, schedule_step
+from .optimizer import stands_still, update_average
 from .sampler import StepSampler, step_seed
-from .weights import load_into, read_checkpoint
+from .weights import STATES, load_into, newest_state
 from .weights import save_state, save_weights
 
 # %% auto #0
@@ -44,15 +44,19 @@ class Run:
     settings: dict[str, Any]                  # what must agree between the parts of one run
     average: dict[str, Tensor] | None = None  # running mean of the weights
     step: int = 0                             # optimiser steps done
+    still: int | None = None                  # the step at which the loss stood still
     history: list[dict[str, float]] = field(default_factory=list)
     # of the loss in fp16; off in other precisions
     scaler: GradScaler = field(default_factory=lambda: GradScaler(enabled=False))
+
+    @property
+    def at(self) -> int: return schedule_step(self.step, self.still)   # step of the schedule
 
     def weights(self) -> dict[str, Tensor]: return self.average or self.model.state_dict()
 
     def save(self, out: Path) -> None:
         save_weights(out / "last.safetensors", self.weights())
-        kept = {k: getattr(self, k) for k in ("settings", "average", "step", "history")}
+        kept = {k: getattr(self, k) for k in ("settings", "average", "step", "still", "history")}
         save_state(out / "new.pt", kept | {"model": self.model.state_dict(),
                                            "optimizer": self.optimizer.state_dict(),
                                            "scaler": self.scaler.state_dict()})
@@ -71,32 +75,7 @@ class Run:
         if self.average:
             self.average = {k: kept["average"][k].to(v.device) for k, v in self.average.items()}
         self.step, self.history = kept["step"], kept["history"]
-
-# %% ../../nbs/5_training/01_trainer.ipynb #585d54a2
-STATES = ("state.pt", "state_before.pt")   # the newest and the one before
-
-def read_state(
-    path: Path,
-) -> dict[str, Any]:   # as `Run.save` wrote it
-    "A training state, every byte of it checked; CheckpointError when one is wrong."
-    try: bad = ZipFile(path).testzip()
-    except (BadZipFile, OSError, EOFError, ValueError, zlib.error) as e: bad = type(e).__name__
-    if bad:
-        raise CheckpointError(f"{path}: damaged ({bad}). Delete the states in this folder to begin "
-                              "the training anew.")
-    return read_checkpoint(path)
-
-def newest_state(
-    out: Path,                            # of a training
-) -> tuple[Path, dict[str, Any]] | None:  # the file and its content; None: there is none
-    "The newest state that is whole; CheckpointError when there are some and none is."
-    paths = [out / name for name in STATES if (out / name).exists()]
-    for n, path in enumerate(paths):
-        try: return path, read_state(path)
-        except CheckpointError:
-            if n + 1 == len(paths): raise
-            print(f"{path} is damaged: going on from {paths[n + 1].name}.", file=sys.stderr)
-    return None
+        self.still = kept.get("still")
 
 # %% ../../nbs/5_training/01_trainer.ipynb #8d0df60f
 def _start(model: nn.Module, cfg: TrainConfig, seed: int, length: int, out: Path,
@@ -158,7 +137,7 @@ def _advance(run: Run, loss_fn: Callable, batches: Iterator, cfg: TrainConfig,
              meter: Meter) -> None:
     "One optimiser step."
     for group in run.optimizer.param_groups:
-        group["lr"] = learning_rate(cfg, run.step) * group.get("lr_factor", 1)
+        group["lr"] = learning_rate(cfg, run.at) * group.get("lr_factor", 1)
     params = [p for group in run.optimizer.param_groups for p in group["params"]]
     device = params[0].device
     for _ in range(cfg.grad_accum_steps):
@@ -207,13 +186,17 @@ def _loop(run: Run, loss_fn: Callable, batches: Iterator, cfg: TrainConfig, out:
     "All steps that are left."
     meter, first = Meter(), rank == 0
     with _Log(out, run, cfg, writes=first) as log:
-        while run.step < cfg.steps:
+        while run.at < cfg.steps:
             torch.manual_seed(step_seed(seed, run.step, rank))
+            before = run.at
             _advance(run, loss_fn, batches, cfg, meter)
-            saves, keeps = (run.step % cfg.save_every == 0 or run.step == cfg.steps,
-                            run.step in cfg.checkpoint_steps)
-            if saves or keeps or run.step % log_every == 0: log.row(meter.read())
-            if keeps and first: save_weights(out / f"step_{run.step}.safetensors", run.weights())
+            kept = [n for n in cfg.checkpoint_steps if before < n <= run.at]
+            saves = run.step % cfg.save_every == 0 or run.at >= cfg.steps
+            reads = run.step % log_every == 0
+            if saves or kept or reads: log.row(meter.read())
+            if reads and run.still is None and stands_still(run.history, cfg):
+                run.still = run.step
+            for n in kept * first: save_weights(out / f"step_{n}.safetensors", run.weights())
             if saves: agree(run.model.buffers())
             if saves and first: run.save(out)
             log.bar.update()
@@ -243,7 +226,7 @@ def train(
                               cfg.grad_accum_steps)
         agree(model.state_dict().values())
         with _watching_workers():
-            if run.step < cfg.steps:
+            if run.at < cfg.steps:
                 _loop(run, loss_fn, iter(loader_fn(sampler)), cfg, out, seed, rank, log_every)
         agree(run.weights().values())
         load_into(model, run.weights(), out)

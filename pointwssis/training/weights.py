@@ -4,12 +4,12 @@
 
 # %% ../../nbs/5_training/09_weights.ipynb #a4a9fd1e
 from __future__ import annotations
-import os, pickle, re
+import os, pickle, re, sys, zlib
 from collections import OrderedDict, defaultdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import numpy as np
 import torch
@@ -116,6 +116,32 @@ def load_weights(
 ) -> dict[str, Tensor]:      # on the CPU, under the names of the file
     "The weights in a file, whatever wraps them; CheckpointError as `read_checkpoint`."
     return tensors_of(read_checkpoint(path), str(path))
+
+# %% ../../nbs/5_training/09_weights.ipynb #585d54a2
+STATES = ("state.pt", "state_before.pt")   # the newest and the one before
+
+def read_state(
+    path: Path,
+) -> dict[str, Any]:   # as `Run.save` wrote it
+    "A training state, every byte of it checked; CheckpointError when one is wrong."
+    try: bad = ZipFile(path).testzip()
+    except (BadZipFile, OSError, EOFError, ValueError, zlib.error) as e: bad = type(e).__name__
+    if bad:
+        raise CheckpointError(f"{path}: damaged ({bad}). Delete the states in this folder to begin "
+                              "the training anew.")
+    return read_checkpoint(path)
+
+def newest_state(
+    out: Path,                            # of a training
+) -> tuple[Path, dict[str, Any]] | None:  # the file and its content; None: there is none
+    "The newest state that is whole; CheckpointError when there are some and none is."
+    paths = [out / name for name in STATES if (out / name).exists()]
+    for n, path in enumerate(paths):
+        try: return path, read_state(path)
+        except CheckpointError:
+            if n + 1 == len(paths): raise
+            print(f"{path} is damaged: going on from {paths[n + 1].name}.", file=sys.stderr)
+    return None
 
 # %% ../../nbs/5_training/09_weights.ipynb #53f4f722
 def _likely(state: dict[str, Tensor], own: dict[str, Tensor]) -> str:

@@ -1,7 +1,8 @@
 "The training loop: reproducible when resumed, accumulated or shared, and loud when it diverges."
-import json, math, os, re, resource, signal, subprocess, sys, textwrap, time
+import io, json, math, os, re, resource, signal, subprocess, sys, textwrap, time
 from dataclasses import replace
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 import torch
@@ -182,8 +183,14 @@ def test_resume_refuses_other_settings(tmp_path):
     with pytest.raises(CheckpointError, match="state_before.pt: damaged .* begin the training anew"): run(tmp_path)
 
 
-TORN = {"cut": lambda b: b[:len(b) // 3], "empty": lambda b: b"", "zeros": lambda b: bytes(len(b)),
-        "a flipped bit": lambda b: b[:len(b) // 2] + bytes([b[len(b) // 2] ^ 4]) + b[len(b) // 2 + 1:]}
+def flipped(b):
+    "A bit of the largest tensor; the space between the parts of an archive means nothing."
+    archive = ZipFile(io.BytesIO(b))
+    at = b.index(archive.read(max(archive.infolist(), key=lambda part: part.file_size)))
+    return b[:at] + bytes([b[at] ^ 4]) + b[at + 1:]
+
+
+TORN = {"cut": lambda b: b[:len(b) // 3], "empty": lambda b: b"", "zeros": lambda b: bytes(len(b)), "a flipped bit": flipped}
 
 
 @pytest.mark.parametrize("torn", TORN.values(), ids=TORN)
@@ -484,3 +491,19 @@ def test_a_worker_that_dies_while_the_network_trains_is_one_line(tmp_path):
         return loss(model, batch)
     def workers(sampler): return DataLoader(Dying(), batch_sampler=sampler, num_workers=1)
     with pytest.raises(StageError, match="a worker process that reads pictures ended unexpectedly"): run(tmp_path, loader_fn=workers, loss_fn=slow)
+
+
+def test_a_loss_that_stands_still_shortens_the_schedule_and_survives_a_cut(tmp_path):
+    "60 steps of a loss that nothing moves: seen at step 15, the rest takes a quarter of the steps, the rate falls to its end, and no kept weights are missing."
+    def flat(model, batch): return {"loss": model(batch[0]).sum() * 0 + 1}
+    cfg = replace(CFG, steps=60, schedule="cosine", decay_at=(), patience=6, checkpoint_steps=(6, 30, 50))
+    _, rows = run(tmp_path / "whole", cfg=cfg, loss_fn=flat)
+    still, last = 15, 15 + math.ceil((60 - 15) / 4)
+    assert rows[-1]["step"] == last and rows[-1]["lr"] < .02 * cfg.lr
+    assert all((tmp_path / "whole" / f"step_{n}.safetensors").exists() for n in cfg.checkpoint_steps)
+    with pytest.raises(InterruptedError): run(tmp_path / "cut", cfg=cfg, loss_fn=flat, loader_fn=lambda s: loader(s, cut=still + 6))
+    _, resumed = run(tmp_path / "cut", cfg=cfg, loss_fn=flat)
+    assert without_speed(resumed) == without_speed(rows)
+    assert run(tmp_path / "never", cfg=replace(cfg, patience=0), loss_fn=flat)[1][-1]["step"] == 60
+    values = iter(.99 ** n for n in range(60))
+    assert run(tmp_path / "falling", cfg=cfg, loss_fn=lambda m, b: {"loss": m(b[0]).sum() * 0 + next(values)})[1][-1]["step"] == 60
