@@ -29,8 +29,13 @@ NEEDED = {name: OTHER_NAMES.get(name, name) for name in (
 
 
 def unpacked(wheels: Path, folder: Path) -> list[Path]:
-    "Unpack wheels, each into a place of its own, from which Python can import them."
+    """Unpack wheels, each into a place of its own, from which Python can import them.
+
+    BadZipFile names a wheel that is damaged."""
     found = sorted(wheels.glob("*.whl")) if wheels.is_dir() else []
+    for wheel in found:
+        if not zipfile.is_zipfile(wheel):
+            raise zipfile.BadZipFile(f"{wheel}: damaged, perhaps cut short. Fetch it again.")
     for wheel in found: zipfile.ZipFile(wheel).extractall(folder / wheel.stem)
     return [folder / wheel.stem for wheel in found]
 
@@ -89,7 +94,7 @@ def one_part(name: str, worker: Worker, place: Path, limit: float, until: float)
         over, code = time.monotonic() > min(start + limit, until), worker.process.poll()
         if over or code is not None:
             why = (f"took over {limit:.0f} s" if over
-                   else f"{worker.said()}\nthe process ended with {code}".strip())
+                   else f"the process ended with {code}\n{worker.said()}".strip())
             seconds = time.monotonic() - start
             return read(path) or {"error": why, "seconds": seconds, "restart": True}
         time.sleep(.05)
@@ -184,7 +189,10 @@ def main(argv: list[str] | None = None) -> int:
     place = args.out.resolve() / "parts"
     place.mkdir(parents=True, exist_ok=True)
     for old in (*place.glob("*.json"), *place.glob("log.txt")): old.unlink()
-    paths = unpacked(args.wheels, args.out.resolve() / "wheels")
+    try: paths = unpacked(args.wheels, args.out.resolve() / "wheels")
+    except zipfile.BadZipFile as e:
+        print(e, file=sys.stderr)
+        return 2
     sys.path[:0] = map(str, paths)
     if absent := missing():
         print(advice(absent, args.wheels), file=sys.stderr)

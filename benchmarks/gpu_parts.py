@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from pointwssis.config import RefinerConfig, SOLOv2Config, TrainConfig
-from pointwssis.core import pick_device, rng, write_json
+from pointwssis.core import StageError, pick_device, rng, write_json
 from pointwssis.data import coco, shapes
 from pointwssis.data.transforms import Sample, normalise
 from pointwssis.data.training_set import CocoDataset
@@ -254,7 +254,7 @@ def agreement(wish: Wish) -> Report:
     model = built(network(wish))
     batch = training_batch(model.cfg, items_of(2, *((96, 128) if wish.quick else (256, 352))))
     reference = _answers(model, batch, torch.device("cpu"), "fp32")
-    kinds = ("fp32", "TF32", "bf16") if wish.gpu else ("fp32", "bf16")
+    kinds = ("fp32", *["TF32"] * wish.gpu, *["bf16"] * (wish.precision == "bf16"))
     for kind in kinds:
         with _tf32(kind == "TF32"):
             found = _answers(model, batch, wish.device, "bf16" if kind == "bf16" else "fp32")
@@ -296,12 +296,16 @@ def _timed_steps(wish: Wish, model: nn.Module, batch: dict, cfg: TrainConfig,
     return rows[-1]["images_per_s"]
 
 
+# depths of the network and their batches, those of a trial and those of a GPU
+SIZES = {True: ((50, (2,)),), False: ((50, (8, 2, 4, 16)), (101, (16, 2, 8, 4)))}
+
+
 def detectors(wish: Wish) -> Report:
     "Training steps of SOLOv2, without the input pipeline."
     h, w = wish.size
     report = Report(f"Training steps on {h} x {w} in {wish.precision}; batches wait in memory.")
-    sizes = ((50, (2,)),) if wish.quick else ((50, (8, 2, 4, 16)), (101, (16, 2, 8, 4)))
-    for depth, batches in sizes:
+    for depth, batches in SIZES[wish.quick]:
+        profiled = False
         for batch in batches:
             name = f"R-{depth}, batch {batch}"
             if wish.is_over():
@@ -312,11 +316,12 @@ def detectors(wish: Wish) -> Report:
             with memory(wish) as peak:
                 cfg = schedule(wish, batch, 4 if wish.quick else 16)
                 try: speed = _timed_steps(wish, model, ready, cfg)
-                except torch.OutOfMemoryError:
-                    report.check(name, False, "does not fit into the memory")
+                except StageError as e:    # the trainer's, of a full memory
+                    report.check(name, False, str(e))
                     continue
                 report.row(name, speed, "images/s", f"{peak():.1f} GiB" if wish.gpu else "")
-            if batch == batches[0]: _matrix_work(report, name, model, ready, wish)
+            if not profiled: _matrix_work(report, name, model, ready, wish)
+            profiled = True
     return report
 
 
@@ -451,6 +456,8 @@ def compiling(wish: Wish) -> Report:
             losses[name] = float(np.mean([row["loss"] for row in rows]))
             report.row(name, np.median([row["images_per_s"] for row in rows[rounds // 2:]]),
                        "images/s", f"{time.perf_counter() - start:.0f} s in all, {graphs} graphs")
+            if choice: report.check("torch compiles", graphs > 0, "" if graphs else
+                                    "no graph was made, so both rows are alike; log.txt says why")
     finally: nn.Module.compile = compile_it
     plain, other = losses.values()
     report.check("both learn alike", abs(plain - other) <= .05 * plain,

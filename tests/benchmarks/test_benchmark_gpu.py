@@ -7,11 +7,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import gpu      # noqa: E402
+from benchmarks import gpu, gpu_parts      # noqa: E402
 
 ABSENT = ("papermill", "nbclient", "nbformat", "nbconvert", "ipykernel", "IPython", "jupyter_client", "jupyter_core", "pycocotools", "jsonschema",
           "jinja2", "fastcore", "execnb")
@@ -79,7 +80,7 @@ def test_a_part_that_takes_too_long_is_ended(tmp_path, monkeypatch):
 def test_a_process_that_cannot_start_is_tried_once(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "BEGUN", "other.json")
     found = parts_of(tmp_path, monkeypatch, f"os.unlink(f'{{place}}/other.json')\nimport no_such_module\n")
-    assert found["steps"] == found["crops"] and "No module named 'no_such_module'" in found["crops"]["error"]
+    assert found["steps"] == found["crops"] and gpu.line_of("crops", found["crops"]).startswith("crops: ModuleNotFoundError: No module named 'no_such_module', ")
 
 
 def test_parts_after_the_whole_budget_are_named(tmp_path, monkeypatch):
@@ -100,6 +101,43 @@ def test_missing_packages_are_one_line(tmp_path, monkeypatch, capsys):
     assert gpu.main(["--device", "cpu", "--out", str(tmp_path), "--wheels", str(tmp_path / "wheels")]) == 2
     said = capsys.readouterr().err
     assert said.startswith("missing: no-such-package.") and "pip download" in said and said.count("\n") == 1
+
+
+def test_a_damaged_wheel_is_one_line(tmp_path, capsys):
+    (tmp_path / "cut-1.0-py3-none-any.whl").write_bytes(b"PK")
+    assert gpu.main(["--device", "cpu", "--out", str(tmp_path / "out"), "--wheels", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "cut-1.0-py3-none-any.whl: damaged" in said and said.count("\n") == 1
+
+
+TRIAL = gpu_parts.Wish(torch.device("cpu"), quick=True)
+
+
+def test_a_batch_that_does_not_fit_is_a_row_of_its_own(monkeypatch):
+    "Torch's error in one training of the part `network`; the next one is measured."
+    passes, forward = iter(range(100)), gpu_parts.SOLOv2.forward
+    def full_once(self, x):
+        if next(passes) == 0: raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.50 GiB.")
+        return forward(self, x)
+    monkeypatch.setattr(gpu_parts.SOLOv2, "forward", full_once)
+    monkeypatch.setattr(gpu_parts, "SIZES", {True: ((50, (2, 1)),)})
+    found = gpu_parts.record_of(gpu_parts.detectors, TRIAL)
+    (check,) = found["checks"]
+    assert check["what"] == "R-50, batch 2" and not check["ok"] and check["detail"].startswith("out of memory: 2 images at once")
+    assert [row["what"] for row in found["rows"]] == ["R-50, batch 1", "R-50, batch 1, matrix work"]
+
+
+def test_a_compiler_that_fails_is_named(monkeypatch):
+    "Torch goes on without graphs then, and nothing else would tell."
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, backend=None: None)
+    found = gpu_parts.record_of(gpu_parts.compiling, TRIAL)
+    assert "error" not in found and [check["what"] for check in found["checks"] if not check["ok"]] == ["torch compiles"]
+
+
+def test_arithmetic_that_the_device_lacks_is_left_out(monkeypatch):
+    monkeypatch.setattr(gpu_parts, "choose_precision", lambda name, device, **_: "fp32")
+    checks = gpu_parts.record_of(gpu_parts.agreement, TRIAL)["checks"]
+    assert len(checks) == 4 and all(check["ok"] and check["what"].startswith("fp32") for check in checks)
 
 
 def test_unknown_parts_are_refused(capsys):
