@@ -137,8 +137,8 @@ def _of_networks(found: Scores) -> tuple[list[dict], str]:
     if gain is None:
         return rows, "The images of the evaluation are too few for an interval of the difference."
     sure = "more than chance" if gain.is_real else "within what chance does with so few images"
-    return (rows, f"The student's AP minus the teacher's is {gain.value:+.1f} [{gain.low:+.1f}, "
-                  f"{gain.high:+.1f}], which is {sure}. The student has learned from the clicks, "
+    return (rows, f"The student's AP minus the teacher's is {gain.value:+z.1f} [{gain.low:+z.1f}, "
+                  f"{gain.high:+z.1f}], which is {sure}. The student has learned from the clicks, "
                   "and for more steps.")
 
 def _by_class(weak: CocoData, refined: CocoData, metrics: dict[str, Any]) -> list[dict]:
