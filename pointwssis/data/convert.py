@@ -95,6 +95,16 @@ def write_annotations(
     form.write(path, annotation_set(data))
 
 # %% ../../nbs/4_data/17_convert.ipynb #05de54ae
+def _mask_at(
+    mask: np.ndarray, size: tuple[int, int],   # (H, W) bool; width, height
+) -> np.ndarray:                               # (height, width) bool
+    "A mask at another size: smooth where it grows, else where the new pixel centres fall."
+    if size[0] > mask.shape[1]:
+        return cv2.resize(mask.astype(np.uint8) * 255, size, interpolation=cv2.INTER_LINEAR) > 127
+    cols, rows = ((2 * np.arange(new) + 1) * was // (2 * new)
+                  for new, was in zip(size, mask.shape[::-1]))
+    return mask.take(cols, 1).take(rows, 0)
+
 def _resized(
     record: dict, a: dict, data: CocoData,
     size: tuple[int, int],   # width, height
@@ -108,10 +118,33 @@ def _resized(
                     for p in a["segmentation"]]
         changed |= mask_fields(encode(decode(polygons, *size[::-1]))) | {"segmentation": polygons}
     elif "segmentation" in a:
-        # where new pixel centres fall
-        cols, rows = ((2 * np.arange(new) + 1) * was // (2 * new) for new, was in zip(size, old))
-        changed |= mask_fields(encode(data.mask(a).take(cols, 1).take(rows, 0)))
+        changed |= mask_fields(encode(_mask_at(data.mask(a), size)))
     return changed
+
+def labels_at(
+    data: CocoData,
+    sizes: dict[int, tuple[int, int]],   # width and height by image id
+) -> CocoData:   # objects that lose all pixels are gone; the image folder stays
+    "Labels at other sizes of their images."
+    images, annotations = {}, {}
+    for i, record in data.images.items():
+        images[i] = record | dict(zip(("width", "height"), sizes[i]))
+        made = [_resized(record, a, data, sizes[i]) for a in data.annotations[i]]
+        annotations[i] = [a for a in made if a.get("area", 1)]
+    return replace(data, images=images, annotations=annotations)
+
+def fit(
+    pixels: np.ndarray, long_side: int,   # (H, W, 3) uint8; pixels of the longer side at most
+) -> np.ndarray:                          # (h, w, 3) uint8
+    "An image at a smaller size, averaged over areas; as it is where it is small enough."
+    scale = min(1., long_side / max(pixels.shape[:2]))
+    size = tuple(max(1, round(side * scale)) for side in pixels.shape[1::-1])
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA) if scale < 1 else pixels
+
+def _is_copied(source: Path, copy: Path, size: tuple[int, int]) -> bool:
+    "True if the copy is whole, of this size, and not older than its source."
+    if not copy.is_file() or copy.stat().st_mtime < source.stat().st_mtime: return False
+    with Image.open(copy) as picture: return picture.size == size
 
 def shrink(
     data: CocoData,
@@ -119,17 +152,15 @@ def shrink(
     long_side: int,       # pixels that the longer side has at most
 ) -> CocoData:            # its images lie in `folder`; objects that lose all pixels are gone
     "Copy the images at a smaller size, and scale their labels."
-    images, annotations = {}, {}
+    sizes = {}
     for i, record in data.images.items():
         scale = min(1., long_side / max(record["width"], record["height"]))
-        size = tuple(max(1, round(record[key] * scale)) for key in ("width", "height"))
-        images[i] = record | {"width": size[0], "height": size[1]}
-        made = [_resized(record, a, data, size) for a in data.annotations[i]]
-        annotations[i] = [a for a in made if a.get("area", 1)]
-        pixels = cv2.resize(data.read_image(i), size, interpolation=cv2.INTER_AREA)
-        with atomic_path(Path(folder) / record["file_name"]) as temporary:
-            Image.fromarray(pixels).save(temporary, quality=95)
-    return replace(data, image_root=Path(folder), images=images, annotations=annotations)
+        sizes[i] = tuple(max(1, round(record[key] * scale)) for key in ("width", "height"))
+        copy = Path(folder) / record["file_name"]
+        if _is_copied(data.image_root / record["file_name"], copy, sizes[i]): continue
+        with atomic_path(copy) as temporary:
+            Image.fromarray(fit(data.read_image(i), long_side)).save(temporary, quality=95)
+    return replace(labels_at(data, sizes), image_root=Path(folder))
 
 # %% ../../nbs/4_data/17_convert.ipynb #8256fc24
 def convert(

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from ..config import Config, run_name
 from ..core import atomic_path, read_json
 from ..data.coco import CocoData, decode, encode, save
+from ..data.convert import labels_at
 from ..data.evaluation import coco_ap
 from ..data.show import curves, show_grid
 from ..method.artifacts import open_artifact, open_val
@@ -190,11 +191,18 @@ def write_labels(
     refined: CocoData,   # outlined and clicked images, as the stage `pseudo` leaves them
     weak: CocoData,
     path: Path,
+    given: CocoData | None = None,   # the clicked images as their owner has them; None: `weak`
 ) -> None:
-    "The pseudo labels of the clicked images alone."
-    save(path, [refined.images[i] for i in weak.ids],
+    "Write the pseudo labels of the clicked images alone, at the images' own size."
+    found = refined.select(weak.ids)
+    if given:
+        own = {r["file_name"]: (r["width"], r["height"]) for r in given.images.values()}
+        sizes = {i: own[r["file_name"]] for i, r in found.images.items()}
+        if any(sizes[i] != (r["width"], r["height"]) for i, r in found.images.items()):
+            found = labels_at(found, sizes)
+    save(path, [found.images[i] for i in weak.ids],
          [{k: v for k, v in a.items() if k != "point_id"} for i in weak.ids
-          for a in refined.annotations[i]], refined.categories)
+          for a in found.annotations[i]], found.categories)
 
 def write_own_page(
     cfg: Config,
@@ -203,6 +211,7 @@ def write_own_page(
     settings: str = "",               # the table of settings
     unseen: list[tuple[str, float]] = [],   # images in no file, and their undecided objects
     found: Scores | None = None,      # None: those of the stage evaluate
+    given: CocoData | None = None,    # the clicked images, where the stages read copies of them
 ) -> Path:   # result/index.html; pseudo_labels.json and next.csv lie beside it
     "Write the page on a training on own images: scores, pictures, settings, next images."
     split, out = run / "split/artifacts", run / "result"
@@ -211,7 +220,7 @@ def write_own_page(
                           open_val(cfg, split))
     strong, found, scores = (open_artifact(cfg, split, split, "_s.json"),
                              found or _scores_of_run(run), mean_scores(weak, refined))
-    write_labels(refined, weak, out / "pseudo_labels.json")
+    write_labels(refined, weak, out / "pseudo_labels.json", given)
     todo, weights = _next(weak, scores, unseen), run / "student_refined/artifacts/last.safetensors"
     with atomic_path(out / "next.csv") as temporary, open(temporary, "w", newline="",
                                                           encoding="utf-8") as file:
@@ -228,7 +237,7 @@ def write_own_page(
         notes=notes, settings=settings,
         correct=f"pointwssis convert coco {out / 'pseudo_labels.json'} correct.xml --to "
                 "cvat\npointwssis convert cvat corrected.xml outlines.json --images "
-                f"{os.path.relpath(val.image_root.resolve())}",
+                f"{os.path.relpath((given or val).image_root.resolve())}",
         pictures=_pictures(run, weak, refined, val, found.results, scores),
         next=[*todo[:8], *(row for row in todo[8:] if row["do"] == "click")][:16])
     with atomic_path(out / "index.html") as temporary: temporary.write_text(page, encoding="utf-8")

@@ -142,6 +142,9 @@ def _train(parser: Parser) -> None:
                              "held out; fewer than 60 are cross-validated)")
     parser.add_argument("--folds", type=int, default=2, metavar="N",
                         help="of the cross-validation (default 2); 0: hold out a fifth")
+    parser.add_argument("--long-side", type=int, metavar="PIXELS",
+                        help="of the copies that are trained on (default: copies of much larger "
+                             "images); 0: the images themselves")
 
 @_command(commands.command_convert, "classes", "empty")
 def _convert(parser: Parser) -> None:

@@ -211,7 +211,7 @@ def command_train(args: argparse.Namespace) -> None:
     made = train_on(args.images, args.masks, args.points, args.val or None, name=args.name,
                     size=args.size, seed=args.seed,
                     classes=tuple(args.classes), empty=args.empty, folds=args.folds,
-                    overrides=dict(args.overrides),
+                    long_side=args.long_side, overrides=dict(args.overrides),
                     runs=args.runs,
                     say=partial(print, flush=True), tell=tell, force=args.force, jobs=args.jobs,
                     same_code=args.same_code)

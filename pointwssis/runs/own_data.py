@@ -16,7 +16,7 @@ from typing import Any
 from ..core import DataError, counted, nearest, rng
 from ..data.annotation_checks import ImageFolder
 from ..data.coco import CategoryTable, CocoData, save
-from ..data.convert import read_files
+from ..data.convert import read_files, shrink
 
 # %% auto #0
 __all__ = []
@@ -217,6 +217,16 @@ def _renumbered(data: CocoData, first: int, keys: Iterable[str]) -> tuple[list[d
 
 _MASK = ("id", "image_id", "category_id", "segmentation", "area", "bbox", "iscrowd")
 _CLICK = ("id", "image_id", "category_id", "point", "iscrowd")
+
+def reduced(
+    own: OwnSet,
+    folder: Path,     # of the copies
+    long_side: int,   # pixels that the longer side has at most
+) -> OwnSet:
+    "The set with smaller copies of its images."
+    small = partial(shrink, folder=folder, long_side=long_side)
+    return replace(own, strong=small(own.strong), weak=small(own.weak), val=small(own.val),
+                   folds=[reduced(fold, folder, long_side) for fold in own.folds])
 
 def prepare(
     own: OwnSet,

@@ -84,6 +84,13 @@ SIZES = {"small": Size("timm:efficientnet_lite0", _NARROW, 384, 1e-3, (500, 1500
 _HALF = {"channel_order": "rgb", "pixel_mean": (127.5,) * 3, "pixel_std": (127.5,) * 3}
 _IMAGENET = {"channel_order": "rgb", "pixel_mean": IMAGENET_MEAN, "pixel_std": IMAGENET_STD}
 
+def named_size(
+    name: str,   # small, base or large
+) -> Size:
+    "The network of that size; ConfigError for another word."
+    if name in SIZES: return SIZES[name]
+    raise ConfigError(f"unknown size '{name}'.{nearest(name, SIZES)} Known: {', '.join(SIZES)}.")
+
 VISIBLE = 14   # pixels of the smallest object that gets a mask: more than 8 pixels at stride 4
 
 def _input_side(facts: Facts, size: Size) -> tuple[int, str]:
@@ -169,6 +176,14 @@ def _schedules(facts: Facts, size: Size) -> list[Setting]:
                   Setting(f"{part}.colour_jitter", .2, "light varies")]
     return found
 
+MOST_MEMORY = 2e9   # bytes of decoded images that are kept
+
+def _cache(facts: Facts) -> Setting:
+    "The option that keeps decoded images, as far as memory allows."
+    needed = 3 * float((facts.long_sides.astype(float) ** 2).sum())
+    gigabytes = f"decoded, all images take at most {needed / 1e9:.1f} GB"
+    return Setting("data.cache_images", needed <= MOST_MEMORY, gigabytes)
+
 def suggested(
     facts: Facts,
     size: str = "small",    # small, base or large
@@ -176,10 +191,7 @@ def suggested(
     device: str = "cpu",    # a type of torch.device
 ) -> list[Setting]:
     "Options that suit a set, with their reasons."
-    if size not in SIZES:
-        raise ConfigError(f"unknown size '{size}'.{nearest(size, SIZES)} Known: "
-                          f"{', '.join(SIZES)}.")
-    chosen = SIZES[size]
+    chosen = named_size(size)
     small = [Setting(f"refiner.{key}", value, "a small refiner") for key, value in
              {"aspp_channels": 64, "decoder_channels": (96, 64, 48, 32),
               "sigma": 4.0}.items()] if size == "small" else []
@@ -191,8 +203,7 @@ def suggested(
             Setting("refiner.crop_size", chosen.crop, "of the crop around an object, pixels"),
             Setting("refiner.perturb_prob", .5, "few outlines, so examples are varied"),
             Setting("student_start", "teacher", "the teacher's weights are a start"),
-            Setting("data.cache_images", facts.strong + facts.weak <= 2000,
-                    "images fit into memory"),
+            _cache(facts),
             *(Setting(f"{part}_train.workers", 0 if size == "small" else 4,
                       "processes that read images") for part in ("teacher", "student", "refiner"))]
 

@@ -6,20 +6,22 @@
 from __future__ import annotations
 import json, os, socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..config import Config, name_after
-from ..core import RUNS, CheckpointError, DataError, pick_device, read_json
+from ..core import RUNS, CheckpointError, ConfigError, DataError
+from ..core import pick_device, read_json
 from ..data.annotation_checks import ImageFolder
 from ..method.artifacts import open_val
-from .own_data import FOLDS, OwnSet, gather, prepare, share_name
+from .own_data import FOLDS, OwnSet, gather, prepare, reduced
+from .own_data import share_name
 from .presets import lr_notes, lr_of_batch, preset
 from .runner import reproduce
-from .settings import SIZES, Setting, suggested
+from .settings import SIZES, Setting, named_size, suggested
 from .facts import Facts, facts_of, facts_of_folder
 from .settings import table_of
 from .stage_graph import config_of, run_folder
@@ -62,11 +64,17 @@ def start_weights(
 STAGES = ("split", "teacher", "refiner", "pseudo", "student_refined", "evaluate")
 MOST_UNSEEN = 60   # images in no file that the student predicts
 
+def _kind(overrides: dict[str, Any]) -> str:
+    "The type of the device."
+    return pick_device(overrides.get("device", "auto")).type
+
+def _size_on(kind: str) -> str: return "base" if kind == "cuda" else "small"
+
 def _settings(facts: Facts, size: str,
               overrides: dict[str, Any]) -> tuple[list[Setting], list[str]]:
     "Settings from the data, the device and the weights, and notes on them."
-    kind = pick_device(overrides.get("device", "auto")).type
-    size = size or ("base" if kind == "cuda" else "small")
+    kind = _kind(overrides)
+    size = size or _size_on(kind)
     if (weights := overrides.get("teacher.weights")) is not None: origin = weights or "none, as set"
     else: weights, origin = start_weights(size) if size in SIZES else ("", "")
     return suggested(facts, size, weights, kind), [f"ImageNet weights: {origin}"]
@@ -83,6 +91,14 @@ def with_lr(
     suited = preset("custom", **plain_values(settings))
     return lr_of_batch(suited, overrides) | overrides, lr_notes(suited, overrides)
 
+def _chosen(own: OwnSet, size: str, long_side: int | None, overrides: dict[str, Any]
+            ) -> tuple[int, list[Setting], dict[str, Any], list[str]]:
+    "The long side of copies or 0, all settings, the user's own with what follows, and notes."
+    side, facts, copies = _facts_of_copies(own, size, long_side)
+    settings, notes = _settings(facts, size, overrides)
+    overrides, rates = with_lr(settings, overrides)
+    return side, settings, overrides, [*own.notes, *copies, *notes, *rates]
+
 def settings_of_folder(
     params: dict[str, Any],   # dataset, split, seed, data_root, overrides
     size: str = "",           # as `train_on`
@@ -92,8 +108,30 @@ def settings_of_folder(
         return _settings(facts_of_folder(config_of(**params)), size, params["overrides"])
     except DataError: return [], []
 
+LEAST_COPY, MUCH = 1024, 1.5   # pixels of a copy's long side; times as large are images copied
+
+def side_of_copies(
+    long_sides: np.ndarray,   # (images,) pixels
+    size: str,                # small, base or large
+) -> int:                     # 0: none are needed
+    "The long side of copies that the stages read instead of much larger images."
+    side = max(LEAST_COPY, 2 * named_size(size).long_side)
+    return side if np.median(long_sides) > MUCH * side else 0
+
+def _facts_of_copies(own: OwnSet, size: str,
+                     long_side: int | None) -> tuple[int, Facts, list[str]]:
+    "The long side of copies or 0, facts of what the stages read, and a note on the copies."
+    facts = facts_of(own.strong, own.weak)
+    side = side_of_copies(facts.long_sides, size) if long_side is None else long_side
+    if side < 0: raise ConfigError(f"long_side {side}: give pixels, or 0 for no copies.")
+    if not side: return 0, facts, []
+    note = (f"images have {np.median(facts.long_sides):.0f} pixels: copies of at most {side} are "
+            "trained on, and AP is of them; --long-side 0 takes the images themselves")
+    return side, replace(facts, long_sides=np.minimum(facts.long_sides, side)), [note]
+
 def _unseen(cfg: Config, own: OwnSet, images: Path, run: Path) -> list[tuple[str, float]]:
     "Images in no file, those where the student is undecided about most objects first."
+    from pointwssis.data.convert import fit
     from pointwssis.data.image_files import read_picture
     from pointwssis.detector.predict import load_model, predict_image
     from pointwssis.report.own_page import undecided
@@ -110,25 +148,25 @@ def _unseen(cfg: Config, own: OwnSet, images: Path, run: Path) -> list[tuple[str
     counts = {}
     for name in some:
         try:
-            counts[name] = undecided(predict_image(model, read_picture(images / name), cfg.data,
-                                                   .1).scores.tolist())
+            pixels = fit(read_picture(images / name), max(LEAST_COPY, 2 * cfg.data.long_side))
+            counts[name] = undecided(predict_image(model, pixels, cfg.data, .1).scores.tolist())
         except DataError: continue   # not a picture, and nobody asked for it
     return sorted(counts.items(), key=lambda pair: -pair[1])
 
-def _params(own: OwnSet, images: Path, name: str, seed: int, options: dict[str, Any],
+def _params(own: OwnSet, name: str, seed: int, options: dict[str, Any],
             runs: Path) -> dict[str, Any]:
     "Parameters of the stages, whose files are written."
     data = runs / name / "data"
     return {"dataset": "custom", "split": share_name(own), "seed": seed, "data_root": str(data),
-            "overrides": options | {"name": name} | prepare(own, data, images)}
+            "overrides": options | {"name": name} | prepare(own, data, own.strong.image_root)}
 
-def _scores_of_folds(own: OwnSet, images: Path, options: dict[str, Any], cfg: Config, run: Path,
+def _scores_of_folds(own: OwnSet, options: dict[str, Any], cfg: Config, run: Path,
                      how: dict[str, Any]) -> Scores:
     "Train a teacher and a student for each fold, and evaluate all of them together."
     from pointwssis.report.own_page import cross_validated   # slow to import
     runs, made = run.parents[1] / "folds", []
     for n, fold in enumerate(own.folds, start=1):
-        params = _params(fold, images, f"fold{n}", cfg.seed, options, runs)
+        params = _params(fold, f"fold{n}", cfg.seed, options, runs)
         part = config_of(**params)
         reproduce(params, runs, stages=STAGES, **how)
         place = run_folder(part, runs)
@@ -161,6 +199,7 @@ def train_on(
     classes: tuple[str, ...] = (),    # these only; (): all that are outlined
     empty: str = "error",             # images without annotations: error, skip or background
     folds: int = FOLDS,               # of fewer than 60 outlined images without `val`; 0: hold out
+    long_side: int | None = None,     # of copies, pixels; 0: none; None: of much larger images
     overrides: dict[str, Any] | None = None,   # options instead of the suggested ones
     runs: str | Path = RUNS,          # where results go
     say: Callable[[str], None] = print,        # takes notes, the table of settings and the time
@@ -177,27 +216,27 @@ def train_on(
     >>> from pointwssis import train_on
     >>> train_on("photos", "outlines.xml", "clicks.csv")        # doctest: +SKIP
     """
-    images, overrides = Path(images), dict(overrides or {})
-    own = gather(images, _files(masks), _files(points), Path(val) if val else None, seed, classes,
-                 empty, folds)
-    settings, notes = _settings(facts_of(own.strong, own.weak), size, overrides)
-    overrides, rates = with_lr(settings, overrides)
-    for note in (notes := [*own.notes, *notes, *rates]): say(note)
-    name = name or name_after(images, "own")
+    images, overrides, runs = Path(images), dict(overrides or {}), Path(runs)
+    name, size = name or name_after(images, "own"), size or _size_on(_kind(overrides))
+    given = own = gather(images, _files(masks), _files(points), Path(val) if val else None, seed,
+                         classes, empty, folds)
+    side, settings, overrides, notes = _chosen(own, size, long_side, overrides)
     table, options = table_of(settings, overrides), {**plain_values(settings), **overrides}
-    say(table)
+    for text in (*notes, table): say(text)
     config_of("custom", share_name(own), seed, "", {"name": name, **options})   # before any file
-    params = _params(own, images, name, seed, options, Path(runs))
-    run = run_folder(cfg := config_of(**params), Path(runs))
+    if side: own = reduced(own, runs / name / "data/images", side)
+    params = _params(own, name, seed, options, runs)
+    run = run_folder(cfg := config_of(**params), runs)
     if not (run / "student_refined/params.json").is_file():
         say(estimate(cfg, seconds_of_step(cfg, own.strong), STAGES) + _and_folds(own))
     reproduce(params, runs, stages=STAGES[:-1] if own.folds else STAGES, **how)
-    scores = _scores_of_folds(own, images, options, cfg, run, how) if own.folds else None
+    scores = _scores_of_folds(own, options, cfg, run, how) if own.folds else None
     from pointwssis.report.own_page import write_own_page   # slow to import
-    page = write_own_page(cfg, run, notes, table, _unseen(cfg, own, images, run), scores)
-    metrics = scores.metrics if scores else read_json(run / "evaluate/metrics.json")
+    page = write_own_page(cfg, run, notes, table, _unseen(cfg, own, images, run), scores,
+                          given.weak)
     return Trained(run / "student_refined/artifacts/last.safetensors", page,
-                   page.with_name("pseudo_labels.json"), page.with_name("next.csv"), metrics,
+                   page.with_name("pseudo_labels.json"), page.with_name("next.csv"),
+                   scores.metrics if scores else read_json(run / "evaluate/metrics.json"),
                    len(own.val.ids))
 
 def _and_folds(own: OwnSet) -> str:

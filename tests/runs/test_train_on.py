@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import papermill
 import pytest
 from PIL import Image
@@ -17,6 +18,7 @@ from pointwssis.data.show import show_grid
 from pointwssis.report import own_page
 from pointwssis.runs.cli import main
 from pointwssis.runs.own_data import cross_folds, gather, hold_out
+from pointwssis.runs.train_on import side_of_copies
 
 TINY = {"teacher.backbone": "timm:test_resnet", "student.backbone": "timm:test_resnet", "refiner.backbone": "torchvision:resnet18", "teacher.weights": "",
         "student.weights": "", "refiner.weights": "", "teacher.frozen_norm": False, "student.frozen_norm": False, "teacher_train.steps": 3,
@@ -107,6 +109,28 @@ def test_few_outlined_images_are_cross_validated(here, capsys):
     assert "pointwssis plan" not in page        # it counts runs that are evaluated
     assert not (run / "evaluate").exists() and (run / "result/pseudo_labels.json").is_file()
     assert train("--name", "few") == 0 and "done in" not in capsys.readouterr().out
+
+
+def test_large_images_are_trained_on_as_copies_and_labelled_as_they_are(here, capsys, monkeypatch):
+    "The images have 72 pixels; 30 stand for a network that needs fewer."
+    monkeypatch.setattr("pointwssis.runs.train_on.side_of_copies", lambda sides, size: 30)
+    assert train("--name", "large", "--folds", "0") == 0
+    said, place = capsys.readouterr().out, Path("outputs/runs/large")
+    assert "images have 72 pixels: copies of at most 30 are trained on" in said and "take at most 0.0 GB" in said
+    weak = json.loads(next(place.glob("*p/s0/split/artifacts/*_w.json")).read_text())
+    copies = {r["file_name"]: r["width"] for r in weak["images"]}
+    assert set(copies.values()) == {30} and all(Image.open(place / "data/images" / name).size == (30, 30) for name in copies)
+    labels = coco.load(next(place.glob("*p/s0/result/pseudo_labels.json")), "photos")
+    assert {r["width"] for r in labels.images.values()} == {72} and {labels.mask(a).shape for a in labels.records()} <= {(72, 72)}
+    made = {path: path.stat().st_mtime_ns for path in (place / "data/images").iterdir()}
+    assert train("--name", "large", "--folds", "0") == 0 and "done in" not in capsys.readouterr().out
+    assert made == {path: path.stat().st_mtime_ns for path in (place / "data/images").iterdir()}
+    assert train("--name", "whole", "--folds", "0", "--long-side", "0", "--force") == 0 and not Path("outputs/runs/whole/data/images").exists()
+    assert train("--long-side", "-1") == 2 and "long_side -1: give pixels, or 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("pixels", "size", "side"), [(4000, "small", 1024), (1500, "small", 0), (4000, "base", 1600), (2000, "base", 0), (256, "large", 0)])
+def test_only_much_larger_images_are_copied(pixels, size, side): assert side_of_copies(np.full(9, pixels), size) == side
 
 
 def test_folds_leave_every_class_to_learn_from(here):
