@@ -98,7 +98,7 @@ def here(tmp_path, monkeypatch) -> dict[str, str]:
     (tmp_path / "bin/pointwssis").write_text(f"#!/bin/sh\nexec {sys.executable} -c 'import sys; from pointwssis.runs.cli import main; sys.exit(main())' \"$@\"\n")
     (tmp_path / "bin/pointwssis").chmod(0o755)
     return {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
-            "PYTHONPYCACHEPREFIX": str(tmp_path / "compiled")}
+            "PYTHONPYCACHEPREFIX": str(tmp_path / "compiled"), "PYTHONDONTWRITEBYTECODE": ""}    # modules are compiled once, not in each of 200 processes
 
 
 COMMAND = ["pointwssis", "reproduce", "--dataset=shapes", "--data-root=data", *(f"--set={key}={json.dumps(value)}" for key, value in BRIEF.items())]
