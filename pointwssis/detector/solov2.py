@@ -45,6 +45,8 @@ def with_coordinates(x: Tensor) -> Tensor:   # (B, C, H, W) -> (B, C + 2, H, W)
 # %% ../../nbs/2_detector/02_solov2.ipynb #00c342a8
 class InstanceHead(nn.Module):
     "Class logits and kernels for every cell of one level."
+    grad_checkpointing = False   # see `device.set_grad_checkpointing`
+
     def __init__(self, cfg: SOLOv2Config):
         super().__init__()
         def tower(extra: int) -> nn.Sequential:
@@ -58,7 +60,9 @@ class InstanceHead(nn.Module):
     def forward(self, x: Tensor, grid: int) -> tuple[Tensor, Tensor]:
         "(B, F, h, w) -> (B, C, S, S), (B, D, S, S)."
         x = resize(with_coordinates(x), (grid, grid))
-        return self.category(self.category_tower(x[:, :-2])), self.kernel(self.kernel_tower(x))
+        compute = recomputed if self.grad_checkpointing else nn.Module.__call__
+        return (self.category(compute(self.category_tower, x[:, :-2])),
+                self.kernel(compute(self.kernel_tower, x)))
 
 # %% ../../nbs/2_detector/02_solov2.ipynb #2f1b939a
 def to_levels(pyramid: list[Tensor]) -> list[Tensor]:

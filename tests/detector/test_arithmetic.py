@@ -187,7 +187,7 @@ def test_no_gradient_of_a_mask_is_lost_in_fp16(outputs):
         assert found.isfinite().all() and torch.allclose(found, wanted, rtol=2e-3, atol=.01) and (found != 0).sum() == (wanted != 0).sum()
 
 
-@pytest.mark.parametrize("body, share", [("torchvision:resnet18", .6), ("timm:test_resnet", .85)])
+@pytest.mark.parametrize("body, share", [("torchvision:resnet18", .09), ("timm:test_resnet", .77)])
 def test_gradients_are_equal_when_activations_are_computed_again(body, share):
     torch.manual_seed(0)
     model, images = SOLOv2(replace(CFG, backbone=body, frozen_norm=True)).train(), torch.randn(2, 3, *SIZE)
@@ -208,9 +208,9 @@ def test_gradients_are_equal_when_activations_are_computed_again(body, share):
 def test_parts_whose_norms_train_are_not_computed_again():
     model = tiny_model()
     set_grad_checkpointing(model, True)
-    assert model.mask_head.grad_checkpointing and not model.backbone.trunk.grad_checkpointing
+    assert model.mask_head.grad_checkpointing and model.instance_head.grad_checkpointing and not model.backbone.trunk.grad_checkpointing
     set_grad_checkpointing(model, False)
-    assert not model.mask_head.grad_checkpointing
+    assert not (model.mask_head.grad_checkpointing or model.instance_head.grad_checkpointing)
 
 
 def test_gradients_as_large_as_the_batch_do_not_grow_in_number_with_it():
