@@ -36,6 +36,7 @@ class DrawnScore:
     "A score of some images, under any weights of them."
     images: tuple[int, ...]                               # ids
     score: Callable[[np.ndarray], np.ndarray]             # weights (R, I) -> (R,)
+    content: tuple[bytes, ...] = field(default=(), repr=False)   # equal ones have equal draws
     known: dict[tuple[int, int], np.ndarray] = field(default_factory=dict, repr=False)
 
     def drawn(self, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:   # (1 + resamples,)
@@ -54,8 +55,9 @@ def drawn_score(
     if name not in found:
         fault = f"the record has no {metric} of '{name}', but of {', '.join(found) or 'nothing'}"
         raise DataError(f"{fault}. Run the stage evaluate again.")
-    score = partial(record.matches.ap, name) if metric == "ap" else record.overlaps[name].miou
-    return DrawnScore(tuple(record.matches.images.tolist()), score)
+    images = tuple(record.matches.images.tolist())
+    if metric != "ap": return DrawnScore(images, record.overlaps[name].miou)
+    return DrawnScore(images, partial(record.matches.ap, name), record.matches.content(name))
 
 # %% ../../nbs/7_report/04_bootstrap.ipynb #9d567828
 @dataclass(frozen=True)

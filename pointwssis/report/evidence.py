@@ -55,6 +55,7 @@ class Evidence:
         self.runs, self.figures = Path(runs), Path(figures or figures_beside(runs))
         self.root = Path(os.path.relpath(runs, self.figures)).as_posix()   # for links
         self._files, self._records, self._scores, self._followed = {}, {}, {}, {}
+        self._drawn: dict[Any, dict] = {}   # draws of a network, by its detections
 
     def file(self, name: str) -> Any:
         "Read a JSON file inside the folder of runs."
@@ -89,6 +90,8 @@ class Evidence:
         name, _, metric = reference.partition("#")
         if reference not in self._scores:
             self._scores[reference] = _score(self.records(name.rpartition("/")[0]), metric)
+            if made := self._scores[reference]:
+                made.known = self._drawn.setdefault(made.content or reference, made.known)
         return self._scores[reference]
 
     def take(self, scores: dict[str, DrawnScore]) -> None:

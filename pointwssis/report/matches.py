@@ -83,15 +83,25 @@ def _plain_precision(
 # %% ../../nbs/7_report/02_matches.ipynb #5e7919b9
 LARGE = 2**21   # entries of a table of recalls
 
+def _recalls_by_rounding(found: np.ndarray, objects: np.ndarray) -> np.ndarray:
+    "Count the recalls as `_recalls` does; n * RECALLS[1] is RECALLS[n]."
+    share = np.minimum(found / objects, 1)
+    near = 100 * share
+    np.rint(near, out=near)
+    near += near * RECALLS[1] <= share
+    return near
+
 @lru_cache(maxsize=8)
 def _table_of_recalls(first: int, most: int) -> np.ndarray:
     "Recalls for 0 to `most` found of `first` to `most` objects; networks of one set share it."
-    return _recalls(np.arange(most + 1), np.arange(first, most + 1)[:, None]).ravel()
+    objects = np.arange(first, most + 1)[:, None]
+    return _recalls_by_rounding(np.arange(most + 1), objects).ravel()
 
 def _recalls_reached(objects: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     "For whole weights of all objects (R,), the function of weights found (N, R) to recalls (N, R)."
     first, most = int(objects.min()), int(objects.max())
-    if (most - first + 1) * (most + 1) > LARGE: return lambda found: _recalls(found, objects)
+    if (most - first + 1) * (most + 1) > LARGE:
+        return lambda found: _recalls_by_rounding(found, objects)
     table, row = _table_of_recalls(first, most), (objects - first) * (most + 1)
     return lambda found: table.take(found + row, mode="clip")
 
@@ -119,7 +129,7 @@ def _mean_precision(found: np.ndarray, seen: np.ndarray, recalls_reached: Callab
     best = found / np.maximum(seen, 1)
     rows = list(best)
     for row, earlier in zip(rows[::-1], rows[-2::-1]): np.maximum(earlier, row, out=earlier)
-    for row, later in zip(rows, rows[1:]): np.subtract(row, later, out=row)
+    best[:-1] -= best[1:]
     return np.einsum("nr,nr->r", recalls_reached(found), best) / len(RECALLS)
 
 def _class_precision(
@@ -145,6 +155,8 @@ def _class_precision(
     return made
 
 # %% ../../nbs/7_report/02_matches.ipynb #abe13b44
+MANY = 2**22   # weights of detections that are summed at once
+
 @dataclass(frozen=True)
 class Matches:
     "The detections of several networks on one set of images."
@@ -179,9 +191,18 @@ class Matches:
             if len(weights) == 1:
                 objects = max(there[kind, 0], 1)
                 made[kind, :, 0] = 100 * _plain_precision(*columns, objects, by_image[:, 0])
-            else: made[kind] = 100 * _class_precision(*columns, there[kind], by_image)
+            else:
+                pieces = 1 + len(columns[0]) * len(weights) // MANY
+                split = (np.array_split(part, pieces, -1) for part in (there[kind], by_image))
+                parts = [_class_precision(*columns, *part) for part in zip(*split)]
+                made[kind] = 100 * np.concatenate(parts, 1)
         made.transpose(0, 2, 1)[there == 0] = np.nan
         return made
+
+    def content(self, network: str) -> tuple[bytes, ...]:
+        "Everything that the precision of a network depends on."
+        arrays = self.images, self.objects, *vars(self.networks[network]).values()
+        return tuple(array.tobytes() for array in arrays)
 
     def ap(
         self,

@@ -97,7 +97,8 @@ def write_report(
     remove_litter(Path(figures).rglob(".*"))
     if processes > 1:
         compared = compared_by(made_tables(_Without(runs, figures), rows).values())
-        draw_beforehand(evidence, compared, processes, figure_tasks(runs, rows, figures))
+        others = [*figure_tasks(runs, rows, figures), partial(write_notebook_pages, runs)]
+        draw_beforehand(evidence, compared, processes, others)
     for path, table in made_tables(evidence, rows).items():
         written += save_table(table, path.with_suffix(""))
     written.append(write_summary(evidence, rows))

@@ -5,6 +5,7 @@
 # %% ../../nbs/7_report/27_verify.ipynb #e73c9ea7
 from __future__ import annotations
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,10 +76,14 @@ def verify(
     if not tables: raise DataError(none)
     _stop([(f"{path}: is no table", AGAIN) for path, table in tables.items()
            if not {"columns", "rows", "runs", "root"} <= set(table)])
-    draw_beforehand(evidence, compared_by(tables.values()), processes)
+    with ThreadPoolExecutor(1) as beside:   # checks that compare nothing, while others draw
+        compared = compared_by(tables.values())
+        drawn = beside.submit(draw_beforehand, evidence, compared, processes)
+        records = [f for at in recorded_in(evidence.runs) for f in check_record(evidence, at)]
+        unlike, changed = [*check_manifests(evidence)], [*check_sums(runs, figures)]
+        drawn.result()
     faults = [fault for one in tables.items() for fault in check_table(evidence, *one)]
-    for folder in recorded_in(evidence.runs): faults += check_record(evidence, folder)
-    _stop([(fault, AGAIN) for fault in faults])
+    _stop([(fault, AGAIN) for fault in [*faults, *records]])
     rows = collect(runs)
     made = made_tables(evidence, rows)
     stale = [lacks(path, tables.get(path), table) for path, table in made.items()]
@@ -88,7 +93,7 @@ def verify(
     _stop([(fault, AGAIN) for fault in check_words(tables, made)])
     _stop([(fault, AGAIN) for fault in check_summary(evidence, rows, flat, is_same)])
     _stop([*check_figures(evidence, rows, beside)])
-    _stop([(fault, BACK) for fault in check_manifests(evidence)])
+    _stop([(fault, BACK) for fault in unlike])
     _stop([*check_pictures(beside), *check_page(evidence.runs, figures)])
-    _stop([(fault, BACK) for fault in check_sums(runs, figures)])
+    _stop([(fault, BACK) for fault in changed])
     return _counts(evidence, tables, beside)

@@ -2,8 +2,9 @@
 import numpy as np
 import pytest
 
-from pointwssis.core import DataError
+from pointwssis.core import DataError, write_json
 from pointwssis.report.bootstrap import DrawnScore, draws, drawn_score, paired_difference, paired_share
+from pointwssis.report.evidence import Evidence
 from pointwssis.report.matches import Detections, Matches, Overlaps, Record
 
 
@@ -70,3 +71,18 @@ def test_a_record_gives_ap_and_overlap():
     assert drawn_score(record, "sw", "miou").drawn(10)[0] == pytest.approx(30)
     for name, what in (("sw", "ap"), ("net", "miou")):
         with pytest.raises(DataError, match=f"no {what} of '{name}'"): drawn_score(record, name, what)
+
+
+def test_networks_with_equal_detections_are_drawn_once(tmp_path, monkeypatch):
+    right = np.ones((10, 2), bool)
+    found = Detections(np.array([0, 1]), np.zeros(2, int), right, ~right)
+    other = Detections(np.array([1, 0]), np.zeros(2, int), right, ~right)
+    drawn, precision = [], Matches._precision
+    monkeypatch.setattr(Matches, "_precision", lambda self, name, weights: drawn.append(name) or precision(self, name, weights))
+    for seed, networks in ((0, {"teacher": found, "supervised": found}), (1, {"teacher": found, "supervised": other})):
+        matches = Matches(np.array([4, 6]), ("thing",), np.array([[1, 2]]), networks)
+        write_json(tmp_path / f"toys/10p/s{seed}/evaluate/matches.json", {"val": Record(matches, {}).packed()})
+    evidence = Evidence(tmp_path)
+    scores = [evidence.score(f"toys/10p/s{seed}/evaluate/metrics.json#{name}_ap_percent") for seed in (0, 1) for name in ("teacher", "supervised")]
+    for score in scores: score.drawn()
+    assert drawn == ["teacher", "supervised"] and scores[0].drawn() is scores[2].drawn() is not scores[3].drawn()

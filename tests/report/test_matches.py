@@ -128,10 +128,11 @@ def plain_ap(matches, network, weights):
 
 
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("large", [0, 2**24])
-def test_drawn_ap_is_the_plain_one(monkeypatch, seed, large):
-    "Random records: crowds, classes without objects, images that are drawn never or often; with the table of recalls and without."
+@pytest.mark.parametrize("large, many", [(0, 100), (2**24, 2**22)])
+def test_drawn_ap_is_the_plain_one(monkeypatch, seed, large, many):
+    "Random records: crowds, classes without objects, images that are drawn never or often; with the table of recalls and without, in one piece and in many."
     monkeypatch.setattr(matches_module, "LARGE", large)
+    monkeypatch.setattr(matches_module, "MANY", many)
     random, images, classes, found = np.random.default_rng(seed), 9, 3, 80
     ignored = random.random((10, found)) < .1 * (seed % 2)
     right = (random.random((10, found)) < random.random()) & ~ignored
