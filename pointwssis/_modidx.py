@@ -2180,6 +2180,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
                                                                                  'pointwssis/report/verify.py'),
                                           'pointwssis.report.verify.Verified.__str__': ( '7_report/verify.html#verified.__str__',
                                                                                          'pointwssis/report/verify.py'),
+                                          'pointwssis.report.verify._check_records': ( '7_report/verify.html#_check_records',
+                                                                                       'pointwssis/report/verify.py'),
                                           'pointwssis.report.verify._counts': ( '7_report/verify.html#_counts',
                                                                                 'pointwssis/report/verify.py'),
                                           'pointwssis.report.verify._stop': ('7_report/verify.html#_stop', 'pointwssis/report/verify.py'),

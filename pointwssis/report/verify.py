@@ -64,6 +64,9 @@ def _counts(
         len(beside) - len(drawn), len(recorded_in(evidence.runs)), len(files))
 
 # %% ../../nbs/7_report/27_verify.ipynb #a383e386
+def _check_records(evidence: Evidence) -> list[str]:
+    return [f for folder in recorded_in(evidence.runs) for f in check_record(evidence, folder)]
+
 def verify(
     runs: str | Path,      # the folder of runs
     figures: str | Path,   # the folder of tables and figures
@@ -76,14 +79,13 @@ def verify(
     if not tables: raise DataError(none)
     _stop([(f"{path}: is no table", AGAIN) for path, table in tables.items()
            if not {"columns", "rows", "runs", "root"} <= set(table)])
-    with ThreadPoolExecutor(1) as beside:   # checks that compare nothing, while others draw
-        compared = compared_by(tables.values())
-        drawn = beside.submit(draw_beforehand, evidence, compared, processes)
-        records = [f for at in recorded_in(evidence.runs) for f in check_record(evidence, at)]
-        unlike, changed = [*check_manifests(evidence)], [*check_sums(runs, figures)]
-        drawn.result()
+    with ThreadPoolExecutor(1) as beside:   # checks that need no draws, while other processes draw
+        records = beside.submit(_check_records, evidence)
+        unlike = beside.submit(lambda: [*check_manifests(evidence)])
+        changed = beside.submit(lambda: [*check_sums(runs, figures)])
+        draw_beforehand(evidence, compared_by(tables.values()), processes)
     faults = [fault for one in tables.items() for fault in check_table(evidence, *one)]
-    _stop([(fault, AGAIN) for fault in [*faults, *records]])
+    _stop([(fault, AGAIN) for fault in [*faults, *records.result()]])
     rows = collect(runs)
     made = made_tables(evidence, rows)
     stale = [lacks(path, tables.get(path), table) for path, table in made.items()]
@@ -93,7 +95,7 @@ def verify(
     _stop([(fault, AGAIN) for fault in check_words(tables, made)])
     _stop([(fault, AGAIN) for fault in check_summary(evidence, rows, flat, is_same)])
     _stop([*check_figures(evidence, rows, beside)])
-    _stop([(fault, BACK) for fault in unlike])
+    _stop([(fault, BACK) for fault in unlike.result()])
     _stop([*check_pictures(beside), *check_page(evidence.runs, figures)])
-    _stop([(fault, BACK) for fault in changed])
+    _stop([(fault, BACK) for fault in changed.result()])
     return _counts(evidence, tables, beside)
