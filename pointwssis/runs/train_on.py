@@ -104,9 +104,13 @@ def settings_of_folder(
     size: str = "",           # as `train_on`
 ) -> tuple[list[Setting], list[str]]:   # and notes; none for files that cannot be read
     "Settings for a data set of one's own that has all masks."
-    try:
-        return _settings(facts_of_folder(config_of(**params)), size, params["overrides"])
+    try: facts = facts_of_folder(config_of(**params))
     except DataError: return [], []
+    settings, notes = _settings(facts, size, params["overrides"])
+    side = side_of_copies(facts.long_sides, size or _size_on(_kind(params["overrides"])))
+    if not side: return settings, notes
+    return settings, [*notes, f"Images have {np.median(facts.long_sides):.0f} pixels: pointwssis "
+                              f"convert --long-side {side} makes copies, which are read sooner"]
 
 LEAST_COPY, MUCH = 1024, 1.5   # pixels of a copy's long side; times as large are images copied
 
@@ -125,7 +129,7 @@ def _facts_of_copies(own: OwnSet, size: str,
     side = side_of_copies(facts.long_sides, size) if long_side is None else long_side
     if side < 0: raise ConfigError(f"long_side {side}: give pixels, or 0 for no copies.")
     if not side: return 0, facts, []
-    note = (f"images have {np.median(facts.long_sides):.0f} pixels: copies of at most {side} are "
+    note = (f"Images have {np.median(facts.long_sides):.0f} pixels: copies of at most {side} are "
             "trained on, and AP is of them; --long-side 0 takes the images themselves")
     return side, replace(facts, long_sides=np.minimum(facts.long_sides, side)), [note]
 

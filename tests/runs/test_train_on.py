@@ -2,6 +2,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -18,6 +19,8 @@ from pointwssis.data.show import show_grid
 from pointwssis.report import own_page
 from pointwssis.runs.cli import main
 from pointwssis.runs.own_data import cross_folds, gather, hold_out
+from pointwssis.runs import train_on
+from pointwssis.runs.settings import SIZES
 from pointwssis.runs.train_on import side_of_copies
 
 TINY = {"teacher.backbone": "timm:test_resnet", "student.backbone": "timm:test_resnet", "refiner.backbone": "torchvision:resnet18", "teacher.weights": "",
@@ -116,7 +119,7 @@ def test_large_images_are_trained_on_as_copies_and_labelled_as_they_are(here, ca
     monkeypatch.setattr("pointwssis.runs.train_on.side_of_copies", lambda sides, size: 30)
     assert train("--name", "large", "--folds", "0") == 0
     said, place = capsys.readouterr().out, Path("outputs/runs/large")
-    assert "images have 72 pixels: copies of at most 30 are trained on" in said and "take at most 0.0 GB" in said
+    assert "Images have 72 pixels: copies of at most 30 are trained on" in said and "take at most 0.0 GB" in said
     weak = json.loads(next(place.glob("*p/s0/split/artifacts/*_w.json")).read_text())
     copies = {r["file_name"]: r["width"] for r in weak["images"]}
     assert set(copies.values()) == {30} and all(Image.open(place / "data/images" / name).size == (30, 30) for name in copies)
@@ -262,3 +265,13 @@ def test_images_to_judge_by_have_outlines_of_the_trained_classes(here):
         gather(*files, Path("val.xml"))
     with pytest.raises(DataError, match="clicks.csv: has no outline. Give a file with outlines."):
         gather(*files, Path("clicks.csv"))
+
+
+def test_large_images_of_a_set_with_all_masks_are_named_with_the_cure(tmp_path, monkeypatch):
+    root = shapes.write(tmp_path / "set", train=8, val=2, size=72)
+    params = {"dataset": "custom", "split": "50p", "seed": 0, "data_root": str(root), "overrides": {}}
+    monkeypatch.setattr(train_on, "start_weights", lambda size: ("", "none"))
+    assert not any("makes copies" in note for note in train_on.settings_of_folder(params)[1])
+    monkeypatch.setattr(train_on, "LEAST_COPY", 40)
+    monkeypatch.setattr(train_on, "named_size", lambda name: replace(SIZES[name], long_side=16))
+    assert any("convert --long-side 40 makes copies" in note for note in train_on.settings_of_folder(params)[1])
