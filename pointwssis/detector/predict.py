@@ -161,7 +161,8 @@ def class_names(
 def trained_size(weights: str | Path) -> tuple[int, int] | None:
     "Short and long side of the usual training image of a run's weights, in pixels."
     if not (strong := strong_of_run(weights)) or not strong.ids: return None
-    sides = [sorted((r["height"], r["width"])) for r in strong.images.values()]
+    sides = [sorted(r.get(f"original_{key}", r[key]) for key in ("height", "width"))
+             for r in strong.images.values()]   # of copies, those of the images themselves
     return tuple(np.median(sides, 0).round().astype(int).tolist())
 
 # %% ../../nbs/2_detector/10_predict.ipynb #7b150002

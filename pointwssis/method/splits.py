@@ -54,9 +54,13 @@ def choose(
     return sorted(ids[i] for i in order[:count]), sorted(ids[i] for i in order[count:])
 
 # %% ../../nbs/1_method/02_splits.ipynb #c545087a
+# the last two: of the image that a smaller copy was made of
+IMAGE_ENTRIES = ("id", "file_name", "width", "height", "original_width", "original_height")
+
 def _image_record(truth: CocoData, image_id: int) -> dict:
     "The entries of an image record that open the picture, without those that might describe it."
-    return {k: truth.images[image_id][k] for k in ("id", "file_name", "width", "height")}
+    record = truth.images[image_id]
+    return {k: record[k] for k in IMAGE_ENTRIES if k in record}
 
 def _weak_records(truth: CocoData, ids: list[int], strategy: str,
                   seed: int) -> tuple[list[dict], list[int]]:
@@ -224,7 +228,7 @@ def check_split(
 
 # %% ../../nbs/1_method/02_splits.ipynb #a798312c
 ALLOWED = {"annotations": {"id", "image_id", "category_id", "point", "iscrowd"},
-           "images": {"id", "file_name", "width", "height"},
+           "images": set(IMAGE_ENTRIES),
            "categories": {"id", "name"},
            "info": {"split", "seed", "point_strategy", "unclickable_annotations"}}
 

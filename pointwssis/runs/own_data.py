@@ -223,8 +223,12 @@ def reduced(
     folder: Path,     # of the copies
     long_side: int,   # pixels that the longer side has at most
 ) -> OwnSet:
-    "The set with smaller copies of its images."
-    small = partial(shrink, folder=folder, long_side=long_side)
+    "The set with smaller copies of its images, whose records keep the images' own sizes."
+    def small(data: CocoData) -> CocoData:
+        copies = shrink(data, folder, long_side)
+        images = {i: r | {f"original_{key}": data.images[i][key] for key in ("width", "height")}
+                  for i, r in copies.images.items()}
+        return replace(copies, images=images)
     return replace(own, strong=small(own.strong), weak=small(own.weak), val=small(own.val),
                    folds=[reduced(fold, folder, long_side) for fold in own.folds])
 

@@ -16,6 +16,7 @@ from pointwssis.data import coco, shapes
 from pointwssis.data.convert import convert, read_annotations, write_annotations
 from pointwssis.data.masks import centroid
 from pointwssis.data.show import show_grid
+from pointwssis.detector.predict import trained_size
 from pointwssis.report import own_page
 from pointwssis.runs.cli import main
 from pointwssis.runs.own_data import cross_folds, gather, hold_out
@@ -122,6 +123,7 @@ def test_large_images_are_trained_on_as_copies_and_labelled_as_they_are(here, ca
     assert "Images have 72 pixels: copies of at most 30 are trained on" in said and "take at most 0.0 GB" in said
     weak = json.loads(next(place.glob("*p/s0/split/artifacts/*_w.json")).read_text())
     copies = {r["file_name"]: r["width"] for r in weak["images"]}
+    assert trained_size(next(place.glob("*p/s0/student_refined/artifacts/last.safetensors"))) == (72, 72), "or predict would cut such images"
     assert set(copies.values()) == {30} and all(Image.open(place / "data/images" / name).size == (30, 30) for name in copies)
     labels = coco.load(next(place.glob("*p/s0/result/pseudo_labels.json")), "photos")
     assert {r["width"] for r in labels.images.values()} == {72} and {labels.mask(a).shape for a in labels.records()} <= {(72, 72)}
