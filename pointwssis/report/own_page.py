@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from ..config import Config, run_name
 from ..core import atomic_path, read_json
 from ..data.coco import CocoData, decode, encode, save
-from ..data.convert import labels_at
+from ..data.copies import labels_at
 from ..data.evaluation import coco_ap
 from ..data.show import curves, show_grid
 from ..method.artifacts import open_artifact, open_val

@@ -163,6 +163,8 @@ def _convert(parser: Parser) -> None:
     parser.add_argument("--images-out", default="", metavar="DIR", help="copy the images there")
     parser.add_argument("--long-side", type=int, default=0, metavar="N",
                         help="with at most so many pixels on the longer side")
+    parser.add_argument("--tile", type=int, default=0, metavar="N",
+                        help="or cut into tiles with sides of at most so many pixels")
 
 # %% ../../nbs/6_runs/31_cli.ipynb #c110000b
 @_command(inspection_commands.command_doctor, "set")

@@ -200,7 +200,7 @@ def command_convert(args: argparse.Namespace) -> None:
     "Convert annotations between tools; the result is checked COCO unless --to says otherwise."
     from pointwssis.data.convert import convert, described
     data = convert(args.format, args.source, args.out, args.to, args.images or None,
-                   args.images_out or None, args.long_side,
+                   args.images_out or None, args.long_side, args.tile,
                    classes=tuple(args.classes), names=args.names or None, empty=args.empty)
     print(f"{args.out}: {described(data)}. File names are relative to {data.image_root}.")
 

@@ -16,7 +16,8 @@ from typing import Any
 from ..core import DataError, counted, nearest, rng
 from ..data.annotation_checks import ImageFolder
 from ..data.coco import CategoryTable, CocoData, save
-from ..data.convert import read_files, shrink
+from ..data.convert import read_files
+from ..data.copies import shrink
 
 # %% auto #0
 __all__ = []

@@ -144,6 +144,18 @@ def _sizes(facts: Facts, size: Size) -> list[Setting]:
     return found
 
 # %% ../../nbs/6_runs/20_settings.ipynb #a710dcb2
+def too_small(
+    facts: Facts,
+    side: int,    # long side of the network's input, pixels
+) -> str:         # "" where most objects are large enough
+    "A warning for a set most of whose objects are too small for a mask, with the cure."
+    middle, whole = float(np.median(facts.sizes)), float(np.median(facts.long_sides))
+    if middle * side >= VISIBLE: return ""
+    tile = max(64, round(whole * middle * side / (2 * VISIBLE)))
+    return (f"The middle object has {middle * side:.0f} pixels at the network's {side}, and a mask "
+            f"needs {VISIBLE}: objects as small get none. Cut the images into tiles first: pointwssis "
+            f"convert FORMAT FILE OUT --images DIR --images-out TILES --tile {tile}")
+
 _LEARN = {"optimizer": "adamw", "schedule": "cosine", "decay_at": (), "final_factor": .01,
           "clip_norm": 10.0, "weight_decay": .02}
 _BATCH = 8

@@ -21,9 +21,8 @@ from .own_data import FOLDS, OwnSet, gather, prepare, reduced
 from .own_data import share_name
 from .presets import lr_notes, lr_of_batch, preset
 from .runner import reproduce
-from .settings import SIZES, Setting, named_size, suggested
 from .facts import Facts, facts_of, facts_of_folder
-from .settings import table_of
+from .settings import SIZES, Setting, named_size, suggested, table_of, too_small
 from .stage_graph import config_of, run_folder
 from .timing import estimate, seconds_of_step
 
@@ -77,7 +76,9 @@ def _settings(facts: Facts, size: str,
     size = size or _size_on(kind)
     if (weights := overrides.get("teacher.weights")) is not None: origin = weights or "none, as set"
     else: weights, origin = start_weights(size) if size in SIZES else ("", "")
-    return suggested(facts, size, weights, kind), [f"ImageNet weights: {origin}"]
+    found = suggested(facts, size, weights, kind)
+    side = overrides.get("data.long_side") or plain_values(found)["data.long_side"]
+    return found, [note for note in (f"ImageNet weights: {origin}", too_small(facts, side)) if note]
 
 def plain_values(settings: list[Setting]) -> dict[str, Any]:
     "Values by key, as papermill can write them into a notebook."
@@ -135,7 +136,7 @@ def _facts_of_copies(own: OwnSet, size: str,
 
 def _unseen(cfg: Config, own: OwnSet, images: Path, run: Path) -> list[tuple[str, float]]:
     "Images in no file, those where the student is undecided about most objects first."
-    from pointwssis.data.convert import fit
+    from pointwssis.data.copies import fit
     from pointwssis.data.image_files import read_picture
     from pointwssis.detector.predict import load_model, predict_image
     from pointwssis.report.own_page import undecided

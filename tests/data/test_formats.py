@@ -10,7 +10,8 @@ from PIL import Image
 
 from pointwssis.data import coco
 from pointwssis.core import ConfigError, DataError
-from pointwssis.data.convert import convert, labels_at, read_annotations, shrink, write_annotations
+from pointwssis.data.convert import convert, read_annotations, write_annotations
+from pointwssis.data.copies import cut, labels_at, shrink
 from pointwssis.data.format_folders import VOC_CLASSES
 from pointwssis.data.formats import AnnotationSet
 from pointwssis.registry import FORMATS
@@ -147,6 +148,35 @@ def test_smaller_copies_have_smaller_labels(work):
     assert {small.read_image(i).shape for i in small.ids} == {(15, 20, 3)}
     assert [tuple(a["point"]) for i in small.ids for a in small.annotations[i] if "point" in a] == [(15.25, 10.125)]
     assert sorted(a["area"] for i in small.ids for a in small.annotations[i] if "area" in a) == [12, 25]
+
+
+def test_tiles_hold_each_click_once_and_the_parts_of_masks(work):
+    data = read_annotations("cvat", work / "cvat.xml", work / "photos")
+    def clicks(of): return [a["point"] for a in of.records() if "point" in a]
+    def areas(of): return sorted(a["area"] for a in of.records() if "area" in a)
+    whole, tiles = cut(data, work / "whole", 100), cut(data, work / "tiles", 20)
+    assert clicks(whole) == clicks(data) and areas(whole) == areas(data) and len(clicks(tiles)) == len(clicks(data))
+    assert {tiles.read_image(i).shape for i in tiles.ids} == {(15, 20, 3)}
+    assert .7 * sum(areas(data)) < sum(areas(tiles)) <= sum(areas(data))
+    for i, record in tiles.images.items():
+        stem, y, x = record["file_name"].removesuffix(".png").rsplit("_", 2)
+        image = next(k for k, r in data.images.items() if r["file_name"].startswith(stem))
+        assert (tiles.read_image(i) == data.read_image(image)[int(y):int(y) + 15, int(x):int(x) + 20]).all()
+        for a in tiles.annotations[i]:
+            if "point" in a: assert [a["point"][0] + int(x), a["point"][1] + int(y)] in clicks(data)
+
+
+def test_the_command_cuts_images_into_tiles(work, monkeypatch, capsys):
+    monkeypatch.chdir(work)
+    assert main(["convert", "cvat", "cvat.xml", "tiles.json", "--images", "photos", "--images-out", "cut", "--tile", "20"]) == 0
+    made = coco.load(work / "tiles.json", work / "cut")
+    assert len(made.ids) == len(list((work / "cut").rglob("*.png"))) > 2 and "relative to cut" in capsys.readouterr().out
+    shutil.copy(work / "photos/cat.png", work / "photos/cat.PNG")
+    content = json.loads((work / "coco.json").read_text())
+    content["images"][1]["file_name"] = "cat.PNG"
+    (work / "coco.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="two images are named 'cat'. Rename one."):
+        cut(read_annotations("coco", work / "coco.json", work / "photos"), work / "again", 20)
 
 
 def test_labels_come_back_to_the_size_of_the_images(work):
@@ -317,7 +347,7 @@ def test_the_command(work, capsys, monkeypatch):
     (["cvat", "cvat.xml", "out", "--images", "photo"], "photo: no such folder. Give the folder that holds the images."),
     (["cvat", "cvat.xml", "out", "--to", "voc"], "format 'voc' is only read. Formats that are written: "),
     (["cvat", "cvat.xml", "out", "--empty", "skpi"], "unknown choice 'skpi' for empty images. Did you mean 'skip'?"),
-    (["cvat", "cvat.xml", "out", "--long-side", "20"], "smaller copies need both a folder and a size. Pass --images-out DIR and --long-side N."),
+    (["cvat", "cvat.xml", "out", "--long-side", "20"], "smaller copies or tiles need a folder and one size. Pass --images-out DIR and either --long-side N or --tile N."),
     (["cvat", "cvat.xml", "out", "--names", "none.txt"], "none.txt: cannot be read: "),
     (["csv", "clicks.csv", "out"], "the size of 'cat.png' is not known. Pass the image folder as --images DIR."),
     (["label_images", "photos", "out"], "photos: no picture has a label image. Put them into 'labels'")])

@@ -15,7 +15,7 @@ from pointwssis.runs.cli import make_parser
 from pointwssis.runs.commands import run_params
 from pointwssis.runs.presets import preset
 from pointwssis.runs.settings import GRIDS, SHARED, SIZES, level_bounds, shared_cells, suggested
-from pointwssis.runs.settings import table_of
+from pointwssis.runs.settings import table_of, too_small
 from pointwssis.runs.facts import Facts, facts_of_folder
 
 
@@ -74,6 +74,14 @@ def test_depthwise_convolutions_are_trained_in_fp32_on_a_cpu():
 
 def test_early_layers_are_frozen_where_they_have_weights():
     assert [values(suggested(facts(5, .2), "small", weights))["student.frozen_stages"] for weights in ("", "package")] == [0, 2]
+
+
+def test_objects_too_small_for_a_mask_are_said_with_tiles_that_suit():
+    "Objects of 30 pixels in images of 4,000 have 3 at the small network's 384: in tiles of 411 they have 28."
+    r = np.random.default_rng(0)
+    aerial = Facts(20, 80, np.full(100, 4000), np.full(500, 30 / 4000), [r.random((50, 2))] * 80)
+    assert "The middle object has 3 pixels at the network's 384" in too_small(aerial, 384) and "--tile 411" in too_small(aerial, 384)
+    assert 384 * 30 / 411 == pytest.approx(28, abs=.1) and too_small(replace(aerial, sizes=np.full(9, .1)), 384) == ""
 
 
 @needs_photographs
