@@ -153,8 +153,8 @@ def too_small(
     if middle * side >= VISIBLE: return ""
     tile = max(64, round(whole * middle * side / (2 * VISIBLE)))
     return (f"The middle object has {middle * side:.0f} pixels at the network's {side}, and a mask "
-            f"needs {VISIBLE}: objects as small get none. Cut the images into tiles first: pointwssis "
-            f"convert FORMAT FILE OUT --images DIR --images-out TILES --tile {tile}")
+            f"needs {VISIBLE}: objects as small get none. Cut the images into tiles first: "
+            f"pointwssis convert FORMAT FILE OUT --images DIR --images-out TILES --tile {tile}")
 
 _LEARN = {"optimizer": "adamw", "schedule": "cosine", "decay_at": (), "final_factor": .01,
           "clip_norm": 10.0, "weight_decay": .02}
