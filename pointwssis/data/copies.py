@@ -4,6 +4,7 @@
 
 # %% ../../nbs/4_data/17_copies.ipynb #c0b1e504
 from __future__ import annotations
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,8 +67,8 @@ def fit(
     return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA) if scale < 1 else pixels
 
 def _is_copied(source: Path, copy: Path, size: tuple[int, int]) -> bool:
-    "True if the copy is whole, of this size, and not older than its source."
-    if not copy.is_file() or copy.stat().st_mtime < source.stat().st_mtime: return False
+    "True if the copy has this size and the source's time."
+    if not copy.is_file() or copy.stat().st_mtime_ns != source.stat().st_mtime_ns: return False
     with Image.open(copy) as picture: return picture.size == size
 
 def shrink(
@@ -80,10 +81,11 @@ def shrink(
     for i, record in data.images.items():
         scale = min(1., long_side / max(record["width"], record["height"]))
         sizes[i] = tuple(max(1, round(record[key] * scale)) for key in ("width", "height"))
-        copy = Path(folder) / record["file_name"]
-        if _is_copied(data.image_root / record["file_name"], copy, sizes[i]): continue
+        source, copy = (Path(root) / record["file_name"] for root in (data.image_root, folder))
+        if _is_copied(source, copy, sizes[i]): continue
         with atomic_path(copy) as temporary:
             Image.fromarray(fit(data.read_image(i), long_side)).save(temporary, quality=95)
+            os.utime(temporary, ns=(time_ns := source.stat().st_mtime_ns, time_ns))
     return replace(labels_at(data, sizes), image_root=Path(folder))
 
 # %% ../../nbs/4_data/17_copies.ipynb #c0b1e50a

@@ -1,5 +1,6 @@
 "Annotation formats: samples of every tool are read alike, labels go out and come back, and a fault is one line with file, record and cure."
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -187,6 +188,9 @@ def test_labels_come_back_to_the_size_of_the_images(work):
     back = labels_at(shrink(data, work / "small", 20), {i: (r["width"], r["height"]) for i, r in data.images.items()})
     assert when == {path: path.stat().st_mtime_ns for path in (work / "small").rglob("*.png")}
     assert back.images == data.images
+    Image.new("RGB", Image.open(work / "photos/cat.png").size).save(work / "photos/cat.png")
+    os.utime(work / "photos/cat.png", (0, 0))
+    assert not shrink(data, work / "small", 20).read_image(data.ids[0]).any(), "another picture, even one with an older date, is copied again"
     pairs = [(a, b) for i in data.ids for a, b in zip(data.annotations[i], back.annotations[i])]
     assert pairs and all(a["point"] == pytest.approx(b["point"]) for a, b in pairs if "point" in a)
     for a, b in pairs:
