@@ -79,10 +79,10 @@ def verify(
     if not tables: raise DataError(none)
     _stop([(f"{path}: is no table", AGAIN) for path, table in tables.items()
            if not {"columns", "rows", "runs", "root"} <= set(table)])
-    with ThreadPoolExecutor(1) as beside:   # checks that need no draws, while other processes draw
-        records = beside.submit(_check_records, evidence)
-        unlike = beside.submit(lambda: [*check_manifests(evidence)])
-        changed = beside.submit(lambda: [*check_sums(runs, figures)])
+    with ThreadPoolExecutor(1) as thread:   # checks that need no draws, while other processes draw
+        records = thread.submit(_check_records, evidence)
+        unlike = thread.submit(lambda: [*check_manifests(evidence)])
+        changed = thread.submit(lambda: [*check_sums(runs, figures)])
         draw_beforehand(evidence, compared_by(tables.values()), processes)
     faults = [fault for one in tables.items() for fault in check_table(evidence, *one)]
     _stop([(fault, AGAIN) for fault in [*faults, *records.result()]])
