@@ -176,7 +176,8 @@ def read_files(
     def read(path: Path, **more: Any) -> CocoData:
         return read_annotations(format_of(path), path, root, **how, **more)
     if len(paths) == 1: return read(paths[0], classes=classes, known=known)
-    every = known or tuple(dict.fromkeys(name for path in paths
-                                         for name in read(path).categories.names))
-    return _joined([read(path, classes=classes, known=every) for path in paths],
-                   known or classes or every)
+    plain = [] if known else [read(path) for path in paths]
+    every = known or tuple(dict.fromkeys(name for data in plain for name in data.categories.names))
+    parts = ([read(path, classes=classes, known=every) for path in paths] if known or classes
+             else plain)
+    return _joined(parts, known or classes or every)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pointwssis.data import coco
+from pointwssis.data import coco, convert as convert_module
 from pointwssis.core import ConfigError, DataError
 from pointwssis.data.convert import convert, read_annotations, write_annotations
 from pointwssis.data.copies import cut, labels_at, shrink
@@ -404,3 +404,15 @@ def test_numbers_and_names_without_measure_are_one_line(work, tool, file, old, n
     (work / file).write_text(text.replace(old, new, 1))
     with pytest.raises(DataError, match=said) as caught: read_annotations(tool, work / SOURCES.get(tool, file), work / "photos")
     assert "\n" not in str(caught.value)
+
+
+def test_several_files_are_read_once(work, monkeypatch):
+    content = json.loads((work / "coco.json").read_text())
+    for n, image in enumerate(content["images"]):
+        mine = [a for a in content["annotations"] if a["image_id"] == image["id"]]
+        (work / f"part{n}.json").write_text(json.dumps(content | {"images": [image], "annotations": mine}))
+    seen, parts = [], [work / "part0.json", work / "part1.json"]
+    read = convert_module.read_annotations
+    monkeypatch.setattr(convert_module, "read_annotations", lambda name, path, *args, **how: seen.append(path) or read(name, path, *args, **how))
+    assert objects(convert_module.read_files(parts, work / "photos")) == objects(read("coco", work / "coco.json", work / "photos"))
+    assert seen == parts
