@@ -42,21 +42,34 @@ def kernel_pool():
     pool.clear()
 
 
-@pytest.fixture
-def warm(kernel_pool, monkeypatch):
-    "Stages run in kernels that are there already, in the working directory of the test."
+@contextmanager
+def keep_kernels(pool, patch):
+    "Stages run in kernels of a pool that are there already, in the working directory of the test."
     from pointwssis.process import end_orphans
     from pointwssis.runs import kernels, runner
 
     @contextmanager
     def there():
         end_orphans()
-        if any(kernel.stopped for kernel in kernel_pool._all): kernel_pool.clear()
+        if any(kernel.stopped for kernel in pool._all): pool.clear()
         here = f"__import__('pointwssis.runs.kernels').runs.kernels._FIRST.update(cwd={os.getcwd()!r}) or __import__('os').chdir({os.getcwd()!r})"
-        for kernel in kernel_pool._all:
+        for kernel in pool._all:
             if kernel.is_alive(): kernels.ask(kernel, "", here)
-        yield kernel_pool
-    monkeypatch.setattr(runner, "kernels", there)
+        yield pool
+    patch.setattr(runner, "kernels", there)
+    yield
+
+
+@pytest.fixture
+def warm(kernel_pool, monkeypatch):
+    "Stages run in kernels that served other tests."
+    with keep_kernels(kernel_pool, monkeypatch): yield
+
+
+@pytest.fixture(scope="module")
+def warm_module(kernel_pool):
+    "The same for all tests of a file, and for what its fixtures run."
+    with pytest.MonkeyPatch.context() as patch, keep_kernels(kernel_pool, patch): yield
 
 
 @pytest.fixture

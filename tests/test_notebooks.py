@@ -20,7 +20,7 @@ def errors_of(notebook: str) -> str:
     from nbdev.test import test_nb as run
     set_start_method(None, force=True)   # a notebook's own processes start as they do for its reader
     atexit.register(gc.freeze)   # at the end each notebook's shell collects garbage: half a minute, unless nothing is left to look at
-    os.environ["POINTWSSIS_NOTEBOOK_STEPS"] = "12"   # trainings of minutes for a reader take seconds here
+    os.environ["POINTWSSIS_NOTEBOOK_STEPS"] = "6"   # trainings of minutes for a reader take seconds here
     with redirect_stderr(io.StringIO()) as told:
         passed, _ = run(ROOT / notebook, skip_flags=["notest"], basepath=ROOT)
     return "" if passed else told.getvalue() or "it failed without a word"

@@ -4,8 +4,10 @@
 
 # %% ../../nbs/7_report/20_notebook_pages.ipynb #nbpa0004
 from __future__ import annotations
+from functools import cache
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from ..core import atomic_path, without_grammar
 from .provenance import own_repository
@@ -22,16 +24,20 @@ img { max-width: 100%; height: auto; } table { border-collapse: collapse; font-s
 th, td { padding: .2rem .6rem; border-bottom: 1px solid #d5dadd; text-align: left; }
 .jp-InputPrompt, .jp-OutputPrompt, .prompt, .anchor-link { display: none; }"""
 
+@cache
+def _exporter() -> Any:
+    "Nbconvert's own; its templates are compiled once."
+    with without_grammar(): from nbconvert import HTMLExporter
+    return HTMLExporter(template_name="basic")
+
 def notebook_page(
     path: Path,     # an executed notebook
 ) -> str:           # HTML that needs no other file; "" for a file that is no notebook
     "Convert a notebook to a page."
-    with without_grammar():
-        import nbformat
-        from nbconvert import HTMLExporter
+    with without_grammar(): import nbformat
     try: nb = nbformat.read(path, 4)
     except (ValueError, AttributeError, nbformat.ValidationError): return ""
-    body, _ = HTMLExporter(template_name="basic").from_notebook_node(nb)
+    body, _ = _exporter().from_notebook_node(nb)
     title = escape("/".join(path.parent.parts[-4:]))
     head = (f'<meta charset="utf-8"><meta name="viewport" content="width=device-width, '
             f'initial-scale=1"><title>{title}</title><style>{STYLE}</style>')

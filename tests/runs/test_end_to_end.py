@@ -21,7 +21,7 @@ PICTURES = ("overview", "labels", "levels", "misses", "networks")
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory, drawn):
+def done(tmp_path_factory, drawn, warm_module):
     "A finished run: its folder, what was said, and the command."
     patch, place = pytest.MonkeyPatch(), tmp_path_factory.mktemp("run")
     shutil.copytree(drawn, place / "data")
