@@ -8,6 +8,7 @@ import sys
 import tokenize
 import zipfile
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -19,12 +20,14 @@ LEFTOVER = re.compile(r"\b(?:TO" r"DO|FIX" r"ME|X" r"XX)\b")
 CODE_MARK = re.compile(r"[=()\[\]]")
 
 
+@cache
 def tracked(*patterns: str) -> list[Path]:
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", *patterns]
     names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     return [ROOT / name for name in names if (ROOT / name).is_file()]
 
 
+@cache
 def sources() -> list[tuple[str, str]]:
     "Every Python source of the house with its place: files, and the code cells of notebooks."
     found = [(str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")) for path in tracked("*.py")]
@@ -34,6 +37,11 @@ def sources() -> list[tuple[str, str]]:
     return found
 
 
+@cache
+def parsed(path: Path) -> ast.Module: return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
 def prose_of(path: Path) -> str:
     "A file's text; of a notebook its cells and text outputs, without the base64 of pictures."
     text = path.read_text(encoding="utf-8")
@@ -118,16 +126,17 @@ def test_the_evidence_is_small():
 
 def test_a_user_may_rely_on_few_names():
     "Names in `__all__` of all modules; a notebook keeps an internal name out with `exporti`."
-    nodes = [node for path in (ROOT / "pointwssis").rglob("*.py") if not path.stem.startswith("_") for node in ast.parse(path.read_text(encoding="utf-8")).body]
+    nodes = [node for path in (ROOT / "pointwssis").rglob("*.py") if not path.stem.startswith("_") for node in parsed(path).body]
     lists = [node.value.elts for node in nodes if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"]
     assert sum(map(len, lists)) <= 146
 
 
+@cache
 def modules() -> dict[str, ast.Module]:
     "Every exported module by name, such as `data.masks`, parsed."
     files = {".".join(path.relative_to(ROOT / "pointwssis").with_suffix("").parts): path for path in (ROOT / "pointwssis").rglob("*.py")
              if not path.stem.startswith("_") and path.parent.name != "configs"}
-    return {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in sorted(files.items())}
+    return {name: parsed(path) for name, path in sorted(files.items())}
 
 
 def test_no_module_imports_a_name_that_it_does_not_use():
@@ -150,13 +159,13 @@ def test_functions_fit_a_screen():
         text = node.body[0] if isinstance(node.body[0], ast.Expr) and isinstance(node.body[0].value, ast.Constant) else None
         return node.end_lineno - node.lineno + 1 - (text.end_lineno - text.lineno + 1 if text else 0)
     found = [f"{path.name}: {node.name}, {length(node)} lines" for path in tracked("pointwssis/*.py")
-             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.FunctionDef) and length(node) > 40]
+             for node in ast.walk(parsed(path)) if isinstance(node, ast.FunctionDef) and length(node) > 40]
     assert not found, found
 
 
 def test_docstrings_name_the_thing_returned_or_begin_with_a_verb():
     kinds = ast.Module, ast.ClassDef, ast.FunctionDef
-    others = {path.name: ast.parse(path.read_text(encoding="utf-8")) for path in tracked("tests/*.py", "benchmarks/*.py", "containers/*.py")}
+    others = {path.name: parsed(path) for path in tracked("tests/*.py", "benchmarks/*.py", "containers/*.py")}
     texts = [(name, ast.get_docstring(node) or "") for name, tree in (modules() | others).items()
              for node in ast.walk(tree) if isinstance(node, kinds)]
     asking = re.compile(r"(What|Which|Whether|How|Who|Why|Where|When|Those)\b")
@@ -187,6 +196,7 @@ LINK = re.compile(r"\]\(([^)\s#]+)(?:#[^)]*)?\)")
 PATH = re.compile(r"`((?:nbs|tests|docs|pointwssis|benchmarks|workflow|figures|runs)/[\w./-]+\.(?:ipynb|py|md|json|webp|png))`")
 
 
+@cache
 def texts() -> list[tuple[Path, str]]:
     "Pages and Markdown cells, each with the folder that its links are relative to."
     found = [(path.parent, path.read_text(encoding="utf-8")) for path in tracked("README.md", "docs/*.md", "benchmarks/*.md")]
