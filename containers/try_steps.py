@@ -57,6 +57,7 @@ class Machine:
         self.root, self.user, self.folder = root, "root", "/"
         self.env = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"}
         if certificate:
+            (root / "etc/ssl").mkdir(exist_ok=True)
             shutil.copy(certificate, root / "etc/ssl/authority.crt")
             self.env |= dict.fromkeys(("PIP_CERT", "SSL_CERT_FILE"), "/etc/ssl/authority.crt")
 
