@@ -1,4 +1,5 @@
 "The Dockerfiles name files that exist, install the lock, and end as another user than root."
+import re
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,15 @@ def test_the_image_is_made_from_the_lock_and_belongs_to_a_user(name):
     assert any(text.startswith("make setup") for text in runs)
     order = [kind if kind != "RUN" else text.split()[0] for kind, text in found]
     assert order.index("COPY") < order.index("make") < len(order) - 1 - order[::-1].index("COPY")      # code that changes leaves the packages alone
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_folders_that_the_package_consists_of_are_there_when_it_is_installed(name):
+    folders = re.findall(r'"pointwssis\.\w+": "([\w/]+)"', (ROOT / "setup.py").read_text(encoding="utf-8"))
+    found = steps(name)
+    before = found[:found.index(next(step for step in found if step[1].startswith("make setup")))]
+    copied = {path.as_posix() for kind, words in before if kind == "COPY" for path in try_steps.copied(words)}
+    assert len(folders) == 2 and all(any(path.startswith(f"{folder}/") for path in copied) for folder in folders)
 
 
 def test_both_images_are_alike_but_for_the_gpu():
