@@ -206,12 +206,12 @@ def pseudo(cfg: Config, inputs: dict[str, Path], out: Path, points: bool = True)
     lost = {"sw": lost_at(weak, answers, rough, kept["sw"]),
             "sw_refined": lost_at(weak, answers, rough, kept["sw_refined"], refined)}
     stem = f"{cfg.data.split_stem}_{cfg.split}"
-    written = {name: pseudo_labels.write_pseudo(out/f"{stem}_{name}.json", strong, weak, masks,
-                                                pointed, lost[name])
+    written = {name: len(pseudo_labels.write_pseudo(out/f"{stem}_{name}.json", strong, weak, masks,
+                                                    pointed, lost[name])["annotations"])
                for name, masks in kept.items()}
     answered = {**pseudo_labels.count_unmatched(weak, kept["sw_refined"]),
                 "points_without_mask_sw": len(pseudo_labels.unmatched_points(weak, kept["sw"]))}
     if cfg.recipe != "paper": answered["reasons"] = dict(Counter(lost["sw_refined"].values()))
-    masks = len(written["sw_refined"]["annotations"]) - strong.num_annotations
+    masks = written["sw_refined"] - strong.num_annotations
     return {"masks": masks, **(answered if pointed else {}),
             "mean_score": float(np.mean([m.score for m in rough])) if rough else None}
