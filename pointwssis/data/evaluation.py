@@ -8,6 +8,7 @@ import importlib, io
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from faster_coco_eval import mask as rle_api
 
 from ..core import ConfigError, DataError, nearest
 from .coco import CategoryTable, CocoData, encode_many
+from .masks import packed_rle
 
 # %% auto #0
 __all__ = ['coco_ap', 'pseudo_quality']
@@ -44,10 +46,15 @@ def _index(truth: CocoData, annotations: list[dict], backend: str = "faster") ->
 
 # %% ../../nbs/4_data/22_evaluation.ipynb #d917086c
 def _truths(truth: CocoData) -> list[dict]:
-    "Copies of the true annotations with ids from 1, crowd flag and area, for the evaluators."
-    found = [{"iscrowd": 0} | a for image_id in truth.ids for a in truth.annotations[image_id]]
-    return [a | {"id": i, "area": a["area"] if "area" in a else float(truth.mask(a).sum())}
-            for i, a in enumerate(found, start=1)]
+    "The true annotations with ids from 1, as evaluators read them; outlines take more memory."
+    def one(number: int, image_id: int, a: dict) -> dict:
+        rle = packed_rle(a["segmentation"], *map(truth.images[image_id].get, ("height", "width")))
+        if isinstance(rle["counts"], bytes): rle["counts"] = rle["counts"].decode()
+        return {"id": number, "image_id": image_id, "category_id": a["category_id"],
+                "iscrowd": a.get("iscrowd", 0), "segmentation": rle,
+                "area": a["area"] if "area" in a else float(rle_api.area(rle))}
+    found = ((i, a) for i in truth.ids for a in truth.annotations[i])
+    return [one(number, i, a) for number, (i, a) in enumerate(found, start=1)]
 
 def _detections(truth: CocoData, results: list[dict]) -> list[dict]:
     "COCO results as annotations; DataError for an unknown image or category."
@@ -133,24 +140,30 @@ def to_results(
              "score": score} for rle, score, c in columns]
 
 # %% ../../nbs/4_data/22_evaluation.ipynb #5e4d310d
-def _point_ious(pairs: list[tuple[dict, dict]], truth: CocoData) -> list[float]:
-    "IoU of each (pseudo, true) pair of annotations; 0 if both are empty."
+def _point_ious(pseudo: CocoData, truth: CocoData, image_of: dict[int, int]) -> Iterator[float]:
+    "IoU of each pseudo mask with its point's object, image by image; 0 if both are empty."
     index = _index(truth, [])
-    rles = [tuple(index.annToRLE(a) for a in pair) for pair in pairs]
-    return [float(np.nan_to_num(rle_api.iou([mask], [true], [0])[0, 0])) for mask, true in rles]
+    for records in pseudo.annotations.values():
+        made = [a for a in records if "point_id" in a]
+        true = {a["id"]: a for i in {image_of[a["point_id"]] for a in made}
+                for a in truth.annotations[i]}
+        for a in made:
+            rles = [[index.annToRLE(one)] for one in (a, true[a["point_id"]])]
+            yield float(np.nan_to_num(rle_api.iou(*rles, [0])[0, 0]))
 
 def _average(shares: list[float]) -> float | None:
     return float(np.mean(shares) * 100) if shares else None
-def _of_points(pseudo: CocoData) -> list[dict]:
-    return [a for a in pseudo.records() if "point_id" in a]
+def _of_points(pseudo: CocoData) -> Iterator[dict]:
+    return (a for a in pseudo.records() if "point_id" in a)
 
 def point_results(
     pseudo: CocoData,     # pseudo annotations carry "point_id"
 ) -> list[dict]:          # COCO results
     "Masks of weak images as predictions of equal score; masks without a point are false."
-    clicked = {a["image_id"] for a in (*_of_points(pseudo), *pseudo.info.get("dropped_points", []))}
-    masks = [a for image_id, records in pseudo.annotations.items() if image_id in clicked
-             for a in records]
+    clicked = {a["image_id"] for a in chain(_of_points(pseudo),
+                                            pseudo.info.get("dropped_points", []))}
+    masks = (a for image_id, records in pseudo.annotations.items() if image_id in clicked
+             for a in records)
     return [{k: a[k] for k in ("image_id", "category_id", "segmentation")} | {"score": 1.0}
             for a in masks]
 
@@ -160,19 +173,19 @@ def pseudo_quality(
     truth: CocoData,    # held-back masks; annotation ids are the point ids
 ) -> dict[str, Any]:    # miou_, miou_found_, ap_percent, counts, ious {point_id: iou}
     "Quality of pseudo masks against the held-back masks of their points' objects."
-    by_id = {a["id"]: a for a in truth.records()}
-    masks, dropped = _of_points(pseudo), pseudo.info.get("dropped_points", [])
-    ids = [a["point_id"] for a in masks] + [a["id"] for a in dropped]
-    unknown = set(ids) - set(by_id)
+    image_of = {a["id"]: a["image_id"] for a in truth.records()}
+    dropped = pseudo.info.get("dropped_points", [])
+    ids = [a["point_id"] for a in _of_points(pseudo)] + [a["id"] for a in dropped]
+    unknown = set(ids) - set(image_of)
     if unknown:
         raise DataError(f"{truth.path}: no annotation {min(unknown)} for a point of {pseudo.path}. "
                         "Give the file it was made from.")
-    found = _point_ious([(a, by_id[a["point_id"]]) for a in masks], truth)
+    found = list(_point_ious(pseudo, truth, image_of))
     ious = found + [0.0] * len(dropped)
-    weak_images = truth.select(sorted({by_id[i]["image_id"] for i in ids}))
+    weak_images = truth.select(sorted({image_of[i] for i in ids}))
     return {"miou_percent": _average(ious), "miou_found_percent": _average(found),
             "points": len(ids), "points_without_mask": len(dropped),
-            "masks": len(masks) + pseudo.info.get("masks_without_object", 0),
+            "masks": len(found) + pseudo.info.get("masks_without_object", 0),
             "masks_right": sum(iou >= .5 for iou in found),
             "ap_percent": coco_ap(weak_images, point_results(pseudo))["ap_percent"],
             "ious": dict(zip(ids, ious))}

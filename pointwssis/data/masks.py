@@ -76,7 +76,7 @@ def check_segmentation(segmentation: Any, height: int, width: int) -> None:
         _check_runs(counts.decode("ascii", "replace") if isinstance(counts, bytes) else counts,
                     height, width)
 
-def _packed(segmentation: list | dict, height: int, width: int) -> dict:
+def packed_rle(segmentation: list | dict, height: int, width: int) -> dict:
     "Packed run lengths of any of the three forms."
     check_segmentation(segmentation, height, width)
     if isinstance(segmentation, list):
@@ -92,7 +92,7 @@ def decode(
     width: int,
 ) -> np.ndarray:                # (H, W) bool
     "The mask of a COCO segmentation; DataError when it is malformed or made for another size."
-    return rle_api.decode(_packed(segmentation, height, width)).astype(bool)
+    return rle_api.decode(packed_rle(segmentation, height, width)).astype(bool)
 
 def encode_many(
     masks: np.ndarray,  # (N, H, W) bool
@@ -110,7 +110,7 @@ def encode(mask: np.ndarray) -> dict:
 # %% ../../nbs/4_data/01_masks.ipynb #ac1482a4
 def area(segmentation: list | dict, height: int, width: int) -> int:
     "Number of pixels of a COCO segmentation, without decoding it; DataError as `decode`."
-    return int(rle_api.area(_packed(segmentation, height, width)))
+    return int(rle_api.area(packed_rle(segmentation, height, width)))
 
 # %% ../../nbs/4_data/01_masks.ipynb #bb29de81
 def box_of(
@@ -178,5 +178,5 @@ def bounds(
     width: int,
 ) -> tuple[int, int, int, int]:
     "The box of `box_of`, without decoding the mask; DataError as `decode`."
-    x, y, w, h = map(int, rle_api.toBbox(_packed(rle, height, width)))
+    x, y, w, h = map(int, rle_api.toBbox(packed_rle(rle, height, width)))
     return x, y, x + w, y + h

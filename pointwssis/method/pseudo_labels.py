@@ -6,7 +6,7 @@
 from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -203,8 +203,8 @@ def write_pseudo(
     DataError when the halves do not belong together. PointWSSIS (arXiv 2303.15062), section 3."""
     _check_halves(strong, weak)
     xy, category_id = xy_by_id(weak), weak.categories.id
-    made = [_annotation(m, category_id(m.class_index), xy) for m in masks if rle_api.area(m.rle)]
-    annotations = [{**a, "id": n} for n, a in enumerate([*strong.records(), *made], 1)]
+    made = (_annotation(m, category_id(m.class_index), xy) for m in masks if rle_api.area(m.rle))
+    annotations = [{**a, "id": n} for n, a in enumerate(chain(strong.records(), made), 1)]
     why = reasons or {}
     dropped = [a | ({"reason": why[a["id"]]} if a["id"] in why else {})
                for a in unmatched_points(weak, masks)] if pointed else []
