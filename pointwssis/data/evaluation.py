@@ -45,7 +45,7 @@ def _index(truth: CocoData, annotations: list[dict], backend: str = "faster") ->
     return index
 
 # %% ../../nbs/4_data/22_evaluation.ipynb #d917086c
-def _truths(truth: CocoData) -> list[dict]:
+def _truths(truth: CocoData) -> Iterator[dict]:
     "The true annotations with ids from 1, as evaluators read them; outlines take more memory."
     def one(number: int, image_id: int, a: dict) -> dict:
         rle = packed_rle(a["segmentation"], *map(truth.images[image_id].get, ("height", "width")))
@@ -54,9 +54,9 @@ def _truths(truth: CocoData) -> list[dict]:
                 "iscrowd": a.get("iscrowd", 0), "segmentation": rle,
                 "area": a["area"] if "area" in a else float(rle_api.area(rle))}
     found = ((i, a) for i in truth.ids for a in truth.annotations[i])
-    return [one(number, i, a) for number, (i, a) in enumerate(found, start=1)]
+    return (one(number, i, a) for number, (i, a) in enumerate(found, start=1))
 
-def _detections(truth: CocoData, results: list[dict]) -> list[dict]:
+def _detections(truth: CocoData, results: list[dict]) -> Iterator[dict]:
     "COCO results as annotations; DataError for an unknown image or category."
     for kind, known in (("image", truth.images), ("category", truth.categories.ids)):
         unknown = {r[f"{kind}_id"] for r in results} - set(known)
@@ -64,8 +64,8 @@ def _detections(truth: CocoData, results: list[dict]) -> list[dict]:
             raise DataError(f"{truth.path}: no {kind} {min(unknown)}, but a result has it. "
                             "Predict on this file.")
     areas = rle_api.area([r["segmentation"] for r in results]).tolist()
-    return [r | {"id": i, "area": area, "iscrowd": 0}
-            for i, (r, area) in enumerate(zip(results, areas), start=1)]
+    return (r | {"id": i, "area": area, "iscrowd": 0}
+            for i, (r, area) in enumerate(zip(results, areas), start=1))
 
 # %% ../../nbs/4_data/22_evaluation.ipynb #eca157a8
 SLICES = {  # thresholds, area range
@@ -80,13 +80,16 @@ def _mean_percent(precision: np.ndarray) -> float | None:
     return float(known.mean() * 100) if known.size else None
 
 def _of_classes(
-    truth: CocoData, truths: list[dict], detections: list[dict],
+    truth: CocoData, truths: Iterator[dict], detections: Iterator[dict],
 ) -> Iterator[tuple[CocoData, list[dict], list[dict]]]:
-    "Each class with its true annotations and detections, on the images that have any."
+    """Each class with its true annotations and detections, on the images that have any.
+
+    They are dropped with their class, as an evaluator adds to them."""
     of: dict[int, tuple[list, list]] = {k: ([], []) for k in truth.categories.ids}
     for side, records in enumerate((truths, detections)):
         for r in records: of[r["category_id"]][side].append(r)
-    for (k, (own, found)), name in zip(of.items(), truth.categories.names):
+    for k, name in zip(truth.categories.ids, truth.categories.names):
+        own, found = of.pop(k)
         some = {r["image_id"] for r in (*own, *found)} or set(truth.ids[:1])
         yield (replace(truth, images={i: truth.images[i] for i in truth.ids if i in some},
                        categories=CategoryTable((k,), (name,))), own, found)
