@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,6 +19,10 @@ from unittest.mock import patch
 import cv2
 import numpy as np
 import torch
+
+from pointwssis.data.masks import encode
+from pointwssis.detector.inference import Instances
+from pointwssis.detector.predict import predictor
 
 from .coco_size import HEIGHT, WIDTH, write_annotations
 from .fresh import ROOT, Cost, fresh
@@ -28,6 +33,7 @@ SCALE = .15          # of a picture, 96 x 72 pixels, to COCO's usual 640 x 480
 FILES = 300          # pictures that are not links
 BATCH = 8            # images that the stage `pseudo` asks at once
 RADIUS = 6           # pixels, of masks that are drawn in place of a network
+BY_NETWORKS = 5000   # weak images that networks label; the others' labels are drawn beforehand
 LIMIT_MIB, LIMIT_S = 4096, 24 * 3600
 TINY = {"fpn_channels": 16, "instance_channels": 16, "instance_convs": 1, "mask_channels": 16,
         "num_kernels": 16, "num_grids": (24, 16, 12, 8, 6), "backbone": "timm:test_resnet",
@@ -78,57 +84,77 @@ def _inputs(root: str) -> dict[str, Path]:
     return {name: place / name for name in ("split", "pseudo", *made)}
 
 
-ASKED = Counter()    # images that `drawn` has seen
+ASKED = Counter()    # images that a detector has seen
 
 
-def drawn(model: Any, data: Any, device: Any, prompt: str = "none", *args: Any,
-          **options: Any) -> Callable:
-    "As `predictor`, with a disc for each click, or a hundred discs, in place of a network."
-    from pointwssis.data.points import as_prompts
-    from pointwssis.detector.inference import Instances
-    def one(image: np.ndarray, points: Any) -> Any:
-        height, width = image.shape[:2]
-        if points is None:
-            g = torch.Generator().manual_seed(int(image[0, 0, 0]))
-            xy, classes = torch.rand(100, 2, generator=g), torch.randint(80, (100,), generator=g)
-            xy, links = xy * torch.tensor([width, height]), torch.full((100,), -1)
-        else:
-            known = as_prompts(points)
-            xy, classes, links = known.xy, known.classes, torch.arange(len(known.xy))
-        x, y = torch.arange(width) + .5, torch.arange(height)[:, None] + .5
-        masks = (x - xy[:, :1, None]) ** 2 + (y - xy[:, 1:, None]) ** 2 < RADIUS ** 2
-        return Instances(masks, torch.linspace(.9, .1, len(xy)), classes, links)
-    def predict(images: list[np.ndarray], points: list | None = None) -> list:
-        ASKED.update(images=len(images))
-        return list(map(one, images, points or [None] * len(images)))
+def counted(*args: Any, **options: Any) -> Callable:
+    "As `predictor`; its images are counted."
+    inner = predictor(*args, **options)
+    def predict(images: tuple, points: list | None = None) -> list:
+        ASKED.update(images=len(images[1]))
+        return inner(images, points)
+    predict.prepare = inner.prepare
     return predict
 
 
-class AsTheyAre:
-    "A refiner that leaves masks as they are."
-    @classmethod
-    def load(cls, cfg: Any, num_classes: int, weights: Path) -> AsTheyAre: return cls()
+def drawn(*args: Any, **options: Any) -> Callable:
+    "As `predictor`, with a hundred discs an image in place of a network."
+    def one(image: np.ndarray) -> Any:
+        height, width = image.shape[:2]
+        g = torch.Generator().manual_seed(int(image[0, 0, 0]))
+        xy = torch.rand(100, 2, generator=g) * torch.tensor([width, height])
+        x, y = torch.arange(width) + .5, torch.arange(height)[:, None] + .5
+        masks = (x - xy[:, :1, None]) ** 2 + (y - xy[:, 1:, None]) ** 2 < RADIUS ** 2
+        return Instances(masks, torch.linspace(.9, .1, 100),
+                         torch.randint(80, (100,), generator=g), torch.full((100,), -1))
+    def predict(images: list[np.ndarray], points: None = None) -> list:
+        ASKED.update(images=len(images))
+        return list(map(one, images))
+    return predict
 
-    def refine(self, items: list[tuple]) -> list[list[dict]]:
-        return [list(item[1]) for item in items]
 
-
-def prepare_stage(root: str, name: str, network: bool = False) -> Callable[[], Any]:
-    "A stage of the method on the stand-in; `network`: a tiny one, instead of drawn masks."
+def prepare_stage(root: str, name: str) -> Callable[[], Any]:
+    "A stage of the method on the stand-in; networks are tiny, those of `evaluate` drawn masks."
     from pointwssis.method import evaluation_stage, stages
-    from pointwssis.registry import REFINERS
     torch.set_num_threads(1)
     cfg, inputs, out = _config(root), _inputs(root), Path(root) / "stages" / name
     inputs.pop("teacher" if name == "evaluate" else "", None)
     def work() -> dict[str, Any]:
         out.mkdir(parents=True, exist_ok=True)
-        found = getattr(stages, name)(cfg, inputs, out)
+        with (patch.object(stages, "predictor", counted),
+              patch.object(evaluation_stage, "predictor", drawn)):
+            found = getattr(stages, name)(cfg, inputs, out)
         return {k: v for k, v in found.items() if isinstance(v, int | float)} | dict(ASKED)
-    def without_network() -> dict[str, Any]:
-        with (patch.object(stages, "predictor", drawn),
-              patch.object(evaluation_stage, "predictor", drawn),
-              patch.object(REFINERS["unet"], "load", AsTheyAre.load)): return work()
-    return work if network else without_network
+    return work
+
+
+def prepare_drawn(root: str, left: int) -> Callable[[], Any]:
+    "Journals of the stage `pseudo` with discs for the clicks of all weak images but the last ones."
+    from pointwssis.data.points import points_of
+    from pointwssis.method.artifacts import open_artifact
+    from pointwssis.method.pseudo_labels import PseudoMask
+    from pointwssis.training.shares import journal_of
+    cfg, inputs = _config(root), _inputs(root)
+    weak = open_artifact(cfg, inputs["split"], inputs["split"], "_w.json")
+    def journal(name: str, who: str, kind: Any) -> Any:
+        return journal_of(inputs["pseudo"], name, cfg, inputs[who] / "last.safetensors", kind)
+    rough = journal("rough", "teacher", list[PseudoMask])
+    refined = journal("refined_last", "refiner", list[dict])
+    def work() -> dict[str, int]:
+        for i in weak.ids[:-left]:
+            masks = [PseudoMask(p.annotation_id, i, p.class_index, _disc(p.x, p.y), .5)
+                     for p in points_of(weak, i)]
+            rough.add(i, masks)
+            refined.add(i, [m.rle for m in masks])
+        return {"images": len(rough)}
+    return work
+
+
+@cache
+def _disc(x: float, y: float) -> dict:
+    "Run lengths of a disc in a picture of the stand-in."
+    rows, columns = np.ogrid[:round(HEIGHT * SCALE), :round(WIDTH * SCALE)]
+    return encode((columns + .5 - x) ** 2 + (rows + .5 - y) ** 2 < RADIUS ** 2)
 
 
 def prepare_student(root: str, batches: int) -> Callable[[], Any]:
@@ -163,12 +189,13 @@ def prepare_matches(root: str) -> Callable[[], Any]:
 
 
 def interrupted(root: str, seconds: float) -> int:
-    "Images in the journal of the stage `pseudo`, killed after some seconds of its work."
+    "Images in the journal of the stage `pseudo`, killed after some seconds of its networks' work."
     command = [sys.executable, "-m", "benchmarks.fresh", "benchmarks.coco_stages:prepare_stage",
                json.dumps([root, "pseudo"])]
     journal = Path(root) / "stages/pseudo/unfinished/rough.jsonl"
+    size = journal.stat().st_size
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
-    while not journal.is_file() and process.poll() is None: time.sleep(.05)
+    while journal.stat().st_size == size and process.poll() is None: time.sleep(.05)
     time.sleep(seconds)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -189,14 +216,6 @@ def measured(root: str, name: str, *args: Any) -> Cost:
     return cost
 
 
-def _of_network(images: int) -> tuple[Cost, int]:
-    "The stage `pseudo` with a tiny network on a smaller stand-in, and its weak images."
-    with TemporaryDirectory() as folder:
-        write_stand_in(Path(folder), images, 7 * images, 40, 290)
-        weak = measured(folder, "stage", "split").result["weak_images"]
-        return measured(folder, "stage", "pseudo", True), weak
-
-
 def rows(device: torch.device, quick: bool = False) -> list[Row]:
     "Each stage once, on a processor, whatever the device."
     sizes = (400, 2900, 40, 290) if quick else SIZES
@@ -204,23 +223,31 @@ def rows(device: torch.device, quick: bool = False) -> list[Row]:
         root = f"{folder}/data"
         write_stand_in(Path(root), *sizes)
         split = measured(root, "stage", "split")
-        kept = interrupted(root, .2 if quick else 30)
-        pseudo = measured(root, "stage", "pseudo")
-        student = measured(root, "student", 2 if quick else 200)
-        evaluation = measured(root, "stage", "evaluate")
-        matches = measured(root, "matches")
-        network, few = _of_network(40 if quick else 1000)
-    weak, asked = split.result["weak_images"], pseudo.result["images"]
+        return [*_split_rows(split, sizes), *later_rows(root, split.result["weak_images"], sizes,
+                                                        quick)]
+
+
+def _split_rows(split: Cost, sizes: tuple[int, ...]) -> list[Row]:
+    "The row of a split, with the size of the stand-in."
+    return [_row(f"{sizes[0]:,} images, {sizes[1]:,} objects: split", split,
+                 f"{split.result['weak_images']:,} weak images, {split.result['points']:,} points")]
+
+
+def later_rows(root: str, weak: int, sizes: tuple[int, ...], quick: bool = False) -> list[Row]:
+    "The stages behind a split."
+    measured(root, "drawn", 40 if quick else BY_NETWORKS)
+    kept = interrupted(root, .2 if quick else 30)
+    pseudo = measured(root, "stage", "pseudo")
+    student = measured(root, "student", 2 if quick else 200)
+    evaluation = measured(root, "stage", "evaluate")
+    matches = measured(root, "matches")
+    asked = pseudo.result["images"]
     if not weak - kept <= asked < weak - kept + BATCH:
         raise AssertionError(f"{kept} images are in the journal, and {asked} of {weak} are asked")
-    size = f"{sizes[0]:,} images, {sizes[1]:,} objects"
-    return [_row(f"{size}: split", split, f"{weak:,} weak images, "
-                 f"{split.result['points']:,} points"),
-            _row(f"pseudo labels of {weak:,} images", pseudo,
-                 f"pictures of 96 x 72, masks drawn in place of networks; "
-                 f"{pseudo.result['masks']:,} masks; killed and resumed: {kept:,} images were in "
-                 f"the journal and {asked:,} were asked"),
-            _row(f"pseudo labels of {few:,} images by a network", network, "the smallest ResNet"),
+    return [_row(f"pseudo labels of {weak:,} images", pseudo,
+                 f"pictures of 96 x 72, {pseudo.result['masks']:,} masks; killed and resumed: "
+                 f"{kept:,} images were in the journal, most of them drawn beforehand, and "
+                 f"{asked:,} were asked, the smallest ResNet for teacher and refiner"),
             _row("the student's labels opened, and its first batches", student,
                  f"{student.result['images_per_s']:.0f} images/s in one process"),
             _row(f"evaluation of {sizes[2]:,} images and of all pseudo labels", evaluation,
