@@ -46,8 +46,8 @@ def _drawn_of(runs: Path, references: Sequence[str]) -> dict[str, DrawnScore]:
     "Scores with their draws, small enough to be sent; unreadable ones are left out."
     evidence, found = Evidence(runs), {}
     with suppress(DataError): found = {r: s for r in references if (s := evidence.score(r))}
-    return {r: DrawnScore(s.images, partial(_score_again, runs, r), {(RESAMPLES, 0): s.drawn()})
-            for r, s in found.items()}
+    return {r: DrawnScore(s.images, partial(_score_again, runs, r),
+                          known={(RESAMPLES, 0): s.drawn()}) for r, s in found.items()}
 
 # %% ../../nbs/7_report/21_report.ipynb #d1c2b006
 FEW = 8   # evaluations that one process draws before others have started

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from pointwssis.core import DataError, write_json
+from pointwssis.report import report
 from pointwssis.report.bootstrap import DrawnScore, draws, drawn_score, paired_difference, paired_share
 from pointwssis.report.evidence import Evidence
 from pointwssis.report.matches import Detections, Matches, Overlaps, Record
@@ -86,3 +87,14 @@ def test_networks_with_equal_detections_are_drawn_once(tmp_path, monkeypatch):
     scores = [evidence.score(f"toys/10p/s{seed}/evaluate/metrics.json#{name}_ap_percent") for seed in (0, 1) for name in ("teacher", "supervised")]
     for score in scores: score.drawn()
     assert drawn == ["teacher", "supervised"] and scores[0].drawn() is scores[2].drawn() is not scores[3].drawn()
+
+
+def test_draws_of_another_process_are_not_made_again(tmp_path, monkeypatch):
+    right = np.ones((10, 2), bool)
+    matches = Matches(np.array([4, 6]), ("thing",), np.array([[1, 2]]), {"teacher": Detections(np.array([0, 1]), np.zeros(2, int), right, ~right)})
+    write_json(tmp_path / "toys/10p/s0/evaluate/matches.json", {"val": Record(matches, {}).packed()})
+    reference = "toys/10p/s0/evaluate/metrics.json#teacher_ap_percent"
+    evidence, sent = Evidence(tmp_path), report._drawn_of(tmp_path, [reference])     # as a process sends them
+    evidence.take(sent)
+    monkeypatch.setattr(Matches, "_precision", lambda *_: pytest.fail("drawn again"))
+    assert len(evidence.score(reference).drawn()) == 1 + report.RESAMPLES
