@@ -19,7 +19,7 @@ EVIDENCE ?= --dataset shapes --splits 10p,1p,2p,5p,20p,30p,40p,50p --seeds 0,1,2
 .PHONY: help setup lock lock-check demo test test-all lab bench gpu evidence readme
 
 help:
-	@echo "make demo    the whole pipeline on the built-in data set, with short schedules (SPLIT=10p SEED=0); about 6 minutes on two cores with bf16 instructions"
+	@echo "make demo    the whole pipeline on the built-in data set, with short schedules (SPLIT=10p SEED=0); about 5 minutes on two cores with bf16 instructions"
 	@echo "make test    the tests and the notebooks' examples"
 	@echo "make test-all  the long versions of some tests, too"
 	@echo "make lab     JupyterLab, opened at the tour of the method"
