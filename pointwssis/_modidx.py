@@ -320,6 +320,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
                                         'pointwssis.data.copies._part': ('4_data/copies.html#_part', 'pointwssis/data/copies.py'),
                                         'pointwssis.data.copies._resized': ('4_data/copies.html#_resized', 'pointwssis/data/copies.py'),
                                         'pointwssis.data.copies._tiles': ('4_data/copies.html#_tiles', 'pointwssis/data/copies.py'),
+                                        'pointwssis.data.copies._within': ('4_data/copies.html#_within', 'pointwssis/data/copies.py'),
                                         'pointwssis.data.copies.cut': ('4_data/copies.html#cut', 'pointwssis/data/copies.py'),
                                         'pointwssis.data.copies.fit': ('4_data/copies.html#fit', 'pointwssis/data/copies.py'),
                                         'pointwssis.data.copies.labels_at': ('4_data/copies.html#labels_at', 'pointwssis/data/copies.py'),

@@ -58,13 +58,17 @@ def labels_at(
         annotations[i] = [a for a in made if a.get("area", 1)]
     return replace(data, images=images, annotations=annotations)
 
+def _within(width: int, height: int, long_side: int) -> tuple[int, int]:
+    "Width and height whose longer side has at most so many pixels."
+    scale = min(1., long_side / max(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
 def fit(
     pixels: np.ndarray, long_side: int,   # (H, W, 3) uint8; pixels of the longer side at most
 ) -> np.ndarray:                          # (h, w, 3) uint8
     "An image at a smaller size, averaged over areas; as it is where it is small enough."
-    scale = min(1., long_side / max(pixels.shape[:2]))
-    size = tuple(max(1, round(side * scale)) for side in pixels.shape[1::-1])
-    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA) if scale < 1 else pixels
+    size = _within(*(old := pixels.shape[1::-1]), long_side)
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA) if size != old else pixels
 
 def _is_copied(source: Path, copy: Path, size: tuple[int, int]) -> bool:
     "True if the copy has this size and the source's time."
@@ -79,8 +83,7 @@ def shrink(
     "Copy the images at a smaller size, and scale their labels."
     sizes = {}
     for i, record in data.images.items():
-        scale = min(1., long_side / max(record["width"], record["height"]))
-        sizes[i] = tuple(max(1, round(record[key] * scale)) for key in ("width", "height"))
+        sizes[i] = _within(record["width"], record["height"], long_side)
         source, copy = (Path(root) / record["file_name"] for root in (data.image_root, folder))
         if _is_copied(source, copy, sizes[i]): continue
         with atomic_path(copy) as temporary:

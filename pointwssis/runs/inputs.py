@@ -15,7 +15,8 @@ import numpy as np
 from ..core import ConfigError, DataError, read_json
 from ..data.annotation_checks import ImageFolder
 from ..data.coco import CocoData, check_records
-from ..data.transforms import resize_image, tight_boxes
+from ..data.copies import fit
+from ..data.transforms import tight_boxes
 from .facts import relative_sizes
 
 # %% auto #0
@@ -105,8 +106,7 @@ def is_one_scene(
     score: float = .3,              # of an object that counts
 ) -> bool:
     "True if most objects in a whole picture are as large, for its size, as those of the training."
-    scale = side / max(image.shape[:2])
-    small = resize_image(image, tuple(max(1, round(n * scale)) for n in image.shape[:2]))
+    small = fit(image, side)
     found = ask([small])[0]
     x0, y0, x1, y1 = tight_boxes(found.masks[found.scores >= score].cpu()).T
     sizes = ((x1 - x0) * (y1 - y0)).sqrt() / max(small.shape[:2])

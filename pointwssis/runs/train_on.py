@@ -73,7 +73,6 @@ def _settings(facts: Facts, size: str,
               overrides: dict[str, Any]) -> tuple[list[Setting], list[str]]:
     "Settings from the data, the device and the weights, and notes on them."
     kind = _kind(overrides)
-    size = size or _size_on(kind)
     if (weights := overrides.get("teacher.weights")) is not None: origin = weights or "none, as set"
     else: weights, origin = start_weights(size) if size in SIZES else ("", "")
     found = suggested(facts, size, weights, kind)
@@ -107,8 +106,9 @@ def settings_of_folder(
     "Settings for a data set of one's own that has all masks."
     try: facts = facts_of_folder(config_of(**params))
     except DataError: return [], []
+    size = size or _size_on(_kind(params["overrides"]))
     settings, notes = _settings(facts, size, params["overrides"])
-    side = side_of_copies(facts.long_sides, size or _size_on(_kind(params["overrides"])))
+    side = side_of_copies(facts.long_sides, size)
     if not side: return settings, notes
     return settings, [*notes, f"Images have {np.median(facts.long_sides):.0f} pixels: pointwssis "
                               f"convert --long-side {side} makes copies, which are read sooner"]
@@ -134,7 +134,8 @@ def _facts_of_copies(own: OwnSet, size: str,
             "trained on, and AP is of them; --long-side 0 takes the images themselves")
     return side, replace(facts, long_sides=np.minimum(facts.long_sides, side)), [note]
 
-def _unseen(cfg: Config, own: OwnSet, images: Path, run: Path) -> list[tuple[str, float]]:
+def _unseen(cfg: Config, own: OwnSet, images: Path, side: int,
+            run: Path) -> list[tuple[str, float]]:
     "Images in no file, those where the student is undecided about most objects first."
     from pointwssis.data.copies import fit
     from pointwssis.data.image_files import read_picture
@@ -153,8 +154,9 @@ def _unseen(cfg: Config, own: OwnSet, images: Path, run: Path) -> list[tuple[str
     counts = {}
     for name in some:
         try:
-            pixels = fit(read_picture(images / name), max(LEAST_COPY, 2 * cfg.data.long_side))
-            counts[name] = undecided(predict_image(model, pixels, cfg.data, .1).scores.tolist())
+            pixels = read_picture(images / name)
+            found = predict_image(model, fit(pixels, side) if side else pixels, cfg.data, .1)
+            counts[name] = undecided(found.scores.tolist())
         except DataError: continue   # not a picture, and nobody asked for it
     return sorted(counts.items(), key=lambda pair: -pair[1])
 
@@ -237,7 +239,7 @@ def train_on(
     reproduce(params, runs, stages=STAGES[:-1] if own.folds else STAGES, **how)
     scores = _scores_of_folds(own, options, cfg, run, how) if own.folds else None
     from pointwssis.report.own_page import write_own_page   # slow to import
-    page = write_own_page(cfg, run, notes, table, _unseen(cfg, own, images, run), scores,
+    page = write_own_page(cfg, run, notes, table, _unseen(cfg, own, images, side, run), scores,
                           given.weak)
     return Trained(run / "student_refined/artifacts/last.safetensors", page,
                    page.with_name("pseudo_labels.json"), page.with_name("next.csv"),
