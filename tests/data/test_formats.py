@@ -3,6 +3,7 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -416,3 +417,13 @@ def test_several_files_are_read_once(work, monkeypatch):
     monkeypatch.setattr(convert_module, "read_annotations", lambda name, path, *args, **how: seen.append(path) or read(name, path, *args, **how))
     assert objects(convert_module.read_files(parts, work / "photos")) == objects(read("coco", work / "coco.json", work / "photos"))
     assert seen == parts
+
+
+@pytest.mark.parametrize("x", [0, 19.99, 20, 20.01, 39.99])
+def test_a_click_near_the_border_of_tiles_is_in_one_of_them(work, x):
+    data = read_annotations("cvat", work / "cvat.xml", work / "photos")
+    image = data.ids[0]
+    data = replace(data.select([image]), annotations={image: [{"id": 1, "image_id": image, "category_id": 1, "point": [x, 15.], "iscrowd": 0}]})
+    tiles = cut(data, work / "tiles", 20)
+    found = [(record["file_name"], a["point"]) for k, record in tiles.images.items() for a in tiles.annotations[k]]
+    assert found == [(f"cat_15_{20 * (x >= 20)}.png", [pytest.approx(x % 20), 0])]
