@@ -33,8 +33,9 @@ class Slices(Mapping):
         rows: dict[int, int],   # of the keys, in the tables below
         bounds: np.ndarray,     # (N, 2) where values start and stop, in bytes
         lengths: np.ndarray,    # (N,) how many items each value has
+        content: mmap.mmap | None = None,   # of the file, where it is mapped already
     ):
-        self._made_of, self._bytes = (path, rows, bounds, lengths), _mapped(path)
+        self._made_of, self._bytes = (path, rows, bounds, lengths), content or _mapped(path)
         self.rows, self.bounds, self.lengths = rows, bounds, lengths
 
     def __getitem__(self, key: int) -> Any:
@@ -52,7 +53,7 @@ def pick(records: Mapping[int, Any], keys: Iterable[int]) -> Mapping[int, Any]:
     "These keys only, in this order."
     if not isinstance(records, Slices): return {k: records[k] for k in keys}
     path, rows, bounds, lengths = records._made_of
-    return Slices(path, {k: rows[k] for k in keys}, bounds, lengths)
+    return Slices(path, {k: rows[k] for k in keys}, bounds, lengths, records._bytes)
 
 def total(records: Mapping[int, list]) -> int:
     "Number of items of all values together."
@@ -96,14 +97,15 @@ def unpack(
 ) -> tuple[Slices, Slices, Any] | None:   # records, lists of records, the rest; None: no valid file
     "Records that `pack` wrote."
     try:
-        content = memoryview(_mapped(path))
+        mapped = _mapped(path)
+        content = memoryview(mapped)
         at, check = _END.unpack(content[-_END.size:])
         head = msgspec.json.decode(content[at:-_END.size], type=_Head)
         if head.stamp != stamp or zlib.crc32(content[:-_END.size]) != check: return None
     except (OSError, ValueError, struct.error): return None
     table = np.frombuffer(bytes(content[head.table:at]), dtype="<i8").reshape(-1, 5)
     rows = {key: row for row, key in enumerate(table[:, 0].tolist())}
-    one, many = (Slices(path, rows, table[:, k:k + 2], table[:, 4]) for k in (1, 2))
+    one, many = (Slices(path, rows, table[:, k:k + 2], table[:, 4], mapped) for k in (1, 2))
     return one, many, head.rest
 
 # %% ../../nbs/4_data/04_store.ipynb #d25a970d

@@ -93,6 +93,15 @@ def test_all_that_a_data_set_is_asked_for(path):
     assert (data.annotations[7] or data.annotations[14]) and data.annotations[7] is not data.annotations[7]
 
 
+def test_records_and_their_selections_share_one_mapping_of_the_file(path, monkeypatch):
+    "Each mapping counts as memory of the process."
+    coco.load(path)
+    mapped, calls = store._mapped, []
+    monkeypatch.setattr(store, "_mapped", lambda place: calls.append(place) or mapped(place))
+    data = coco.load(path)
+    assert data.select([7, 21]).select([7]).annotations[7] == data.annotations[7] and calls == kept(path)
+
+
 def test_a_change_of_the_file_is_noticed(path, makes):
     before, text = coco.load(path), path.read_text()
     for changed, set_back in ((text.replace("brush", "brash"), False), (text.replace("brush", "brosh"), True), (json.dumps(content(5)), False)):
