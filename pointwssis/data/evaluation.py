@@ -4,11 +4,11 @@
 
 # %% ../../nbs/4_data/22_evaluation.ipynb #72133ab3
 from __future__ import annotations
-import importlib, io
-from collections.abc import Iterator
+import importlib, io, pickle
+from collections.abc import Iterable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, count, islice
 from typing import Any
 
 import numpy as np
@@ -56,16 +56,20 @@ def _truths(truth: CocoData) -> Iterator[dict]:
     found = ((i, a) for i in truth.ids for a in truth.annotations[i])
     return (one(number, i, a) for number, (i, a) in enumerate(found, start=1))
 
-def _detections(truth: CocoData, results: list[dict]) -> Iterator[dict]:
+AT_ONCE = 10_000   # results whose areas are computed in one call
+
+def _detections(truth: CocoData, results: Iterable[dict]) -> Iterator[dict]:
     "COCO results as annotations; DataError for an unknown image or category."
-    for kind, known in (("image", truth.images), ("category", truth.categories.ids)):
-        unknown = {r[f"{kind}_id"] for r in results} - set(known)
-        if unknown:
-            raise DataError(f"{truth.path}: no {kind} {min(unknown)}, but a result has it. "
-                            "Predict on this file.")
-    areas = rle_api.area([r["segmentation"] for r in results]).tolist()
-    return (r | {"id": i, "area": area, "iscrowd": 0}
-            for i, (r, area) in enumerate(zip(results, areas), start=1))
+    numbers, results = count(1), iter(results)
+    while some := list(islice(results, AT_ONCE)):
+        for kind, known in (("image", truth.images), ("category", truth.categories.ids)):
+            unknown = {r[f"{kind}_id"] for r in some}.difference(known)
+            if unknown:
+                raise DataError(f"{truth.path}: no {kind} {min(unknown)}, but a result has it. "
+                                "Predict on this file.")
+        areas = rle_api.area([r["segmentation"] for r in some]).tolist()
+        for r, area in zip(some, areas):
+            yield r | {"id": next(numbers), "area": area, "iscrowd": 0}
 
 # %% ../../nbs/4_data/22_evaluation.ipynb #eca157a8
 SLICES = {  # thresholds, area range
@@ -84,19 +88,19 @@ def _of_classes(
 ) -> Iterator[tuple[CocoData, list[dict], list[dict]]]:
     """Each class with its true annotations and detections, on the images that have any.
 
-    They are dropped with their class, as an evaluator adds to them."""
+    The records of later classes wait as bytes, which take less memory than dictionaries."""
     of: dict[int, tuple[list, list]] = {k: ([], []) for k in truth.categories.ids}
     for side, records in enumerate((truths, detections)):
-        for r in records: of[r["category_id"]][side].append(r)
+        for r in records: of[r["category_id"]][side].append(pickle.dumps(r))
     for k, name in zip(truth.categories.ids, truth.categories.names):
-        own, found = of.pop(k)
+        own, found = ([*map(pickle.loads, side)] for side in of.pop(k))
         some = {r["image_id"] for r in (*own, *found)} or set(truth.ids[:1])
         yield (replace(truth, images={i: truth.images[i] for i in truth.ids if i in some},
                        categories=CategoryTable((k,), (name,))), own, found)
 
 def evaluators_by_class(
     truth: CocoData,
-    results: list[dict],
+    results: Iterable[dict],
     backend: str = "faster",
     areas: int = 4,   # how many of COCO's ranges of object size to look at; the first is all sizes
 ) -> Iterator[Any]:   # the library's evaluator; `evalImgs` (of pycocotools) has what matched what
@@ -118,7 +122,7 @@ def _precision(evaluator: Any) -> np.ndarray:   # (10, 101, 1, 4)
 
 def coco_ap(
     truth: CocoData,           # with masks, crowds included
-    results: list[dict],       # COCO results: image_id, category_id, segmentation (RLE), score
+    results: Iterable[dict],   # COCO results: image_id, category_id, segmentation (RLE), score
     backend: str = "faster",   # or "pycocotools", the reference; they agree
 ) -> dict[str, Any]:   # ap_, ap50_, ap75_, aps_, apm_, apl_percent, per_class {name: percent}
     "COCO mask AP over all images of `truth`, at most 100 detections an image."
@@ -161,14 +165,14 @@ def _of_points(pseudo: CocoData) -> Iterator[dict]:
 
 def point_results(
     pseudo: CocoData,     # pseudo annotations carry "point_id"
-) -> list[dict]:          # COCO results
+) -> Iterator[dict]:      # COCO results
     "Masks of weak images as predictions of equal score; masks without a point are false."
     clicked = {a["image_id"] for a in chain(_of_points(pseudo),
                                             pseudo.info.get("dropped_points", []))}
     masks = (a for image_id, records in pseudo.annotations.items() if image_id in clicked
              for a in records)
-    return [{k: a[k] for k in ("image_id", "category_id", "segmentation")} | {"score": 1.0}
-            for a in masks]
+    return ({k: a[k] for k in ("image_id", "category_id", "segmentation")} | {"score": 1.0}
+            for a in masks)
 
 # %% ../../nbs/4_data/22_evaluation.ipynb #5ab4072f
 def pseudo_quality(

@@ -4,6 +4,7 @@
 
 # %% ../../nbs/7_report/03_match_records.ipynb #2c0c9ad2
 from __future__ import annotations
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def _objects(entries: list[tuple[int, dict]], images: int) -> np.ndarray:
 # %% ../../nbs/7_report/03_match_records.ipynb #019ce06a
 def record(
     truth: CocoData,
-    results: dict[str, list[dict]],      # name: COCO results on the images of `truth`
+    results: dict[str, Iterable[dict]],  # name: COCO results on the images of `truth`
     ious: dict[str, dict[int, float]] | None = None,   # pseudo labels: {annotation id: IoU}
 ) -> Record:
     "Match the detections of several networks on one set of images."

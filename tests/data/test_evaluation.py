@@ -1,5 +1,6 @@
 "AP as the reference computes it, silent, and the quality of pseudo masks by point."
 import json
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from pointwssis.core import ConfigError, DataError
+from pointwssis.data import evaluation
 from pointwssis.data.coco import CategoryTable, CocoData, decode, encode, encode_many, load
 from pointwssis.data.evaluation import SLICES, coco_ap, link_by_overlap, pseudo_quality, to_results
 from real import PHOTOGRAPHS, needs_photographs
@@ -109,6 +111,31 @@ def test_silent_and_leaves_its_input_alone(capfd):
     for backend in ("faster", "pycocotools"): coco_ap(truth, results, backend)
     assert json.dumps([truth.annotations, results]) == before
     assert capfd.readouterr() == ("", "")
+
+
+def test_results_may_come_one_by_one(monkeypatch):
+    truth = random_truth(np.random.default_rng(1))
+    results = noisy(truth, np.random.default_rng(1))
+    whole = coco_ap(truth, results)
+    monkeypatch.setattr(evaluation, "AT_ONCE", 3)
+    assert len(results) > 6 and coco_ap(truth, iter(results)) == whole
+
+
+def test_records_wait_for_their_class_in_little_memory():
+    "Half of what the detections take as dictionaries, at most."
+    truth = random_truth(np.random.default_rng(1))
+    text = json.dumps({"image_id": 10, "category_id": 90, "segmentation": encode(blob(np.random.default_rng(1))), "score": .5})
+    def detections(): return evaluation._detections(truth, (json.loads(text) for _ in range(3000)))
+    def peak(work) -> int:
+        tracemalloc.start()
+        try:
+            kept = work()
+            return kept is not None and tracemalloc.get_traced_memory()[1]
+        finally: tracemalloc.stop()
+    with pytest.MonkeyPatch.context() as few:
+        few.setattr(evaluation, "AT_ONCE", 100)
+        classes, plain = peak(lambda: next(evaluation._of_classes(truth, iter(()), detections()))), peak(lambda: [*detections()])
+    assert 0 < classes < plain / 2
 
 
 @pytest.mark.parametrize("backend", ["faster", "pycocotools"])
