@@ -63,12 +63,15 @@ COLOURS = np.array([(190, 80, 70), (80, 170, 80), (80, 100, 190), (190, 170, 60)
 
 WHOLE = (slice(None), slice(None))
 
-def _stripes(u, v, period, *_): return u // (period * ONE) % 2 * 512 - 256
-def _checks(u, v, period, *_): return (u // (period * ONE) + v // (period * ONE)) % 2 * 512 - 256
-def _waves(u, v, period, *_): return abs(u // (8 * period) % 1024 - 512) - 256
-def _patches(u, v, period, rng, *_):
-    return rng.integers(-256, 257, (64, 64))[u // (period * ONE) % 64, v // (period * ONE) % 64]
-def _grain(u, v, period, rng, size, window): return rng.integers(-256, 257, (size, size))[window]
+# axis(0) and axis(1): distances along two axes at right angles, 1/1024 pixel
+def _stripes(axis, period, *_): return axis(0) // (period * ONE) % 2 * 512 - 256
+def _checks(axis, period, *_):
+    return (axis(0) // (period * ONE) + axis(1) // (period * ONE)) % 2 * 512 - 256
+def _waves(axis, period, *_): return abs(axis(0) // (8 * period) % 1024 - 512) - 256
+def _patches(axis, period, rng, *_):
+    return rng.integers(-256, 257, (64, 64))[tuple(axis(k) // (period * ONE) % 64 for k in (0, 1))]
+def _grain(axis, period, rng, size, window):
+    return rng.integers(-256, 257, (size, size))[window]
 
 PATTERNS: tuple[Callable, ...] = (_stripes, _checks, _waves, _patches, _grain)
 
@@ -84,8 +87,8 @@ def texture(
     y, x = (np.arange(size, dtype=np.int32)[part] for part in window)
     step, period, any_pattern = (int(rng.integers(*ends))
                                  for ends in ((TURN,), (3, 10), (len(PATTERNS),)))
-    u, v = along(x, y[:, None], step), along(x, y[:, None], step + TURN // 4)
-    field = PATTERNS[any_pattern if pattern is None else pattern](u, v, period, rng, size, window)
+    def axis(k: int) -> np.ndarray: return along(x, y[:, None], step + k * TURN // 4)
+    field = PATTERNS[any_pattern if pattern is None else pattern](axis, period, rng, size, window)
     # of each value of the field
     levels = base + (np.arange(-256, 257)[:, None] * rng.integers(-tint, tint + 1, 3) >> 8)
     return levels.astype(np.int32).take(field + 256, 0)
@@ -123,12 +126,12 @@ def _around(centre: np.ndarray, radius: int, size: int) -> tuple[slice, slice]:
     return (slice(max(y - reach, 0), min(y + reach + 1, size)),
             slice(max(x - reach, 0), min(x + reach + 1, size)))
 
-def _leaves_enough(visible: np.ndarray, areas: list[int], mask: np.ndarray,
-                   window: tuple[slice, slice]) -> bool:
-    "True if all objects stay visible when `mask` is laid over them."
-    left = visible.sum((1, 2)) - (visible[:, *window] & mask).sum((1, 2))
-    return (mask.sum() >= LEAST_AREA and all(n >= LEAST_AREA and 100 * n >= LEAST_SHARE * a
-                                             for n, a in zip(left, areas)))
+def _enough(
+    left: np.ndarray,   # (N,) visible pixels of each object
+    areas: list[int],   # N, of its whole form
+) -> bool:
+    "True if all objects are visible."
+    return all(n >= LEAST_AREA and 100 * n >= LEAST_SHARE * a for n, a in zip(left, areas))
 
 def _lay_over(image: np.ndarray, paint: np.ndarray, inside: np.ndarray) -> np.ndarray:
     "Paint where the depth is positive, with an edge one pixel wide."
@@ -147,7 +150,9 @@ def draw_image(
     "A scene, the visible part of each object, and what each one is."
     background = rng.integers(30, 226, 3)
     image, (y, x) = texture(rng, size, background, tint=20), np.ogrid[:size, :size]
-    visible, areas, classes, centres = np.zeros((0, size, size), bool), [], [], []
+    # of a pixel: the object that is seen there, from 1; of an object: its pixels that are seen
+    owner, seen = np.zeros((size, size), np.uint16), np.zeros(0, int)
+    areas, classes, centres = [], [], []
     wanted = rng.integers(objects[0], objects[1] + 1)
     for _ in range(20 * wanted):
         if len(classes) == wanted: break
@@ -158,17 +163,18 @@ def draw_image(
         inside = depth(CLASSES[kind],
                        *(at.astype(np.int32) for at in (x[:, columns] - centre[0],
                                                         y[rows] - centre[1])), radius, step)
-        if not _leaves_enough(visible, areas, mask := inside > 0, window): continue
+        under = owner[window][mask := inside > 0]
+        left = seen - np.bincount(under, minlength=len(seen) + 1)[1:]
+        if len(under) < LEAST_AREA or not _enough(left, areas): continue
         pattern, colour = (int(kind), COLOURS[kind]) if rng.integers(100) < habit else (None, None)
         base = colour_away_from(rng, background, contrast, colour)
         image[window] = _lay_over(image[window],
                                   texture(rng, size, base, pattern=pattern, window=window), inside)
-        visible[:, *window] &= ~mask
-        visible = np.concatenate([visible, np.zeros((1, size, size), bool)])
-        visible[-1, *window] = mask
-        areas, classes, centres = ([*areas, int(mask.sum())], [*classes, int(kind)],
+        areas, classes, centres = ([*areas, len(under)], [*classes, int(kind)],
                                    [*centres, centre])
+        owner[window][mask], seen = len(areas), np.append(left, len(under))
     grain = rng.integers(-noise, noise + 1, image.shape).astype(np.int32)
+    visible = owner == np.arange(1, len(areas) + 1)[:, None, None]
     return cv2.add(image, grain, dtype=cv2.CV_8U), visible, classes
 
 # %% ../../nbs/4_data/19_shapes.ipynb #5a81ce48

@@ -44,11 +44,14 @@ def _homes(node: ast.AST) -> list[str]:
     files = (f for pattern in patterns for f in PACKAGE.glob(f"{pattern}.py"))
     return [".".join(f.relative_to(PACKAGE).with_suffix("").parts) for f in files]
 
-def _statements(source: str) -> Iterator[ast.AST]:
-    "Every node of a source but those for type checkers alone."
-    for node in ast.parse(source).body:
-        if not (isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"):
-            yield from ast.walk(node)
+BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")   # where a statement holds others
+
+def _statements(nodes: list[ast.AST]) -> Iterator[ast.AST]:
+    "Statements and all that they hold, but not those for type checkers alone."
+    for node in nodes:
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING": continue
+        yield node
+        for block in BLOCKS: yield from _statements(getattr(node, block, []))
 
 def imported_modules(
     source: str,             # Python
@@ -56,7 +59,8 @@ def imported_modules(
 ) -> set[str]:               # such as "core" or "data.coco"
     "Find the modules of this package that a source imports."
     parts = folder.split("/") if folder else []
-    found = {n for node in _statements(source) for n in [*_names(node, parts), *_homes(node)] if n}
+    nodes = _statements(ast.parse(source).body)
+    found = {n for node in nodes for n in [*_names(node, parts), *_homes(node)] if n}
     return {name for name in found if _file(name).is_file()}
 
 def _file(module: str) -> Path: return PACKAGE/(module.replace(".", "/") + ".py")

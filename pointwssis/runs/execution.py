@@ -144,21 +144,20 @@ PAPERMILL = {"kernel_name": "python3", "language": "python", "progress_bar": Fal
 def _execute(notebook: Path, output: Path, params: dict[str, Any], failed: Path, kernel: Kernel,
              bars: Any) -> None:
     "Run a notebook with papermill; what goes wrong becomes one line."
-    papermill = import_papermill()
-    logging.getLogger("papermill").addHandler(logging.NullHandler())
-    from nbclient.exceptions import DeadKernelError
     ours = {cls.__name__ for cls in (PointWSSISError, *PointWSSISError.__subclasses__())}
-    try:
-        with fresh(kernel) as manager:
-            papermill.execute_notebook(os.path.relpath(notebook), output, params, **PAPERMILL,
-                                       km=manager, stderr_file=bars)
-    except papermill.PapermillExecutionError as e:
-        line = e.evalue.strip().split("\n")[0]
-        if e.ename not in ours:
-            line = (f"stage stopped with {e.ename}: "
-                    f"{line} The traceback is in {failed / 'notebook.ipynb'}")
-        raise StageError(line) from None
-    except DeadKernelError: raise kernel.death() from None
+    with fresh(kernel) as manager:
+        papermill = import_papermill()
+        from nbclient.exceptions import DeadKernelError
+        logging.getLogger("papermill").addHandler(logging.NullHandler())
+        try: papermill.execute_notebook(os.path.relpath(notebook), output, params, **PAPERMILL,
+                                        km=manager, stderr_file=bars)
+        except papermill.PapermillExecutionError as e:
+            line = e.evalue.strip().split("\n")[0]
+            if e.ename not in ours:
+                line = (f"stage stopped with {e.ename}: "
+                        f"{line} The traceback is in {failed / 'notebook.ipynb'}")
+            raise StageError(line) from None
+        except DeadKernelError: raise kernel.death() from None
 
 # %% ../../nbs/6_runs/07_execution.ipynb #92d1a6cd
 def _finish(partial: Path, target: Path, run: Path, manifest: dict[str, Any]) -> Path | None:
