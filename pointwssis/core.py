@@ -167,6 +167,15 @@ def figures_beside(
     if path.name.strip("."): return path.with_name("figures")
     return Path(os.path.relpath(path.resolve().with_name("figures")))
 
+def run_beside(
+    run: str | Path,   # such as shapes/10p-ours_second_round/s0
+    variant: str,      # "" for the method itself
+) -> Path:             # such as shapes/10p/s0
+    "Name the folder of a variant's run with the split and the seed of another run."
+    folder = Path(run)
+    split = "-".join(filter(None, (folder.parent.name.partition("-")[0], variant)))
+    return folder.parents[1] / split / folder.name
+
 # %% ../nbs/9_core/01_core.ipynb #80842bff
 def file_hash(
     path: str | Path,  # an existing file

@@ -39,6 +39,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ours_label_score": OURS | {"student_train.label_weight": "score"},
     "ours_copy_paste": OURS | {"student_train.copy_paste_prob": .5},
     "ours_other_points": OURS | {"refiner.use_other_points": True},
+    "ours_second_round": OURS | {"first_round": "recipe_competition"},
     "ours_points_random": OURS | {"point_strategy": "random"},
     "ours_inside_points": OURS | {"point_strategy": "random",
                                   "teacher_train.positive_cells": "inside"},
@@ -95,7 +96,8 @@ ABLATIONS: dict[str, Ablation] = {
         "none": "recipe_competition", "average of the student's weights": "ours_average_weights",
         "labels weighted by score": "ours_label_score",
         "outlined objects pasted": "ours_copy_paste",
-        "other points as input of the refiner": "ours_other_points"},
+        "other points as input of the refiner": "ours_other_points",
+        "second round: masks by the first student": "ours_second_round"},
         reference="recipe_competition"),
     "positive_cells": Ablation("Positive cells of the teacher, with clicks anywhere inside.",
                                "positive cells", {

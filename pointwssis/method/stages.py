@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..config import Config
+from ..config import Config, SOLOv2Config, TrainConfig
 from ..core import DataError, pick_device, rng, write_json
 from ..data.coco import CocoData, box_of
 from ..data.evaluation import coco_ap
@@ -119,16 +119,25 @@ def prompts_for(cfg: Config, inputs: dict[str, Path]) -> Callable:   # list of P
                        boxes=torch.tensor(boxes, dtype=torch.float64).view(-1, 4))
     return sized
 
+def network_of_points(
+    cfg: Config,
+    inputs: dict[str, Path],
+) -> tuple[SOLOv2Config, TrainConfig, Path]:   # network, its schedule, its weights
+    "The network that makes the points' masks: the teacher, or in a second round the first student."
+    first = "first_student_refined"
+    part, stage = ("student", first) if first in inputs else ("teacher", "teacher")
+    return getattr(cfg, part), getattr(cfg, f"{part}_train"), inputs[stage]/"last.safetensors"
+
 def rough_labels(cfg: Config, inputs: dict[str, Path], weak: CocoData, device: torch.device,
                  out: Path) -> list[PseudoMask]:
-    "The teacher's mask of each point, or its masks that score at least `pseudo_score`."
+    "The network's mask of each point, or its masks that score at least `pseudo_score`."
     pointed = uses_points(cfg.prompt)
     nms = "matrix" if not pointed else "mask" if cfg.quirks.suppress_rough else "none"
-    weights = inputs["teacher"]/"last.safetensors"
-    model = load_model(cfg.teacher, weights)
+    net, schedule, weights = network_of_points(cfg, inputs)
+    model = load_model(net, weights)
     prompt = RECIPES[cfg.recipe].prompt if cfg.prompt == "point" else cfg.prompt
     predict = predictor(model, cfg.data, device, prompt, nms, cfg.quirks, cfg.level,
-                        **network_options(cfg.teacher_train))
+                        **network_options(schedule))
     prompts = prompts_for(cfg, inputs)
     masks = on_shares(partial(journal_of, out, "rough", cfg, weights, list[PseudoMask]), weak.ids,
                       lambda ids, journal: pseudo_labels.rough_masks(
@@ -165,10 +174,10 @@ def refiner_weights(cfg: Config, inputs: dict[str, Path], weak: CocoData, rough:
 
 # %% ../../nbs/1_method/10_stages.ipynb #cfe1591b
 def lost_at(weak: CocoData, answers: list[PseudoMask], rough: list[PseudoMask],
-            kept: list[PseudoMask],
-            refined: list[PseudoMask] | None = None) -> dict[int, str]:
+            kept: list[PseudoMask], refined: list[PseudoMask] | None = None,
+            network: str = "teacher") -> dict[int, str]:
     "The reason of each point without a mask."
-    steps = {"the teacher draws no mask": answers,
+    steps = {f"the {network} draws no mask": answers,
              "other points are nearer to all pixels of its mask": rough}
     if refined is not None: steps["the refined mask is empty"] = refined
     return reasons(weak, steps | {"masks of other points hold its pixels": kept})
@@ -203,8 +212,8 @@ def pseudo(cfg: Config, inputs: dict[str, Path], out: Path, points: bool = True)
     final = ((lambda masks: masks) if cfg.quirks.suppress_rough
              else partial(recipe.after, weak=weak, cfg=cfg.teacher))
     kept = {"sw": final(rough), "sw_refined": final(refined)}
-    lost = {"sw": lost_at(weak, answers, rough, kept["sw"]),
-            "sw_refined": lost_at(weak, answers, rough, kept["sw_refined"], refined)}
+    of = partial(lost_at, weak, answers, rough, network="student" if cfg.first_round else "teacher")
+    lost = {"sw": of(kept["sw"]), "sw_refined": of(kept["sw_refined"], refined)}
     stem = f"{cfg.data.split_stem}_{cfg.split}"
     written = {name: len(pseudo_labels.write_pseudo(out/f"{stem}_{name}.json", strong, weak, masks,
                                                     pointed, lost[name])["annotations"])

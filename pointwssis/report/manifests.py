@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..core import DataError, file_hash
+from ..core import DataError, file_hash, run_beside
 from .evidence import Evidence
 from .metric_checks import check_metrics
 from .provenance import KEPT
@@ -81,12 +81,15 @@ READS = {"teacher": ("split",), "refiner": ("split", "teacher"),   # least input
          "student_without_points": ("teacher", "pseudo_without_points"),
          "report": ("split", "pseudo", "student_refined")}
 STAGE_NAMES = {"split", "supervised", *READS}
+FIRST = {"first_student_refined": "student_refined"}   # input: stage of the run of a first round
 
 def _check_input(
     evidence: Evidence, run: str, name: str, digest: str, outside: dict[str, str],
+    first_round: str,
 ) -> str:
     "Fault of an input; empty if it is an output of an earlier stage."
     need, _, file = name.partition("/")
+    if need in FIRST: run, need = f"{run_beside(run, first_round)}", FIRST[need]
     if need not in STAGE_NAMES:
         known = outside.setdefault(name, digest)
         other = f"input {name} is {digest[:12]}, in another run of the data set {known[:12]}"
@@ -105,7 +108,8 @@ def _check_inputs(
     read = {name.partition("/")[0] for name in inputs}
     absent = (need for need in READS.get(stage, ()) if need not in read)
     yield from (f"no input from the stage {need} is named" for need in absent)
-    found = (_check_input(evidence, run, *one, outside) for one in inputs.items())
+    first_round = manifest.get("config", {}).get("first_round", "")
+    found = (_check_input(evidence, run, *one, outside, first_round) for one in inputs.items())
     yield from filter(None, found)
 
 # %% ../../nbs/7_report/24_manifests.ipynb #897cf63a

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..config import Config, to_dict
 from ..core import ConfigError, StageError, atomic_path, read_json
-from .stage_graph import STAGES, Stage, config_of
+from .stage_graph import STAGES, Stage, config_of, place_of
 from .fingerprints import decisive, expected, finished
 from .stage_graph import of_run
 from .fingerprints import given_hashes, is_done, ready_needs
@@ -33,8 +33,9 @@ def _text(value: Any) -> str:
 
 def _changed_files(stage: Stage, manifest: dict[str, Any], given: dict[str, str]) -> list[str]:
     "Files of the user that are changed, new or gone; an older manifest names no images."
+    made = {*stage.needs, *(f"first_{name}" for name in stage.first)}
     before = {name: value for name, value in manifest.get("inputs", {}).items()
-              if name.partition("/")[0] not in stage.needs}
+              if name.partition("/")[0] not in made}
     known = set(before) | set(given) if "config" in manifest else set(before) & set(given)
     how = {name: "new" if name not in before else "gone" if name not in given else "other content"
            for name in sorted(known)}
@@ -80,12 +81,15 @@ def check_inputs(
 ) -> None:
     "Refuse to start on inputs that are missing or that were made with other settings."
     for need in ready_needs(stage, cfg, folder):
-        place, again = (folder / need, f"Run `pointwssis run {need}` with the same options first, "
-                                       "or `pointwssis reproduce` for all stages.")
+        place = place_of(need, cfg, folder)
+        need, run = place.name, place.parent
+        first = f" of the variant {cfg.first_round}" if run != folder else ""
+        again = (f"Run `pointwssis run {need}`{first} with the same options first, "
+                 "or `pointwssis reproduce` for all stages.")
         if not is_done(place):
             raise StageError(f"stage '{stage.name}' needs '{need}', which has not finished in "
-                             f"{folder}. {again}")
-        if is_done(place, expected(STAGES[need], cfg, folder)[0]): continue
+                             f"{run}. {again}")
+        if is_done(place, expected(STAGES[need], cfg, run)[0]): continue
         changed = differences(STAGES[need], cfg, finished(place))
         made = (f"with other settings or data: {_few(changed)}"
                 if changed else "from files of earlier stages that have changed since")

@@ -25,7 +25,7 @@ from .places import twin_of
 from .processes import local_processes, processes_of_command
 from .stage_graph import RUN, STAGES, Stage, config_of, find_stage
 from .fingerprints import expected
-from .stage_graph import needs_of, of_run
+from .stage_graph import needs_of, of_run, place_of
 from .fingerprints import finished, is_done, ready_needs
 from .stage_graph import run_folder, wanted_stages
 from .timing import work_of
@@ -58,10 +58,10 @@ def _outcome(folder: Path, how: str, source: str, before: Path | None = None) ->
                    made_by if made_by != source else "", before)
 
 # %% ../../nbs/6_runs/09_runner.ipynb #5efbf352
-def _injected(params: dict[str, Any], stage: Stage, needs: Iterable[str], folder: Path,
-              partial: Path) -> dict[str, Any]:
+def _injected(params: dict[str, Any], stage: Stage, cfg: Config, needs: Iterable[str],
+              folder: Path, partial: Path) -> dict[str, Any]:
     "Everything that papermill sets: the user's parameters, and where to read and write."
-    inputs = {need: (folder / need / "artifacts").as_posix() for need in needs}
+    inputs = {need: (place_of(need, cfg, folder) / "artifacts").as_posix() for need in needs}
     figures = ({"figures": figures_beside(folder.parents[2]).as_posix()}
                if stage.name == "report" else {})
     return {**figures, **params, **stage.fixed, "inputs": inputs,
@@ -160,7 +160,7 @@ def run_stage(
         if not anew and (found := _found(*known)): return found
         manifest = _prepared(partial, target, manifest or begin(), stage, force)
         bars = _bars(name, among, clock)
-        injected = _injected(params, stage, needs, folder, partial)
+        injected = _injected(params, stage, cfg, needs, folder, partial)
         before = _make(notebook, partial, target, injected, cfg, manifest, kernel, bars)
     return _outcome(target, "ran", source, before)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import NETWORKS, Config, run_name
-from ..core import RUNS, ConfigError, StageError, nearest
+from ..core import RUNS, ConfigError, StageError, nearest, run_beside
 from ..method.splits import percentage
 from .presets import preset
 
@@ -31,12 +31,14 @@ class Stage:
     always: bool = False            # cheap, and reads more than its inputs: never skipped
     optional: tuple[str, ...] = ()  # needs that it can do without
     starts: tuple[str, ...] = ()    # needs that only give the first weights; see `needs_of`
+    first: dict[str, tuple[str, ...]] = field(default_factory=dict)  # needs from the first round
     control: bool = False           # a comparison, made where the option `controls` is set
     reads: tuple[str, ...] = ("train",)  # halves of the data set whose images it opens
 
 # %% ../../nbs/6_runs/02_stage_graph.ipynb #3fdfe096
 # how weak labels are made and used
-WEAK = ("split", "point_strategy", "prompt", "level", "pseudo_score", "recipe")
+HOW = ("prompt", "level", "pseudo_score", "recipe", "first_round")
+WEAK = ("split", "point_strategy", *HOW)
 TEACHER, REFINER, STUDENT = (("teacher", "teacher_train"), ("refiner", "refiner_train"),
                              ("student", "student_train", "student_start", "unanswered"))
 # settings without effect on a student whose labels hold no point
@@ -45,17 +47,16 @@ WEIGHTS, LAST = ("*.safetensors",), ("last.safetensors",)
 
 # %% ../../nbs/6_runs/02_stage_graph.ipynb #f120b77d
 STAGES: dict[str, Stage] = {stage.name: stage for stage in (
-    Stage("split", {}, (*TEACHER, *REFINER, *STUDENT, "behaviour", "prompt", "level",
-                        "pseudo_score", "recipe"), reads=()),
+    Stage("split", {}, (*TEACHER, *REFINER, *STUDENT, "behaviour", *HOW), reads=()),
     Stage("teacher", {"split": ("*_s.json",)}, (*WEAK, *REFINER, *STUDENT, "behaviour"),
           resumes=True),
     Stage("refiner", {"split": ("*_s.json",), "teacher": WEIGHTS},
-          ("split", "prompt", "level", "pseudo_score", "recipe", *STUDENT), resumes=True),
+          ("split", *HOW, *STUDENT), resumes=True),
     Stage("pseudo", {"split": ("*_s.json", "*_w.json"), "teacher": WEIGHTS, "refiner": WEIGHTS},
-          ("split", *STUDENT), resumes=True),
+          ("split", *STUDENT), resumes=True, first={"student_refined": LAST}),
     Stage("pseudo_without_points", {"split": ("*_s.json", "*_w.json"), "teacher": LAST},
-          ("split", "point_strategy", "prompt", "level", "recipe", *REFINER, *STUDENT), "pseudo",
-          {"points": False}, True, control=True),
+          ("split", "point_strategy", "prompt", "level", "recipe", "first_round", *REFINER,
+           *STUDENT), "pseudo", {"points": False}, True, control=True),
     Stage("student", {"split": (), "teacher": LAST, "pseudo": ("*_sw.json",)},
           (*WEAK, *TEACHER, *REFINER), "student", {"labels": "sw"}, True),
     Stage("student_refined", {"split": (), "teacher": LAST, "pseudo": ("*_sw_refined.json",)},
@@ -80,9 +81,20 @@ def needs_of(
     stage: Stage,
     cfg: Config,
 ) -> dict[str, tuple[str, ...]]:   # as Stage.needs
-    "Inputs of a stage; a network that starts from the backbone needs no teacher."
+    "Inputs of a stage: those of a first round have `first_` before their names."
     left_out = () if cfg.student_start == "teacher" else stage.starts
-    return {need: patterns for need, patterns in stage.needs.items() if need not in left_out}
+    first = {f"first_{name}": patterns for name, patterns in stage.first.items() if cfg.first_round}
+    own = {need: patterns for need, patterns in stage.needs.items() if need not in left_out}
+    return own | first
+
+def place_of(
+    need: str,     # a key of `needs_of`
+    cfg: Config,
+    folder: Path,  # of the run
+) -> Path:         # its last part is a key of STAGES
+    "Folder of an input: a stage of the run, or of the run that is its first round."
+    first = need.startswith("first_")
+    return (run_beside(folder, cfg.first_round) if first else folder) / need.removeprefix("first_")
 
 def wanted_stages(
     cfg: Config,

@@ -147,7 +147,7 @@ def _identity(name: str, cfg: Config) -> str:
     stage, settings = STAGES[name], to_dict(cfg)
     return json.dumps([name, decisive(stage, settings),
                        [_identity(need, cfg) for need, patterns in needs_of(stage, cfg).items()
-                        if patterns and need not in stage.optional]])
+                        if patterns and need in STAGES and need not in stage.optional]])
 
 def estimate_of_all(
     wanted: Sequence[Any],    # of `sweeps.experiments`

@@ -280,6 +280,20 @@ def test_pseudo_labels_without_points_know_none(whole, places):
     assert made[0] == made[1]
 
 
+def test_in_a_second_round_the_first_student_makes_the_masks_of_the_points(whole, places):
+    "As that student would in the teacher's place; the teacher's weights change nothing, the refiner is the same."
+    cfg = config_of("shapes", "25p", 0, whole.cfg.data.root, {**TINY, "recipe": "competition"})
+    second, first = replace(cfg, first_round="recipe_competition"), whole.inputs["student_refined"]
+    swapped = replace(cfg, teacher=cfg.student, teacher_train=cfg.student_train)
+    made = {}
+    for name, cfg, inputs in (("round_one", cfg, {}), ("round_two", second, {"first_student_refined": first}), ("swapped", swapped, {"teacher": first})):
+        stages.pseudo(cfg, {name: whole.inputs[name] for name in ("split", "teacher", "refiner")} | inputs, places / name)
+        made[name] = [open_artifact(cfg, whole.inputs["split"], places / name, f"_{labels}.json") for labels in ("sw", "sw_refined")]
+    for one, two, there in zip(*made.values()): assert linked(two) == linked(there) != linked(one)
+    dropped = [a["reason"] for data in made["round_two"] for a in data.info["dropped_points"]]
+    assert "the student draws no mask" in {"the student draws no mask", *dropped} and "the teacher draws no mask" not in dropped
+
+
 def test_the_built_in_data_set_is_drawn_by_the_split(places, monkeypatch):
     few = replace(DATASETS["shapes"], draw=lambda root: shapes.write(root, train=4, val=1))
     monkeypatch.setitem(DATASETS._found, "shapes", few)

@@ -19,7 +19,7 @@ from pointwssis.data.show import save_picture
 from pointwssis.report.budget import plan
 from pointwssis.report.evidence import Evidence
 from pointwssis.report.html import write_page
-from pointwssis.report.manifests import READS, STAGE_NAMES, check_manifests
+from pointwssis.report.manifests import FIRST, READS, STAGE_NAMES, check_manifests
 from pointwssis.report.matches import Detections, Matches, Overlaps, Record
 from pointwssis.report.report import write_report
 from pointwssis.report.provenance import check_sums, hashes_of, write_sums
@@ -545,6 +545,18 @@ MANY = 40
 def test_the_manifest_of_every_stage_is_checked():
     "A stage that the check did not know would pass as a file from outside."
     assert STAGE_NAMES == set(STAGES) and all(set(needs) <= set(STAGES[name].needs) for name, needs in READS.items())
+
+
+def test_the_student_of_a_first_round_is_looked_for_in_its_own_run(tmp_path):
+    "Whatever the seed; weights that no run has left are named."
+    for seed, left in ((0, "11"), (1, "22")):
+        first, second = f"toys/10p-recipe_competition/s{seed}", f"toys/10p-ours_second_round/s{seed}"
+        finish(tmp_path, f"{first}/student_refined", {}, outputs={LAST: left})
+        reads = {f"first_student_refined/{LAST}": "11"}
+        finish(tmp_path, f"{second}/pseudo", {}, inputs=reads, config={"first_round": "recipe_competition"})
+    faults = [fault for fault in check_manifests(Evidence(tmp_path)) if "first_student_refined" in fault]
+    assert len(faults) == 1 and "s1/pseudo/params.json: input first_student_refined/last.safetensors is 11, toys/10p-recipe_competition/s1/student_refined" in faults[0]
+    assert {f"first_{name}": name for stage in STAGES.values() for name in stage.first} == FIRST
 
 
 def test_there_are_many_tamperings():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pointwssis.config import to_dict
-from pointwssis.core import ConfigError, StageError
+from pointwssis.core import ConfigError, StageError, file_hash
 from pointwssis.method.ablations import ABLATIONS, VARIANTS, choose_tables, settings_of
 from pointwssis.report.report import write_report
 from pointwssis.report.results import collect
@@ -64,6 +64,24 @@ def test_the_list_has_main_runs_and_each_variant_once():
     assert found[0].stages == tuple(STAGES) and found[2].stages == VARIANT
     few = {str(e): e.stages for e in experiments(tables="all", labels_only=True)}
     assert few["shapes/10p-level_3/s0"] == LABELS and few["shapes/10p-unanswered_background/s0"] == VARIANT
+
+
+def test_a_second_round_reads_the_student_of_the_first(stages):
+    "Without one it says which run is missing; after another first student it is out of date."
+    first, second = (e for e in experiments(tables="additions") if e.config.variant in ("recipe_competition", "ours_second_round"))
+    def go(one): return {o.stage: o for o in reproduce(one.params, notebooks=stages, stages=one.stages)}
+    with pytest.raises(StageError, match="'pseudo' needs 'student_refined', which has not finished in .*10p-recipe_competition.s0. .* of the variant recipe_competition"):
+        go(second)
+    student, found = go(first)["student_refined"].folder, go(second)
+    assert found["pseudo"].metrics["inputs"] == ["first_student_refined", "refiner", "split", "teacher"]
+    manifest = json.loads((found["pseudo"].folder / "params.json").read_text())
+    assert manifest["inputs"]["first_student_refined/last.safetensors"] == file_hash(student / "artifacts/last.safetensors")
+    assert {o.how for o in go(second).values()} == {"kept"}
+    assert "first_student_refined" not in found["teacher"].metrics["inputs"] and "first_round" not in first.params["overrides"]
+    changed = json.loads((student / "params.json").read_text())
+    changed["fingerprint"] = "0" * 64
+    (student / "params.json").write_text(json.dumps(changed))
+    with pytest.raises(StageError, match="10p-recipe_competition.s0.student_refined was made"): go(second)
 
 
 def test_variants_share_what_they_do_not_change(stages):

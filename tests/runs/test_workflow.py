@@ -75,6 +75,13 @@ def test_variants_wait_for_the_run_that_they_take_over_from(tmp_path):
 
 
 @needs_snakemake
+def test_a_second_round_waits_for_the_student_of_the_first(tmp_path):
+    found = jobs((done := plan(tmp_path, "tables=additions")).stdout + done.stderr)
+    student = mark("10p-recipe_competition", 0, "student_refined")
+    assert student in found[mark("10p-ours_second_round", 0, "pseudo")] and student not in found[mark("10p-ours_copy_paste", 0, "pseudo")]
+
+
+@needs_snakemake
 @pytest.mark.parametrize("setting, message", [("sedes=1", "Did you mean 'seeds'?"), ("overrides={student_train.step: 1}", "Did you mean 'steps'?")])
 def test_a_typing_error_stops_it(tmp_path, setting, message):
     done = plan(tmp_path, setting)
