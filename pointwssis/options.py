@@ -143,8 +143,8 @@ class TrainConfig:
     scale_jitter: tuple[Positive, Positive] = (1.0, 1.0)
     colour_jitter: NotNegative = 0.0   # brightness, contrast and saturation, +- this share
     flip_prob: Share = stored(0.5, "flip")
-    # of an object in the mask loss: 1, or the score of its pseudo mask
-    label_weight: Literal["none", "score"] = field(default="none", metadata=LATER)
+    # of an object in the mask loss: 1, the score of its pseudo mask, or 2 * score - 1
+    label_weight: Literal["none", "score", "margin"] = field(default="none", metadata=LATER)
     # of an image: some objects of an outlined image are pasted into it
     copy_paste_prob: Share = field(default=0.0, metadata=LATER)
     # an object's positive cells lie around its centre of mass, or a random point "inside" of it

@@ -33,13 +33,16 @@ class Sample:
     def __post_init__(self):
         if self.weights is None: self.weights = np.ones(len(self.classes), np.float32)
 
+LABEL_WEIGHTS = {"none": lambda score: 1, "score": lambda score: score,
+                 "margin": lambda score: max(2 * score - 1, 0)}
+
 def read_sample(
     data: CocoData,
     image_id: int,
     image: np.ndarray | None = None,   # pixels, when already read
     unmatched: str = "ignore",         # points without a mask; "background": as all else
     dropped: dict[int, list[list[float]]] | None = None,   # of `dropped_points`, when known
-    weight: str = "none",              # of the objects: 1 each, or the "score" of pseudo masks
+    weight: str = "none",              # of the objects: a key of LABEL_WEIGHTS
 ) -> Sample:
     "Pixels, masks, classes, ignored points and weights of one image."
     image = data.read_image(image_id) if image is None else image
@@ -48,7 +51,7 @@ def read_sample(
              if kept else np.zeros((0, *image.shape[:2]), np.uint8))
     classes = np.array([data.categories.index(a["category_id"]) for a in kept], dtype=np.int64)
     ignore = (dropped_points(data, unmatched) if dropped is None else dropped).get(image_id, [])
-    scores = [a.get("score", 1) if weight == "score" else 1 for a in kept]
+    scores = [LABEL_WEIGHTS[weight](a.get("score", 1)) for a in kept]
     return Sample(image, masks, classes, np.array(ignore, dtype=np.float64).reshape(-1, 2),
                   np.array(scores, np.float32))
 

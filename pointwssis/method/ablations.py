@@ -37,6 +37,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "published": {"behaviour": "published"}, "recipe_competition": OURS,
     "ours_average_weights": OURS | {"student_train.ema_decay": .998},
     "ours_label_score": OURS | {"student_train.label_weight": "score"},
+    "ours_label_margin": OURS | {"student_train.label_weight": "margin"},
     "ours_copy_paste": OURS | {"student_train.copy_paste_prob": .5},
     "ours_other_points": OURS | {"refiner.use_other_points": True},
     "ours_second_round": OURS | {"first_round": "recipe_competition"},
@@ -95,6 +96,7 @@ ABLATIONS: dict[str, Ablation] = {
     "additions": Ablation("Additions to our recipe, each alone.", "addition", {
         "none": "recipe_competition", "average of the student's weights": "ours_average_weights",
         "labels weighted by score": "ours_label_score",
+        "labels weighted by 2 × score − 1": "ours_label_margin",
         "outlined objects pasted": "ours_copy_paste",
         "other points as input of the refiner": "ours_other_points",
         "second round: masks by the first student": "ours_second_round"},

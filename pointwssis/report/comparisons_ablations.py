@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from ..method.ablations import ABLATIONS
+from ..method.ablations import ABLATIONS, settings_of
 from ..registry import TABLES
 from .comparisons import BY_OVERLAP, PERCENT, runs_of, shares_in
 from .evidence import Cell, Evidence, cell
@@ -28,19 +28,29 @@ MEASURES = (  # column, result, True if the difference from the method is shown
     ("refined, mIoU of all", "pseudo_sw_refined_miou_percent", True),
     ("refined masks, AP", "pseudo_sw_refined_ap_percent", True),
     ("student, AP", "student_sw_refined_ap_percent", True))
+# shown where a variant has it: the setting's effect on the network of all true masks
+SUPERVISED = ("supervised with this setting, AP", "supervised_ap_percent", True)
 HEADS = ("The pseudo masks are compared with the true ones; the student learned from the "
          "refined masks.")
+SECOND = "A second round trains two such students, the second on labels of the first."
 POINTLESS = ("prompt_none", "prompt_category")   # variants whose masks belong to no point
 REFERENCE = "the method"
 
+def _of_supervised(row: dict) -> bool:
+    "True for a run whose setting is one of supervised training, too, and which has that network."
+    changed = any(key.startswith("student_train.") for key in settings_of(row["variant"]))
+    return changed and SUPERVISED[1] in row["metrics"]
+
 def _measured(
     evidence: Evidence, measures: Sequence[tuple], own: list[dict], method: list[dict],
-    variant: str,   # "" for the method
+    main: list[dict],   # runs with the supervised networks
+    variant: str,       # "" for the method
 ) -> list[str | Cell]:
     "A variant's results on seeds of the method, some followed by their difference from it."
     found: list[str | Cell] = []
     for _, result, compared in measures:
-        here, other = references(own, result), references(method, result)
+        base = main if result == SUPERVISED[1] else method
+        here, other = references(own if variant else base, result), references(base, result)
         mark = BY_OVERLAP if variant in POINTLESS and "pseudo" in result else ""
         paired = cell(evidence, "gain", here, other)
         found.append(cell(evidence, "mean", variant and paired.of or here, mark=mark))
@@ -58,18 +68,20 @@ def ablation(
     asked, body, known = ABLATIONS[name], [], results_in(rows)
     measures = [one for one in MEASURES if one[1] in known]
     varied = [r for r in rows if r["variant"] in {*asked.rows.values()} - {"", asked.reference}]
+    measures += [SUPERVISED] * any(map(_of_supervised, varied))
     for split in shares_in(varied):
         method = runs_of(rows, split, asked.reference)
         for row, variant in asked.rows.items():
-            own = runs_of(rows, split, variant)
+            own, main = runs_of(rows, split, variant), runs_of(rows, split, "")
             seeds = cell(evidence, "runs", references(own, "pseudo_sw_miou_percent"))
             other = "" if variant == asked.reference else variant
-            body.append([row, percent(split), *_measured(evidence, measures, own, method, other),
-                         seeds])
+            found = _measured(evidence, measures, own, method, main, other)
+            body.append([row, percent(split), *found, seeds])
     columns = [part for column, _, compared in measures
                for part in (column, f"{column}, difference")[:1 + compared]]
     trained = [r for split in shares_in(varied) for r in runs_of(rows, split, asked.reference)]
     said = schedule_caption(evidence.runs, [*trained, *varied])
+    if any(settings_of(r["variant"]).get("first_round") for r in varied): said += f" {SECOND}"
     parts = [asked.subject, HEADS, comparable(dataset), PERCENT, UNMATCHED, said]
     caption = " ".join(filter(None, parts))
     columns = [asked.varied, "masks", *columns, "seeds"]

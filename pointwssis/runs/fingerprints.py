@@ -12,7 +12,7 @@ from typing import Any
 from ..config import Config, dotted, neutral_keys, to_dict
 from ..core import file_hash, read_json
 from ..data.pictures import pictures_hash
-from .stage_graph import STAGES, Stage, needs_of, place_of
+from .stage_graph import STAGES, Stage, needs_of, input_place
 
 # %% auto #0
 __all__ = []
@@ -75,7 +75,7 @@ def _made_hashes(stage: Stage, cfg: Config, folder: Path) -> dict[str, str]:
     "Hashes of what earlier stages left and the stage depends on."
     files = {}
     for need, patterns in ready_needs(stage, cfg, folder).items():
-        artifacts = place_of(need, cfg, folder) / "artifacts"
+        artifacts = input_place(need, cfg, folder) / "artifacts"
         files |= {f"{need}/{path.name}": path for pattern in patterns
                   for path in sorted(artifacts.glob(pattern))}
     drawn = _drawn(stage.reads, cfg, folder / "split/artifacts") if "split" in stage.needs else {}

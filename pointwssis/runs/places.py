@@ -12,7 +12,7 @@ from typing import Any
 
 from ..config import Config, to_dict
 from ..core import ConfigError, StageError, atomic_path, read_json
-from .stage_graph import STAGES, Stage, config_of, place_of
+from .stage_graph import STAGES, Stage, config_of, input_place
 from .fingerprints import decisive, expected, finished
 from .stage_graph import of_run
 from .fingerprints import given_hashes, is_done, ready_needs
@@ -81,7 +81,7 @@ def check_inputs(
 ) -> None:
     "Refuse to start on inputs that are missing or that were made with other settings."
     for need in ready_needs(stage, cfg, folder):
-        place = place_of(need, cfg, folder)
+        place = input_place(need, cfg, folder)
         need, run = place.name, place.parent
         first = f" of the variant {cfg.first_round}" if run != folder else ""
         again = (f"Run `pointwssis run {need}`{first} with the same options first, "

@@ -25,7 +25,7 @@ from .places import twin_of
 from .processes import local_processes, processes_of_command
 from .stage_graph import RUN, STAGES, Stage, config_of, find_stage
 from .fingerprints import expected
-from .stage_graph import needs_of, of_run, place_of
+from .stage_graph import needs_of, of_run, input_place
 from .fingerprints import finished, is_done, ready_needs
 from .stage_graph import run_folder, wanted_stages
 from .timing import work_of
@@ -61,7 +61,7 @@ def _outcome(folder: Path, how: str, source: str, before: Path | None = None) ->
 def _injected(params: dict[str, Any], stage: Stage, cfg: Config, needs: Iterable[str],
               folder: Path, partial: Path) -> dict[str, Any]:
     "Everything that papermill sets: the user's parameters, and where to read and write."
-    inputs = {need: (place_of(need, cfg, folder) / "artifacts").as_posix() for need in needs}
+    inputs = {need: (input_place(need, cfg, folder) / "artifacts").as_posix() for need in needs}
     figures = ({"figures": figures_beside(folder.parents[2]).as_posix()}
                if stage.name == "report" else {})
     return {**figures, **params, **stage.fixed, "inputs": inputs,

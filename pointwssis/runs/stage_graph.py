@@ -87,7 +87,7 @@ def needs_of(
     own = {need: patterns for need, patterns in stage.needs.items() if need not in left_out}
     return own | first
 
-def place_of(
+def input_place(
     need: str,     # a key of `needs_of`
     cfg: Config,
     folder: Path,  # of the run

@@ -260,10 +260,11 @@ def with_scores(data, scores):
 
 
 def test_weights_are_scores_of_pseudo_masks_and_follow_their_objects(data):
-    scored = with_scores(data, {12: .25, 13: .5})
+    scored = with_scores(data, {12: .25, 13: .75})
     for cache in (False, True):
-        weighted, plain = (CocoDataset(scored, replace(TRAIN, label_weight=w), cache=cache) for w in ("score", "none"))
-        assert [weighted.sample(k).weights.tolist() for k in range(3)] == [[1, .25], [], [.5]]
+        weighted, margin, plain = (CocoDataset(scored, replace(TRAIN, label_weight=w), cache=cache) for w in ("score", "margin", "none"))
+        assert [weighted.sample(k).weights.tolist() for k in range(3)] == [[1, .25], [], [.75]]
+        assert [margin.sample(k).weights.tolist() for k in range(3)] == [[1, 0], [], [.5]]
         assert [plain.sample(k).weights.tolist() for k in range(3)] == [[1, 1], [], [1]]
     s = painted([(0, 0, 20, 20), (30, 10, 70, 50), (60, 0, 80, 20)])
     s = replace(s, weights=np.array([.1, .2, .3], np.float32))

@@ -165,11 +165,25 @@ def test_a_difference_stands_beside_its_reference_on_the_same_seeds(runs):
 
 
 def test_additions_to_a_variant_are_compared_with_that_variant(runs):
-    for variant, ap in (("", 25.0), ("-recipe_competition", 28.0), ("-ours_average_weights", 29.5)): put(runs, "toys", f"10p{variant}", 0, 20.0, 25.0, ap, 35.0)
+    for variant, ap in (("", 25.0), ("-recipe_competition", 28.0), ("-ours_average_weights", 29.5)): put(runs, "toys", f"10p{variant}", 0, 20.0, 25.0, ap)
     rows = {row[0]: row for row in ablation(Evidence(runs), "toys", of(runs, "toys"), "additions")["rows"]}
     assert rows["none"][-2] == "the method" and rows["average of the student's weights"][-2]["numbers"]["reference"] == 28.0
     put(runs, "dolls", "10p-recipe_competition", 0, 20.0, 25.0, 28.0, 35.0)
     assert ablation(Evidence(runs), "dolls", of(runs, "dolls"), "additions") is None      # a reference alone has nothing to be compared with
+
+
+def test_a_training_setting_stands_beside_the_same_setting_under_full_supervision(runs):
+    "The reference is the supervised network of the main run. The caption of a second round says that there are two."
+    for variant, *aps in (("", 25.0, 35.0), ("-recipe_competition", 28.0, None), ("-ours_copy_paste", 29.5, 36.5), ("-ours_second_round", 31.0, None)):
+        put(runs, "toys", f"10p{variant}", 0, 20.0, 25.0, *[ap for ap in aps if ap])
+    made = ablation(Evidence(runs), "toys", of(runs, "toys"), "additions")
+    assert made["columns"][-3] == "supervised with this setting, AP" and "A second round trains two such students" in made["caption"]
+    rows = {row[0]: row for row in made["rows"]}
+    assert rows["none"][-3]["numbers"]["value"] == 35.0 and rows["none"][-2] == "the method"
+    value, gain = (entry["numbers"] for entry in rows["outlined objects pasted"][-3:-1])
+    assert value["value"] == 36.5 and gain["reference"] == 35.0 and gain["value"] == 1.5
+    assert "numbers" not in rows["second round: masks by the first student"][-3] or rows["second round: masks by the first student"][-3]["numbers"].get("value") is None
+    assert "supervised with this setting, AP" not in ablation(Evidence(runs), "toys", [r for r in of(runs, "toys") if "paste" not in r["variant"]], "additions")["columns"]
 
 
 def test_matched_points_and_both_means_of_iou_stand_together(runs):
