@@ -99,7 +99,7 @@ ABLATIONS: dict[str, Ablation] = {
         "labels weighted by 2 × score − 1": "ours_label_margin",
         "outlined objects pasted": "ours_copy_paste",
         "other points as input of the refiner": "ours_other_points",
-        "second round: masks by the first student": "ours_second_round"},
+        "second round": "ours_second_round"},
         reference="recipe_competition"),
     "positive_cells": Ablation("Positive cells of the teacher, with clicks anywhere inside.",
                                "positive cells", {

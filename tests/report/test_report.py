@@ -177,12 +177,12 @@ def test_a_training_setting_stands_beside_the_same_setting_under_full_supervisio
     for variant, *aps in (("", 25.0, 35.0), ("-recipe_competition", 28.0, None), ("-ours_copy_paste", 29.5, 36.5), ("-ours_second_round", 31.0, None)):
         put(runs, "toys", f"10p{variant}", 0, 20.0, 25.0, *[ap for ap in aps if ap])
     made = ablation(Evidence(runs), "toys", of(runs, "toys"), "additions")
-    assert made["columns"][-3] == "supervised with this setting, AP" and "A second round trains two such students" in made["caption"]
+    assert made["columns"][-3] == "supervised with this setting, AP" and "second student learns from them" in made["caption"]
     rows = {row[0]: row for row in made["rows"]}
     assert rows["none"][-3]["numbers"]["value"] == 35.0 and rows["none"][-2] == "the method"
     value, gain = (entry["numbers"] for entry in rows["outlined objects pasted"][-3:-1])
     assert value["value"] == 36.5 and gain["reference"] == 35.0 and gain["value"] == 1.5
-    assert "numbers" not in rows["second round: masks by the first student"][-3] or rows["second round: masks by the first student"][-3]["numbers"].get("value") is None
+    assert "numbers" not in rows["second round"][-3] or rows["second round"][-3]["numbers"].get("value") is None
     assert "supervised with this setting, AP" not in ablation(Evidence(runs), "toys", [r for r in of(runs, "toys") if "paste" not in r["variant"]], "additions")["columns"]
 
 
