@@ -32,8 +32,8 @@ MEASURES = (  # column, result, True if the difference from the method is shown
 SUPERVISED = ("supervised with this setting, AP", "supervised_ap_percent", True)
 HEADS = ("The pseudo masks are compared with the true ones; the student learned from the "
          "refined masks.")
-SECOND = ("In the second round the first student's masks stand in the place of the teacher's, and a "
-          "second student learns from them, with the first one's start and as many steps.")
+SECOND = ("In the second round the first student's masks stand in the place of the teacher's, and "
+          "a second student learns from them, with the first one's start and as many steps.")
 POINTLESS = ("prompt_none", "prompt_category")   # variants whose masks belong to no point
 REFERENCE = "the method"
 
