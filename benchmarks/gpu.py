@@ -1,6 +1,7 @@
 """`python -m benchmarks.gpu [--quick] [--device cuda] [--wheels DIR] [--out DIR] [PART ...]`:
 everything that wants a GPU, in under eight minutes on one: results.json and page.md. Parts are
-independent: one that fails or takes too long is recorded, and the others go on."""
+independent: one that fails or takes too long is recorded with its rows so far, and the others go
+on. Both files are written anew after each part."""
 from __future__ import annotations
 import argparse
 import importlib.util
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -63,12 +65,18 @@ class Worker:
         known = [*paths, ROOT, *filter(None, [os.environ.get("PYTHONPATH")])]
         options = ["--device", args.device, "--data", args.data, "--seconds", json.dumps(budgets),
                    *["--quick"] * args.quick, str(place), *budgets]
-        self.log = open(place / "log.txt", "a+b")
+        self.log, self.mark = open(place / "log.txt", "a+b"), place / BEGUN
+        self.mark.unlink(missing_ok=True)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.gpu_parts", *options], cwd=ROOT,
             stdout=self.log, stderr=self.log, start_new_session=True,
             env={**os.environ, "TQDM_DISABLE": "1",
                  "PYTHONPATH": os.pathsep.join(map(str, known))})
+
+    def begin(self, until: float) -> None:
+        "Wait until it has imported all it needs, which on a cold machine takes longer than a part."
+        while not (self.mark.is_file() or self.process.poll() is not None
+                   or time.monotonic() > until): time.sleep(.05)
 
     def said(self) -> str:
         "The last lines that it wrote."
@@ -88,6 +96,12 @@ def read(path: Path) -> dict[str, Any] | None:
 
 
 def one_part(name: str, worker: Worker, place: Path, limit: float, until: float) -> dict[str, Any]:
+    "A part's record; one without an end has the rows and checks that were there before it failed."
+    record = awaited(name, worker, place, limit, until)
+    return (read(place / f"{name}.partial") or {} if "error" in record else {}) | record
+
+
+def awaited(name: str, worker: Worker, place: Path, limit: float, until: float) -> dict[str, Any]:
     "The record that a worker writes, or why there is none."
     start, path = time.monotonic(), place / f"{name}.json"
     while (record := read(path)) is None:
@@ -109,9 +123,9 @@ def line_of(name: str, record: dict[str, Any]) -> str:
     return f"{name}: {outcome}, {record['seconds']:.0f} s"
 
 
-def measured(parts: list[str], args: argparse.Namespace, place: Path,
-             paths: list[Path]) -> dict[str, dict[str, Any]]:
-    "All parts, in as many processes as it takes."
+def measured(parts: list[str], args: argparse.Namespace, place: Path, paths: list[Path],
+             keep: Callable[[dict], None] = lambda parts: None) -> dict[str, dict[str, Any]]:
+    "All parts, in as many processes as it takes; `keep` gets those that are done, after each."
     factor = 4 if args.device == "cpu" else 1          # nobody waits for a processor by the minute
     budgets = {name: args.budget or factor * BUDGETS[name] for name in parts}
     until, done = time.monotonic() + factor * WHOLE, {}
@@ -121,9 +135,11 @@ def measured(parts: list[str], args: argparse.Namespace, place: Path,
             return done | dict.fromkeys(left, why)
         worker = Worker(left, args, place, paths)
         try:
+            worker.begin(until)
             for name, limit in left.items():
                 done[name] = one_part(name, worker, place, limit, until)
                 print(line_of(name, done[name]), flush=True)
+                keep(done)
                 if done[name].get("restart"): break
         finally: worker.end()
         if not (place / BEGUN).is_file(): return done | dict.fromkeys(left, done[next(iter(left))])
@@ -188,7 +204,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parsed(argv)
     place = args.out.resolve() / "parts"
     place.mkdir(parents=True, exist_ok=True)
-    for old in (*place.glob("*.json"), *place.glob("log.txt")): old.unlink()
+    for kind in ("*.json", "*.partial", "log.txt"):
+        for old in place.glob(kind): old.unlink()
     try: paths = unpacked(args.wheels, args.out.resolve() / "wheels")
     except zipfile.BadZipFile as e:
         print(e, file=sys.stderr)
@@ -197,14 +214,17 @@ def main(argv: list[str] | None = None) -> int:
     if absent := missing():
         print(advice(absent, args.wheels), file=sys.stderr)
         return 2
-    parts = measured(args.parts or list(BUDGETS), args, place, paths)
-    results = {"device": args.device, "quick": args.quick,
-               "machine": read(place / BEGUN) or {}, "parts": parts}
-    text = json.dumps(results, indent=1) + "\n"
-    (args.out / "results.json").write_text(text, encoding="utf-8")
-    (args.out / "page.md").write_text(page(results), encoding="utf-8")
+    def keep(parts: dict[str, dict[str, Any]]) -> None:
+        results = {"device": args.device, "quick": args.quick,
+                   "machine": read(place / BEGUN) or {}, "parts": parts}
+        text = json.dumps(results, indent=1) + "\n"
+        (args.out / "results.json").write_text(text, encoding="utf-8")
+        (args.out / "page.md").write_text(page(results), encoding="utf-8")
+    keep(parts := measured(args.parts or list(BUDGETS), args, place, paths, keep))
     print(f"Written: {args.out / 'page.md'}")
     return int(any(map(fails, parts.values())))
 
 
-if __name__ == "__main__": sys.exit(main())
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))   # ends the worker, too
+    sys.exit(main())

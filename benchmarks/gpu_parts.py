@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -45,7 +45,7 @@ from .coco_size import write_pictures
 from .counting import Counts
 from .harness import machine
 from .points import SMALL
-from .scenes import discs, objects
+from .scenes import objects, with_discs
 from .training import chosen
 
 ROOT = Path(__file__).parent.parent
@@ -82,6 +82,7 @@ class Wish:
 @dataclass
 class Report:
     "The results of a part."
+    partial: ClassVar[Path | None] = None   # file of the results so far
     about: str = ""
     rows: list[dict[str, Any]] = field(default_factory=list)
     checks: list[dict[str, Any]] = field(default_factory=list)
@@ -90,9 +91,14 @@ class Report:
 
     def row(self, what: str, value: float, unit: str, note: str = "") -> None:
         self.rows.append({"what": what, "value": float(value), "unit": unit, "note": note})
+        self._keep()
 
     def check(self, what: str, ok: bool, detail: str = "") -> None:
         self.checks.append({"what": what, "ok": bool(ok), "detail": detail})
+        self._keep()
+
+    def _keep(self) -> None:
+        if self.partial: write_json(self.partial, vars(self))
 
 
 def network(wish: Wish, depth: int = 50) -> SOLOv2Config:
@@ -391,9 +397,7 @@ def labels(wish: Wish) -> Report:
     with TemporaryDirectory() as folder:
         weak = _clicked(write_pictures(Path(folder), 8 if wish.quick else 64))
         model = built(replace(net, num_classes=len(weak.categories))).eval().to(wish.device)
-        plain = model.features
-        model.features = lambda x: discs(plain(x), model.cfg)
-        ask = predictor(model, size, wish.device, "point", "mask")
+        ask = predictor(with_discs(model), size, wish.device, "point", "mask")
         rough_masks(ask, weak.select(weak.ids[:8]))
         for name, data in (("from files", coco.CocoData(**vars(weak))), ("from memory", weak)):
             if name == "from memory":
@@ -541,6 +545,7 @@ def main() -> None:
     write_json(args.place / "machine.json", {**machine(wish.device), "driver": driver()})
     for name in args.parts:
         wish.until = time.monotonic() + .8 * args.seconds.get(name, 1e9)
+        Report.partial = args.place / f"{name}.partial"
         record = record_of(PARTS[name], wish)
         write_json(args.place / f"{name}.json", record)
         if record.get("restart"): sys.exit(3)

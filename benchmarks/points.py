@@ -23,7 +23,7 @@ from pointwssis.training.device import in_precision
 
 from . import loops
 from .harness import Row, alternate, compare, peak_mib
-from .scenes import clicks, discs
+from .scenes import clicks, discs, with_discs
 
 SMALL = dict(fpn_channels=16, instance_channels=16, instance_convs=1, mask_channels=16, num_kernels=16, num_grids=(16, 12, 8, 6, 4))
 
@@ -58,13 +58,14 @@ def unprompted_rows(outputs: Outputs, padded: loops.Size, out_size: loops.Size, 
 
 
 def from_file_row(model: SOLOv2, count: int, size: loops.Size, out_size: loops.Size, device: torch.device) -> Row:
-    "Pseudo labels of some pictures, from JPEG files to run lengths, against the features of as many images that are ready."
+    "Pseudo labels of some pictures, from JPEG files to run lengths, against the features of as many images that are ready; masks are discs."
+    drawing = with_discs(model)
     with TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{k}.jpg" for k in range(4)]
         for k, path in enumerate(paths):
             cv2.imwrite(str(path), cv2.GaussianBlur(np.random.default_rng(k).integers(0, 256, (*out_size, 3), np.uint8), (9, 9), 0))
         clicked = clicks(count, *out_size, model.cfg.num_classes)
-        ask = predictor(model, DataConfig(short_side=min(size), long_side=max(size)), device, "point", "none")
+        ask = predictor(drawing, DataConfig(short_side=min(size), long_side=max(size)), device, "point", "none")
         def work(ids: list[int], images: tuple) -> list[list[dict]]:
             return [encode_many(found.masks.cpu().numpy()) for found in ask(images, [clicked] * len(ids))]
         def ours() -> list: return list(recall(Journal(), [[0, 1], [2, 3]], lambda k: read_picture(paths[k]), work, gather=ask.prepare))

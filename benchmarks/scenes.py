@@ -1,5 +1,6 @@
 """Objects and network outputs to measure with: seeded, and of sizes as pictures of everyday scenes have them."""
 from __future__ import annotations
+from copy import copy
 from dataclasses import replace
 
 import torch
@@ -10,6 +11,7 @@ from pointwssis.core import rng
 from pointwssis.data.points import Point
 from pointwssis.data.transforms import Truth
 from pointwssis.detector.cells import Outputs
+from pointwssis.detector.solov2 import SOLOv2
 
 
 def generator(seed: int, key: str) -> torch.Generator:
@@ -51,7 +53,7 @@ def discs(outputs: Outputs, cfg: SOLOv2Config) -> Outputs:
     """The outputs of a network with random weights, changed so that each cell draws a disc about itself, ragged by what the network
     gave. Its radius is that of the level's objects. Without this, masks would be noise over the whole image, and the work after
     the features another than it is with trained weights."""
-    features = .1 * outputs.mask_features / outputs.mask_features.std()
+    features = .1 * outputs.mask_features.float() / outputs.mask_features.std()
     _, _, h, w = features.shape
     x, y = ((torch.arange(n, device=features.device) + .5) / h for n in (w, h))
     shape = torch.stack(torch.broadcast_tensors(torch.ones(1, 1).to(x), x[None], y[:, None], x[None] ** 2 + y[:, None] ** 2))
@@ -59,9 +61,16 @@ def discs(outputs: Outputs, cfg: SOLOv2Config) -> Outputs:
     return replace(outputs, kernels=[_disc(k, span, h, w) for k, span in zip(outputs.kernels, cfg.scale_ranges)], mask_features=features)
 
 
+def with_discs(model: SOLOv2) -> SOLOv2:
+    "A copy of the network, with the same weights, whose outputs are those of `discs`."
+    drawing = copy(model)
+    drawing.forward = lambda images: discs(model.forward(images), model.cfg)
+    return drawing
+
+
 def _disc(kernels: Tensor, span: tuple[int, int], h: int, w: int) -> Tensor:   # (B, D, S, S)
     "Kernels that draw 6 (1 - distance² / radius²), in units of the image's height."
-    grid, kernels = kernels.shape[-1], kernels / kernels.std()
+    grid, kernels = kernels.shape[-1], kernels.float() / kernels.std()
     x, y = ((torch.arange(grid, device=kernels.device) + .5) / grid * side / h for side in (w, h))
     x, y = x[None].expand(grid, grid), y[:, None].expand(grid, grid)
     r2 = (min(sum(span) / 2, 4 * h) / 8 / h) ** 2

@@ -3,9 +3,11 @@ import json
 import os
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -75,6 +77,47 @@ def test_a_process_that_dies_is_replaced(tmp_path, monkeypatch):
 def test_a_part_that_takes_too_long_is_ended(tmp_path, monkeypatch):
     found = parts_of(tmp_path, monkeypatch, WRITE + "if names[0] == 'steps': time.sleep(60)\nwrite('crops')\n", budget=1.)
     assert found["steps"]["error"] == "took over 1 s" and "error" not in found["crops"]
+
+
+def test_rows_of_a_part_that_is_ended_are_kept(tmp_path, monkeypatch):
+    rows = [{"what": "one", "value": 2.0, "unit": "s", "note": ""}]
+    found = parts_of(tmp_path, monkeypatch, WRITE + f"open(f'{{place}}/steps.partial', 'w').write(json.dumps({{'rows': {rows}}}))\n"
+                     "if names[0] == 'steps': time.sleep(60)\nwrite('crops', error='why')\n", budget=1.)
+    assert found["steps"]["rows"] == rows and found["steps"]["error"] == "took over 1 s" and "rows" not in found["crops"]
+    assert "| one | 2 s |" in "\n".join(gpu.section("steps", found["steps"]))
+
+
+def test_a_slow_start_takes_no_time_of_the_first_part(tmp_path, monkeypatch):
+    begun = f"os.unlink(f'{{place}}/{gpu.BEGUN}'); time.sleep(1.5); open(f'{{place}}/{gpu.BEGUN}', 'w').write('{{}}')\n"
+    found = parts_of(tmp_path, monkeypatch, WRITE + begun + "write('steps'); write('crops')\n", budget=1.)
+    assert "error" not in found["steps"] and "error" not in found["crops"]
+
+
+def test_both_files_are_there_after_each_part(tmp_path, monkeypatch):
+    "Somebody may end the command before the last part."
+    seen = []
+    monkeypatch.setattr(gpu, "measured", lambda parts, args, place, paths, keep: [
+        (keep({"steps": {"seconds": 1.}}), seen.extend(p.name for p in tmp_path.glob("*.*"))), {}][1])
+    assert gpu.main(["--device", "cpu", "--out", str(tmp_path), "--wheels", str(tmp_path / "none")]) == 0
+    assert sorted(seen) == ["page.md", "results.json"]
+
+
+def test_a_command_that_is_ended_leaves_no_worker(tmp_path):
+    words = [sys.executable, "-m", "benchmarks.gpu", "--quick", "--device", "cpu", "--out", str(tmp_path), "run"]
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (tmp_path / "parts" / gpu.BEGUN).is_file():
+        assert process.poll() is None
+        time.sleep(.1)
+    (worker,) = psutil.Process(process.pid).children()
+    process.terminate()
+    assert process.wait(20) == 143 and not worker.is_running()
+
+
+def test_a_part_keeps_its_rows_as_they_come(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_parts.Report, "partial", tmp_path / "steps.partial")
+    report = gpu_parts.Report("about")
+    report.row("one", 1, "s")
+    assert gpu.read(tmp_path / "steps.partial") == vars(report) and report.rows
 
 
 def test_a_process_that_cannot_start_is_tried_once(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torchvision.ops import masks_to_boxes
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
@@ -14,7 +15,9 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import loops, usual                                                                             # noqa: E402
 from benchmarks.__main__ import main                                                                     # noqa: E402
 from benchmarks.harness import RUNS, Row, alternate, compare, markdown, peak_mib, record                 # noqa: E402
-from benchmarks.scenes import blobs, clicks, objects                                                     # noqa: E402
+from benchmarks.points import SMALL                                                                      # noqa: E402
+from benchmarks.scenes import blobs, clicks, objects, with_discs                                         # noqa: E402
+from pointwssis.detector.solov2 import SOLOv2, SOLOv2Config                                              # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -66,6 +69,19 @@ def test_scenes_are_seeded_and_inside_the_image():
     for mask, (x0, y0, x1, y1) in zip(a.masks.bool(), a.boxes.int().tolist()):
         assert mask[y0:y1, x0:x1].sum() == mask.sum() and mask[y0].any() and mask[:, x1 - 1].any()
     assert all(0 <= p.x < 60 and 0 <= p.y < 40 for p in clicks(20, 40, 60, 3))
+
+
+def test_a_network_is_made_to_draw_discs():
+    "Noise over the whole image would take longer than masks of objects do."
+    torch.manual_seed(0)
+    plain = SOLOv2(SOLOv2Config("timm:test_resnet", **SMALL, frozen_norm=False, frozen_stages=0, num_classes=3)).eval()
+    images, size, points = torch.randn(1, 3, 96, 128), (96, 128), clicks(8, 96, 128, 3)
+    def fullness(model: SOLOv2) -> torch.Tensor:
+        masks = model.predict(images, [size], [size], [points], "point")[0].masks
+        boxes = masks_to_boxes(masks)
+        return masks.sum((1, 2)) / ((boxes[:, 2:] - boxes[:, :2] + 1).prod(1))
+    found = fullness(with_discs(plain))
+    assert len(found) == len(points) and found.min() > .75 and fullness(plain).mean() < .6
 
 
 def test_loops_know_the_rules():
