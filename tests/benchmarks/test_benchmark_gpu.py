@@ -170,6 +170,23 @@ def test_a_batch_that_does_not_fit_is_a_row_of_its_own(monkeypatch):
     assert [row["what"] for row in found["rows"]] == ["R-50, batch 1", "R-50, batch 1, matrix work"]
 
 
+@pytest.mark.parametrize("profiler, told", [(lambda *_: (0., 0., []), "the profiler saw no kernel"),
+                                            (lambda *_: torch.ones(2) @ torch.ones(3), "not measured: ")])
+def test_a_profiler_that_fails_costs_no_speed(monkeypatch, profiler, told):
+    monkeypatch.setattr(gpu_parts, "_profiled", profiler)
+    monkeypatch.setattr(gpu_parts, "SIZES", {True: ((50, (2, 1)),)})
+    found = gpu_parts.record_of(gpu_parts.detectors, TRIAL)
+    (check,) = found["checks"]
+    assert check["what"] == "R-50, batch 2, matrix work" and not check["ok"] and check["detail"].startswith(told)
+    assert [row["what"] for row in found["rows"]] == ["R-50, batch 2", "R-50, batch 1"]
+
+
+def test_settings_of_the_tests_end_with_them(monkeypatch):
+    monkeypatch.setattr(pytest, "main", lambda *_, **__: os.environ.update(OMP_NUM_THREADS="99") or 0)
+    gpu_parts.tests(TRIAL)
+    assert os.environ.get("OMP_NUM_THREADS") != "99"
+
+
 def test_a_compiler_that_fails_is_named(monkeypatch):
     "Torch goes on without graphs then, and nothing else would tell."
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, backend=None: None)
