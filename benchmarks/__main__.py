@@ -10,7 +10,7 @@ from pointwssis.core import nearest, pick_device
 
 from .harness import record
 
-SUITES = ("targets", "nms", "points", "refiner", "crowd", "evaluation", "data", "loader", "training", "scaling")
+SUITES = ("targets", "nms", "points", "refiner", "crowd", "evaluation", "data", "loader", "training", "around", "scaling")
 LONG = ("coco_stages",)    # only where named: it takes long
 # modules here, each with rows(device, quick) -> list[Row]; what has more to show brings its own write(folder, rows, device)
 

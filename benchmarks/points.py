@@ -100,6 +100,5 @@ def rows(device: torch.device, quick: bool = False) -> list[Row]:
         crowded = f"masks of {count} points, share of the features"
         found.append(Row(crowded, ours, features, "features", target, True, opponent=False, note=f"R-50, {size}, fp32"))
     found += unprompted_rows(outputs, (h, w), out_size, cfg, 20 if quick else 300, device)
-    found.append(from_file_row(model, few, (h, w), out_size, device))
     memory = peak_mib(lambda: (model.features(images), work(many)), device)
     return [replace(row, peak_mib=memory, peak_limit_mib=4096) if row.name == crowded else row for row in found]

@@ -114,6 +114,4 @@ def rows(device: torch.device, quick: bool = False) -> list[Row]:
     native = ("fp32", "bf16") if computes_in_bf16(device) else ("fp32",)
     return [*stem_rows(published, 4 if quick else 16, device),
             *(crops_row(published, *((3, 60, 90) if quick else (count, 421, 640)), device, precision) for precision in native),
-            around_row(published, drawn_item(*((3, 60, 90) if quick else (count, 421, 640)), 80), device, native[-1]),
-            around_row(published, crowded_item(*((3, 200, 300) if quick else (count, 3000, 4000))), device, native[-1]),
             crops_row(small, *((3, 60, 90) if quick else (4 * count, 128, 128)), device)]

@@ -183,8 +183,7 @@ def rows(device: torch.device, quick: bool = False) -> list[Row]:
         task = coco_task(Path(folder), steps, device, quick) if gpu else shapes_task(Path(folder), steps, 4 if quick else 16, device)
     name = f"an image of a training step, {'SOLOv2 R-50' if gpu else 'preset shapes'}, {task.cfg.batch_size} of {task.size}"
     chosen = placing.choose_precision("auto", device)
-    found = [compare(f"{name}: {chosen}", task, as_trained, plainly, runs, not quick, against="plain fp32", target=1.5 if gpu else None),
-             against_bare(name, task, runs)]
+    found = [compare(f"{name}: {chosen}", task, as_trained, plainly, runs, not quick, against="plain fp32", target=1.5 if gpu else None)]
     if not gpu: return [*found, compare(f"{name}: plain memory order", task, as_trained, in_other_order, runs, against="channels last")]
     twin = replace(task, network=deepcopy(task.network))
     return [*found, compare(f"{name}: compiled", task, lambda task: compiled(twin), as_trained, runs, True, against="not compiled"),

@@ -2,6 +2,7 @@
 import importlib
 import json
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,7 +15,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import loops, usual                                                                             # noqa: E402
 from benchmarks.__main__ import main                                                                     # noqa: E402
-from benchmarks.harness import RUNS, Row, alternate, compare, markdown, peak_mib, record                 # noqa: E402
+from benchmarks.harness import RUNS, Row, alternate, compare, markdown, peak_mib, processor_time, record, timed   # noqa: E402
 from benchmarks.points import SMALL                                                                      # noqa: E402
 from benchmarks.scenes import blobs, clicks, objects, with_discs                                         # noqa: E402
 from pointwssis.detector.solov2 import SOLOv2, SOLOv2Config                                              # noqa: E402
@@ -22,7 +23,7 @@ from pointwssis.detector.solov2 import SOLOv2, SOLOv2Config                     
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("suite", ["targets", "nms", "points", "refiner"])
+@pytest.mark.parametrize("suite", ["targets", "nms", "points", "refiner", "around"])
 def test_both_sides_agree_on_tiny_sizes(suite):
     found = importlib.import_module(f"benchmarks.{suite}").rows(CPU, quick=True)
     assert found and all(row.ours > 0 and row.other > 0 for row in found) and len({row.name for row in found}) == len(found)
@@ -37,6 +38,11 @@ def test_sides_take_turns():
     calls = []
     ours, other = alternate(lambda: calls.append("a"), lambda: calls.append("b"), CPU, runs=3)
     assert calls == ["a", "b"] * 3 and ours > 0 and other > 0
+
+
+def test_processor_time_leaves_waiting_out():
+    with processor_time(CPU): seconds, _ = timed(lambda: time.sleep(.3), CPU)
+    assert seconds < .1 and time.perf_counter is not time.process_time
 
 
 def test_ratios_and_targets():
