@@ -35,6 +35,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     **{f"click_gain_{n}": {"refiner.click_gain": float(n)} for n in (3, 8)},
     "unanswered_background": {"unanswered": "background"},
     "published": {"behaviour": "published"}, "recipe_competition": OURS,
+    "ours_in_box": {"recipe": "competition_in_box"},
     "ours_average_weights": OURS | {"student_train.ema_decay": .998},
     "ours_label_score": OURS | {"student_train.label_weight": "score"},
     "ours_label_margin": OURS | {"student_train.label_weight": "margin"},
@@ -94,7 +95,8 @@ ABLATIONS: dict[str, Ablation] = {
     "recipe": Ablation("Rule that makes labels of the masks of different points.", "recipe", {
         "paper: suppression": "", "ours: competition": "recipe_competition"}),
     "additions": Ablation("Additions to our recipe, each alone.", "addition", {
-        "none": "recipe_competition", "average of the student's weights": "ours_average_weights",
+        "none": "recipe_competition", "only masks whose box holds the click": "ours_in_box",
+        "average of the student's weights": "ours_average_weights",
         "labels weighted by score": "ours_label_score",
         "labels weighted by 2 × score − 1": "ours_label_margin",
         "outlined objects pasted": "ours_copy_paste",

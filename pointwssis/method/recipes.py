@@ -18,7 +18,7 @@ from .pseudo_labels import PseudoMask, without_duplicates
 from ..registry import RECIPES
 
 # %% auto #0
-__all__ = ['Recipe']
+__all__ = ['Recipe', 'around_points']
 
 # %% ../../nbs/1_method/05_recipes.ipynb #c0a1000b
 def share_pixels(
@@ -61,6 +61,7 @@ class Recipe:
     before: Callable[[list[PseudoMask], CocoData], list[PseudoMask]]
     # on the teacher's and on the refined masks
     after: Callable[[list[PseudoMask], CocoData, SOLOv2Config], list[PseudoMask]]
+    lost: str = "masks of other points hold its pixels"   # reason of a mask that `after` takes
 
 def _suppressed(masks: list[PseudoMask], weak: CocoData, cfg: SOLOv2Config) -> list[PseudoMask]:
     return without_duplicates(masks, cfg.nms_iou)
@@ -68,8 +69,26 @@ def _suppressed(masks: list[PseudoMask], weak: CocoData, cfg: SOLOv2Config) -> l
 def _shared(masks: list[PseudoMask], weak: CocoData, cfg: SOLOv2Config) -> list[PseudoMask]:
     return compete(masks, weak)
 
+def around_points(
+    masks: list[PseudoMask],
+    weak: CocoData,            # points only
+) -> list[PseudoMask]:         # in the order they came
+    "Masks whose box holds their point."
+    xy = xy_by_id(weak)
+    def holds(m: PseudoMask) -> bool:
+        (x, y), (x0, y0, width, height) = xy[m.point_id], rle_api.toBbox(m.rle)
+        return x0 <= x < x0 + width and y0 <= y < y0 + height
+    return [m for m in masks if holds(m)]
+
+def _shared_in_box(masks: list[PseudoMask], weak: CocoData,
+                   cfg: SOLOv2Config) -> list[PseudoMask]:
+    return around_points(compete(masks, weak), weak)
+
 RECIPES.register("paper")(Recipe("point", lambda masks, weak: masks, _suppressed))
 RECIPES.register("competition")(Recipe("competing_points", compete, _shared))
+RECIPES.register("competition_in_box")(
+    Recipe("competing_points", compete, _shared_in_box,
+           "its mask lies elsewhere, or masks of other points hold its pixels"))
 
 # %% ../../nbs/1_method/05_recipes.ipynb #c0a10010
 def reasons(

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from pointwssis.core import ConfigError
 from pointwssis.data.coco import CategoryTable, CocoData, decode, encode
+from pointwssis.method import stages
 from pointwssis.method.prompts import points_inside
 from pointwssis.method.pseudo_labels import PseudoMask, write_pseudo
 from pointwssis.method.recipes import compete, reasons, share_pixels
+from pointwssis.registry import RECIPES
 from pointwssis.runs.presets import preset
 
 H, W = 12, 17
@@ -86,6 +88,25 @@ def test_points_without_a_mask_are_listed_with_the_step_that_lost_it(weak, tmp_p
     strong = CocoData(Path("s.json"), Path(), {}, {}, weak.categories, {})
     written = write_pseudo(tmp_path / "sw.json", strong, weak, kept, reasons={3: "shared"})
     assert [(a["id"], a["reason"]) for a in written["dropped_points"]] == [(3, "shared")]
+
+
+def test_a_mask_elsewhere_than_its_point_is_no_label():
+    "Also where the competition cut the part around the point away; the stage names the reason, and rings around their points stay."
+    def one(i, *box): return PseudoMask(i, 1, 0, encode(painted(*box)), .9)
+    def painted(x0, y0, x1, y1):
+        mask = np.zeros((H, W), bool)
+        mask[y0:y1, x0:x1] = True
+        return mask
+    at = {1: [2., 2.], 2: [8., 6.], 3: [8., 7.], 4: [15., 2.]}
+    records = [{"id": i, "image_id": 1, "category_id": 1, "point": xy, "iscrowd": 0} for i, xy in at.items()]
+    weak = CocoData(Path("w.json"), Path(), {1: {"id": 1, "height": H, "width": W}}, {1: records}, CategoryTable((1,), ("a",)), {})
+    hollow = PseudoMask(4, 1, 0, encode(painted(12, 0, 17, 5) & ~painted(14, 1, 16, 4)), .9)
+    masks = [one(1, 3, 0, 6, 4), one(2, 6, 4, 10, 7), one(3, 6, 3, 10, 7), hollow]     # beside it; around it; only where the second is nearer; a ring
+    kept = {name: RECIPES[name].after(masks, weak, None) for name in ("competition", "competition_in_box")}
+    assert [m.point_id for m in kept["competition"]] == [1, 2, 3, 4] and [m.point_id for m in kept["competition_in_box"]] == [2, 4]
+    assert all(m in kept["competition"] for m in kept["competition_in_box"])
+    assert set(stages.lost_at(weak, masks, masks, kept["competition_in_box"], lost=RECIPES["competition_in_box"].lost).values()) == {
+        "its mask lies elsewhere, or masks of other points hold its pixels"}
 
 
 def test_a_mask_that_leaves_its_point_out_says_so(weak, tmp_path):
