@@ -18,7 +18,7 @@ from .pseudo_labels import PseudoMask, without_duplicates
 from ..registry import RECIPES
 
 # %% auto #0
-__all__ = ['Recipe', 'around_points']
+__all__ = ['Recipe']
 
 # %% ../../nbs/1_method/05_recipes.ipynb #c0a1000b
 def share_pixels(
@@ -69,7 +69,7 @@ def _suppressed(masks: list[PseudoMask], weak: CocoData, cfg: SOLOv2Config) -> l
 def _shared(masks: list[PseudoMask], weak: CocoData, cfg: SOLOv2Config) -> list[PseudoMask]:
     return compete(masks, weak)
 
-def around_points(
+def _around_points(
     masks: list[PseudoMask],
     weak: CocoData,            # points only
 ) -> list[PseudoMask]:         # in the order they came
@@ -82,7 +82,7 @@ def around_points(
 
 def _shared_in_box(masks: list[PseudoMask], weak: CocoData,
                    cfg: SOLOv2Config) -> list[PseudoMask]:
-    return around_points(compete(masks, weak), weak)
+    return _around_points(compete(masks, weak), weak)
 
 RECIPES.register("paper")(Recipe("point", lambda masks, weak: masks, _suppressed))
 RECIPES.register("competition")(Recipe("competing_points", compete, _shared))
