@@ -95,7 +95,7 @@ ABLATIONS: dict[str, Ablation] = {
     "recipe": Ablation("Rule that makes labels of the masks of different points.", "recipe", {
         "paper: suppression": "", "ours: competition": "recipe_competition"}),
     "additions": Ablation("Additions to our recipe, each alone.", "addition", {
-        "none": "recipe_competition", "only masks whose box holds the click": "ours_in_box",
+        "none": "recipe_competition", "masks whose box holds the click": "ours_in_box",
         "average of the student's weights": "ours_average_weights",
         "labels weighted by score": "ours_label_score",
         "labels weighted by 2 × score − 1": "ours_label_margin",
