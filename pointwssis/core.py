@@ -146,6 +146,8 @@ def read_json(
         raise DataError(f"{path}: cannot be read: {e}. Is it a UTF-8 JSON file?") from None
 
 # %% ../nbs/9_core/01_core.ipynb #c84c9783
+AT_A_TIME = 2**20   # letters that are encoded at once, as a text of a data set is large
+
 def write_json(
     path: str | Path,           # parents are made when missing
     obj: Any,                   # Python values; numpy and torch numbers and arrays are converted
@@ -154,7 +156,9 @@ def write_json(
     "Write JSON atomically: the file is whole or it is not there."
     text = json.dumps(obj, indent=indent, allow_nan=False, default=lambda o: o.tolist(),
                       separators=(",", ":") if indent is None else None)
-    with atomic_path(path) as temporary: temporary.write_text(text + "\n", encoding="utf-8")
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as f:
+        for start in range(0, len(text), AT_A_TIME): f.write(text[start:start + AT_A_TIME])
+        f.write("\n")
 
 # %% ../nbs/9_core/01_core.ipynb #ad36fd17
 RUNS = "outputs/runs"   # default folder of a user's runs

@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -70,6 +71,18 @@ def test_read_json_names_file_and_place(tmp_path, content, words):
 def test_read_json_of_a_missing_file_or_a_folder(tmp_path):
     with pytest.raises(DataError, match="no such file"): core.read_json(tmp_path / "none.json")
     with pytest.raises(DataError, match="cannot be read"): core.read_json(tmp_path)
+
+
+def test_a_large_file_is_encoded_in_pieces(tmp_path):
+    "The annotations of a large data set are 200 MB of text, which memory should hold once."
+    content = "ä" * 2**22
+    tracemalloc.start()
+    try:
+        core.write_json(tmp_path / "a.json", content)
+        most = tracemalloc.get_traced_memory()[1]
+    finally: tracemalloc.stop()
+    text = json.dumps(content)
+    assert most < 1.4 * len(text) and (tmp_path / "a.json").read_text(encoding="utf-8") == text + "\n"
 
 
 def test_write_json_converts_arrays_and_refuses_nan(tmp_path):
