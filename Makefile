@@ -16,12 +16,13 @@ QUIET := {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", 
 # what the committed evidence is made with; for another data set: make evidence EVIDENCE="--dataset animals7 --data-root DIR --seeds 0,1"
 EVIDENCE ?= --dataset shapes --splits 10p,1p,2p,5p,20p,30p,40p,50p --seeds 0,1,2 --ablations all
 
-.PHONY: help setup lock lock-check demo test test-all lab bench gpu evidence readme
+.PHONY: help setup lock lock-check demo test test-whole test-all lab bench gpu evidence readme
 
 help:
 	@echo "make demo    the whole pipeline on the built-in data set, with short schedules (SPLIT=10p SEED=0); about 5 minutes on two cores with bf16 instructions"
 	@echo "make test    the tests and the notebooks' examples"
-	@echo "make test-all  the long versions of some tests, too"
+	@echo "make test-whole  the tests of whole runs, several processes and kills, which CI runs beside make test"
+	@echo "make test-all  both, and the long versions of some tests"
 	@echo "make lab     JupyterLab, opened at the tour of the method"
 	@echo "make bench   how fast it is against plain versions: benchmarks/results.md (SUITES=\"nms targets\" for some)"
 	@echo "make gpu     all that wants a GPU, in under 8 minutes: checks and speeds, in outputs/gpu/page.md"
@@ -51,11 +52,15 @@ lock-check: $(READY)
 demo: $(READY)
 	@$(BIN)/pointwssis reproduce --dataset demo --split $(SPLIT) --seed $(SEED)
 
+TESTS := $(BIN)/python -m pytest -q --numprocesses=auto --dist=loadfile --no-loadscope-reorder --unchanged
 test: $(READY)
-	@$(BIN)/python -m pytest -q --numprocesses=auto --dist=loadfile --no-loadscope-reorder --unchanged tests
+	@$(TESTS) tests
+
+test-whole: $(READY)
+	@$(TESTS) -m "whole and not slow" tests
 
 test-all: $(READY)
-	@$(BIN)/python -m pytest -q --numprocesses=auto --dist=loadfile --no-loadscope-reorder --unchanged -m "not network" tests
+	@$(TESTS) -m "not network" tests
 
 lab: $(READY)
 	@mkdir -p $(LAB_SETTINGS) && echo '$(QUIET)' > $(LAB_SETTINGS)/overrides.json

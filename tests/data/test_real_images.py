@@ -11,7 +11,7 @@ from chain import BLIND, Chain, linked
 from real import PHOTOGRAPHS, needs_photographs
 
 REAL = PHOTOGRAPHS / "coco_union"
-pytestmark = needs_photographs
+pytestmark = [needs_photographs, pytest.mark.whole]
 SMALL = {"data.short_side": 96, "data.long_side": 128, "teacher_train.short_sides": (96,), "teacher_train.long_side": 128,
          "student_train.short_sides": (96,), "student_train.long_side": 128, "refiner.crop_size": 32,
          **{f"{net}.{key}": value for net in ("teacher", "student") for key, value in (("frozen_stages", 0), ("frozen_norm", False))}}

@@ -17,6 +17,7 @@ def runs(place: Path, *stages: str) -> list[Run]:
     return [Run(place / name, stages) for name in ("whole", "broken")]
 
 
+@pytest.mark.whole
 def test_killed_at_chosen_moments(tmp_path):
     whole, broken = runs(tmp_path, "split", "teacher")
     hit = 0

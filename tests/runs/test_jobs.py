@@ -192,6 +192,7 @@ def test_a_port_that_is_taken_meanwhile_costs_one_attempt(monkeypatch):
     finally: kernel.end()
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("alone", [("refiner",), pytest.param(("split", "teacher", "refiner", "supervised"), marks=pytest.mark.slow)])
 def test_results_are_those_of_a_new_kernel_and_of_one_job(tmp_path, monkeypatch, drawn, alone):
     "Same seed, same bits: two jobs in kernels that serve several stages against a stage alone in a new one, with as many threads."

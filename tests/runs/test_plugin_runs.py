@@ -116,6 +116,7 @@ def done(place):
         yield place / "outputs/runs/shapes/25p/s0"
 
 
+@pytest.mark.whole
 def test_every_stage_runs_with_kinds_that_are_not_in_the_package(done):
     metrics = {stage: read_json(done / stage / "metrics.json") for stage in ("refiner", "pseudo", "student", "evaluate")}
     assert metrics["refiner"] == {"images": 3} and metrics["student"]["steps"] == TINY["student_train.steps"]
@@ -126,6 +127,7 @@ def test_every_stage_runs_with_kinds_that_are_not_in_the_package(done):
     assert all("plugin" not in line for line in status.stdout.splitlines())
 
 
+@pytest.mark.whole
 def test_a_changed_plugin_is_other_code(done, place, monkeypatch, capsys):
     "The result stays, its line says by which code it was made; nothing of it is taken for the new code's."
     monkeypatch.setenv(registry.PLUGINS, "")

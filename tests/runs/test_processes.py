@@ -49,6 +49,7 @@ def place(tmp_path, drawn, monkeypatch, warm) -> Path:
     return tmp_path
 
 
+@pytest.mark.whole
 def test_a_killed_process_ends_all_within_30_seconds_and_another_number_goes_on(place):
     run, folder = start(place, "run", "teacher", "--devices=2"), place / "outputs/runs/shapes/50p/s0"
     wait_for(folder / ".teacher.partial/artifacts/state.pt")

@@ -98,6 +98,7 @@ def test_from_two_files_to_a_student_and_a_page(here, capsys, monkeypatch):
     assert train(*words) == 0 and "up to date" in capsys.readouterr().out
 
 
+@pytest.mark.whole
 def test_few_outlined_images_are_cross_validated(here, capsys):
     assert train("--name", "few") == 0
     said, place = capsys.readouterr().out, Path("outputs/runs/few")
@@ -115,6 +116,7 @@ def test_few_outlined_images_are_cross_validated(here, capsys):
     assert train("--name", "few") == 0 and "done in" not in capsys.readouterr().out
 
 
+@pytest.mark.whole
 def test_large_images_are_trained_on_as_copies_and_labelled_as_they_are(here, capsys, monkeypatch):
     "The images have 72 pixels; 30 stand for a network that needs fewer."
     monkeypatch.setattr("pointwssis.runs.train_on.side_of_copies", lambda sides, size: 30)

@@ -62,12 +62,14 @@ def chain(tmp_path_factory) -> Chain:
     with claimed_gpu(): return chain.run(*(name for name in BLIND if name != "student"), "supervised", "evaluate")
 
 
+@pytest.mark.whole
 def test_every_stage_finds_its_tensors_there(chain):
     assert len(chain.labels("sw_refined").ids) == 4 and chain.metrics["student_refined"]["steps"] == 2
     assert all((chain.inputs[name] / "last.safetensors").exists() for name in ("teacher", "refiner", "student_refined", "supervised"))
     assert {"teacher_ap_percent", "student_sw_refined_ap_percent", "supervised_ap_percent"} <= set(chain.metrics["evaluate"])
 
 
+@pytest.mark.whole
 def test_a_photograph_is_looked_at_there(chain):
     model = load_model(chain.cfg.student, chain.inputs["student_refined"] / "last.safetensors")
     with claimed_gpu() as gpu:

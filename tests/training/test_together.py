@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 from pointwssis.process import GROUP
 from pointwssis.training.together import Address
 from chain import Chain
+
+pytestmark = pytest.mark.whole
 HERE = Path(__file__).parent
 PROGRAM = """
 import sys; sys.path[:0] = sys.argv[2:]

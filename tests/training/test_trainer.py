@@ -456,6 +456,7 @@ PROGRAM = textwrap.dedent("""
 """)
 
 
+@pytest.mark.whole
 def test_two_processes_equal_one(tmp_path):
     (tmp_path / "program.py").write_text(PROGRAM)
     here = Path(__file__).parent
