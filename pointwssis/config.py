@@ -52,7 +52,7 @@ class Config:
     level: Literal[-1, 0, 1, 2, 3, 4] = -1
     # masks of different points: suppressed as in the paper, or a competition
     recipe: str = field(default="paper", metadata=LATER)
-    # a second round: variant of the run whose student makes the points' masks; "" the teacher does
+    # a second round: variant of the run whose student makes the points' masks, or "main"
     first_round: Annotated[str, Meta(pattern=r"^\w*$")] = field(default="", metadata=LATER)
     # prompts without points: what scores at least this becomes a pseudo label
     pseudo_score: Share = 0.3

@@ -173,12 +173,12 @@ def figures_beside(
 
 def run_beside(
     run: str | Path,   # such as shapes/10p-ours_second_round/s0
-    variant: str,      # "" for the method itself
+    variant: str,      # "main": the run without one
 ) -> Path:             # such as shapes/10p/s0
     "Name the folder of a variant's run with the split and the seed of another run."
     folder = Path(run)
-    split = "-".join(filter(None, (folder.parent.name.partition("-")[0], variant)))
-    return folder.parents[1] / split / folder.name
+    split = folder.parent.name.partition("-")[0]
+    return folder.parents[1] / (split if variant == "main" else f"{split}-{variant}") / folder.name
 
 # %% ../nbs/9_core/01_core.ipynb #80842bff
 def file_hash(

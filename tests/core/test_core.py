@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pointwssis import core
-from pointwssis.core import ConfigError, DataError, StageError
+from pointwssis.core import ConfigError, DataError, StageError, run_beside
 
 
 def listing(folder): return sorted(p.name for p in folder.iterdir())
@@ -166,3 +166,8 @@ def test_litter_of_dead_processes_goes_and_nothing_else(tmp_path):
         for path in (mine, old): path.touch()
     assert listing(tmp_path / "deep") == ["mine.json"] and all(path.exists() for path in hidden)
     assert core.remove_litter([tmp_path / "missing"]) == []
+
+
+@pytest.mark.parametrize("run, variant, beside", [("a/10p-x/s0", "y_z", "a/10p-y_z/s0"), ("a/10p-x/s3", "main", "a/10p/s3"), ("a/12.5p/s0", "y", "a/12.5p-y/s0")])
+def test_a_run_beside_another_has_its_split_and_seed(run, variant, beside):
+    assert run_beside(run, variant).as_posix() == beside
