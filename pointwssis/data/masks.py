@@ -92,7 +92,7 @@ def decode(
     width: int,
 ) -> np.ndarray:                # (H, W) bool
     "The mask of a COCO segmentation; DataError when it is malformed or made for another size."
-    return rle_api.decode(packed_rle(segmentation, height, width)).astype(bool)
+    return rle_api.decode(packed_rle(segmentation, height, width)).view(bool)
 
 def encode_many(
     masks: np.ndarray,  # (N, H, W) bool
@@ -124,7 +124,8 @@ def centroid(
     mask: np.ndarray,  # (H, W) bool, at least one pixel set
 ) -> tuple[float, float]:  # x, y in pixels; the centre of the first pixel is (0.5, 0.5)
     "Centre of mass. It may lie outside the mask."
-    columns, rows = mask.sum(0), mask.sum(1)
+    # bytes add up in half the time of truth values
+    columns, rows = (mask.view(np.uint8).sum(axis, dtype=np.uint32) for axis in (0, 1))
     if not (area := columns.sum()): raise DataError("the mask is empty, so it has no centre")
     return tuple(float(counts @ (np.arange(len(counts)) + .5) / area) for counts in (columns, rows))
 
