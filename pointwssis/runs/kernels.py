@@ -77,6 +77,23 @@ CLEAN = "__import__('pointwssis.runs.kernels').runs.kernels.make_fresh()"
 ARGUMENTS = ["--IPKernelApp.log_level=50", "--HistoryManager.hist_file=:memory:"]
 MOST_MEMORY = 1 / 8   # of the machine's; a kernel that keeps more after a stage is ended
 
+def _parent(message: dict[str, Any]) -> str: return message["parent_header"].get("msg_id", "")
+
+def _client_class() -> type:
+    "Clients that know at once when both channels are ready; the usual ones wait 0.2 s for silence."
+    from jupyter_client.asynchronous import AsyncKernelClient
+    class Client(AsyncKernelClient):
+        async def wait_for_ready(self, timeout: float | None = None) -> None:
+            request = self.kernel_info()
+            try:
+                while _parent(await self.get_shell_msg(timeout=1)) != request: pass
+                while True:   # until the kernel is idle again: nothing older follows
+                    message = await self.get_iopub_msg(timeout=0.1)
+                    idle = message["content"].get("execution_state") == "idle"
+                    if idle and _parent(message) == request: return
+            except Empty: await super().wait_for_ready(timeout)
+    return Client
+
 def _new_manager(clients: list[Any]) -> Any:
     "A kernel manager that puts the clients which it hands out on a list."
     from jupyter_client.manager import AsyncKernelManager
@@ -84,7 +101,7 @@ def _new_manager(clients: list[Any]) -> Any:
         def client(self, **options: Any) -> Any:
             clients.append(super().client(**options))
             return clients[-1]
-    return Manager(kernel_name="python3")
+    return Manager(kernel_name="python3", client_factory=_client_class())
 
 class Stopped(Exception): "Raised in a stage's thread when the run has been stopped."
 
@@ -96,7 +113,7 @@ def _reply(kernel: Kernel, client: Any, request: str) -> dict[str, Any]:
         except Empty:
             if not kernel.is_alive(): raise kernel.death() from None
             continue
-        if reply["parent_header"].get("msg_id") == request: return reply["content"]
+        if _parent(reply) == request: return reply["content"]
 
 def _checked(reply: dict[str, Any]) -> dict[str, Any]:
     "The reply, unless it tells of an error."

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from queue import Empty
 
 import psutil
 import pytest
@@ -177,6 +178,27 @@ def test_a_kernel_in_doubt_is_replaced(stages, monkeypatch, why):
         run_stage("teacher", {}, notebooks=stages, kernel=pool[0])
     before, after = Path("numbers").read_text().split()
     assert before != after and not marked()
+
+
+@pytest.mark.parametrize("silent", [0, 1])
+def test_a_client_is_ready_when_the_kernel_is_idle(kernel_pool, monkeypatch, silent):
+    "It has read what was said before; where a channel is silent at first, it asks again."
+    from jupyter_client.asynchronous import AsyncKernelClient
+    from jupyter_core.utils import run_sync
+    kernel, left, plain = kernel_pool[0], [Empty] * silent, AsyncKernelClient.get_iopub_msg
+    client = kernel.manager().client()
+    client.start_channels()
+    run_sync(client.wait_for_ready)(timeout=60)
+    for _ in range(3): client.execute("print(1)")
+    async def get(*words, **options):
+        if left: raise left.pop()
+        return await plain(client, *words, **options)
+    monkeypatch.setattr(client, "get_iopub_msg", get)
+    run_sync(client.wait_for_ready)(timeout=60)
+    request = client.kernel_info()
+    found = run_sync(client.get_iopub_msg)(timeout=60)["parent_header"]["msg_id"]
+    client.stop_channels()
+    assert not left and found == request
 
 
 def test_a_port_that_is_taken_meanwhile_costs_one_attempt(monkeypatch):
