@@ -13,7 +13,7 @@ from pointwssis.detector.solov2 import SOLOv2
 from pointwssis.refiner.network import MaskRefineNet
 from pointwssis.training.device import choose_precision, computes_in_bf16
 
-from .harness import RUNS, Row, processor_time
+from .harness import Row, processor_time
 from .points import SMALL, from_file_row
 from .refiner import SMALL as SMALL_REFINER, around_row, crowded_item, drawn_item
 from .training import WARM, against_bare, shapes_task
@@ -37,9 +37,9 @@ def label_rows(device: torch.device, quick: bool) -> list[Row]:
 
 def step_row(device: torch.device, quick: bool) -> Row:
     "The teacher of the preset `shapes`, whose step is short, so that its surroundings count most."
-    with TemporaryDirectory() as folder: task = shapes_task(Path(folder), WARM + (2 if quick else 2 * WARM), 4 if quick else 16, device)
+    with TemporaryDirectory() as folder: task = shapes_task(Path(folder), WARM + (3 if quick else 4 * WARM), 4 if quick else 16, device)
     name = f"an image of a training step, preset shapes, {task.cfg.batch_size} of {task.size}: {choose_precision('auto', device)}"
-    return against_bare(name, task, 1 if quick else RUNS)
+    return against_bare(name, task)
 
 
 def rows(device: torch.device, quick: bool = False) -> list[Row]:

@@ -54,14 +54,17 @@ def processor_time(device: torch.device) -> Iterator[None]:
     with patch.object(time, "perf_counter", time.process_time) if device.type == "cpu" else nullcontext(): yield
 
 
+def now(device: torch.device) -> float:
+    "Seconds on the clock once the device has done all that it was told."
+    if device.type == "cuda": torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
 def timed(work: Work, device: torch.device) -> tuple[float, Any]:
     "Seconds until the work is done, on the device too, and what it gave."
-    def wait() -> None: torch.cuda.synchronize(device) if device.type == "cuda" else None
-    wait()
-    start = time.perf_counter()
+    start = now(device)
     result = work()
-    wait()
-    return time.perf_counter() - start, result
+    return now(device) - start, result
 
 
 def alternate(ours: Work, other: Work, device: torch.device, runs: int = RUNS) -> tuple[float, float]:

@@ -28,7 +28,7 @@ from pointwssis.training import device as placing
 from pointwssis.training.trainer import learning_rate, make_optimizer, train
 
 from .coco_size import write_pictures
-from .harness import RUNS, Row, peak_mib, timed
+from .harness import RUNS, Row, now, peak_mib, timed
 from .points import SMALL
 
 NOISE = .05           # by how much the mean losses of two ways may differ, as a share
@@ -97,26 +97,39 @@ def plainly(task: Task) -> tuple[float, float]:
     return (time.perf_counter() - start) / (cfg.steps - WARM) / cfg.batch_size, mean(values[WARM:])
 
 
-def bare(task: Task) -> float:
-    "Seconds an image of what no training can do without: forward, backward and optimiser, in its precision, on ready images and a sum for a loss."
-    model, cfg, device = placing.place(task.fresh(), task.device).train(), task.cfg, task.device
-    optimizer, precision = make_optimizer(model, cfg), placing.choose_precision(cfg.precision, device)
-    images = [normalise(b["images"].to(device), b["sizes"].to(device), model.cfg) for b in task.ready(1)]
-    def step(number: int) -> None:
-        with placing.in_precision(precision, device): out = model(images[number % len(images)])
+def bare_step(task: Task) -> Callable[[], None]:
+    "The least that a training step does: forward, backward and optimiser, in its precision, on ready images and a sum for a loss."
+    model, device = placing.place(deepcopy(task.fresh()), task.device).train(), task.device
+    optimizer, precision = make_optimizer(model, task.cfg), placing.choose_precision(task.cfg.precision, device)
+    images = itertools.cycle([normalise(b["images"].to(device), b["sizes"].to(device), model.cfg) for b in task.ready(1)])
+    def step() -> None:
+        with placing.in_precision(precision, device): out = model(next(images))
         sum(x.float().mean() for x in (*out.category_logits, *out.kernels, out.mask_features)).backward()
         optimizer.step()
         optimizer.zero_grad()
-    for number in range(WARM): step(number)
-    return timed(lambda: [step(number) for number in range(cfg.steps - WARM)], device)[0] / (cfg.steps - WARM) / cfg.batch_size
+    return step
 
 
-def against_bare(name: str, task: Task, runs: int) -> Row:
-    "A training step, targets, losses, clipping and log included, against its network alone."
-    pairs = [(as_trained(task)[0], bare(task)) for _ in range(runs)]
-    ours, other = map(median, zip(*pairs))
-    return Row(f"{name}: share of its network", ours, other, "network", 1.1, share=True, opponent=False, runs=runs,
-               note="against forward, backward and optimiser alone, in the same precision")
+def steps_in_turns(task: Task) -> tuple[list[float], list[float]]:
+    "Seconds of each step of a training, until it asks for the next batch, and of the bare step that is done then."
+    step, ready, ours, other = bare_step(task), task.ready(1), [], []
+    def batches(sampler: Any) -> Iterator[dict]:
+        for batch in itertools.cycle(ready):
+            start = now(task.device)
+            yield batch
+            ours.append(now(task.device) - start)
+            other.append(timed(step, task.device)[0])
+    with TemporaryDirectory() as folder:
+        train(task.fresh(), solov2_loss, batches, task.cfg, Path(folder), 0, task.device, length=task.cfg.batch_size, log_every=WARM)
+    return ours[WARM:], other[WARM:]
+
+
+def against_bare(name: str, task: Task) -> Row:
+    "A training step, losses, clipping and log included, against its network alone."
+    pairs = steps_in_turns(task)
+    ours, other = (median(side) / task.cfg.batch_size for side in pairs)
+    return Row(f"{name}: share of its network", ours, other, "network", 1.1, share=True, opponent=False, runs=len(pairs[0]),
+               note="against forward, backward and optimiser alone, in the same precision, step by step in turns")
 
 
 @contextmanager

@@ -45,8 +45,9 @@ def test_a_faster_way_that_learns_something_else_is_no_row(task):
 
 
 def test_a_step_is_held_against_its_network_alone(task):
-    row = against_bare("a step", task, 1)
+    row = against_bare("a step", task)
     assert row.name == "a step: share of its network" and row.share and row.target == 1.1 and row.ours > 0 and row.other > 0
+    assert row.runs == task.cfg.steps - 1 - training.WARM      # the last step asks for no other batch
     assert not row.opponent and as_trained(task)[1] == pytest.approx(plainly(task)[1], rel=2e-3)     # the weights are as they were
 
 
