@@ -78,10 +78,15 @@ def check_inputs(
     stage: Stage,
     cfg: Config,
     folder: Path,  # of the run
+    first_alone: bool = False,   # only those of a first round
 ) -> None:
     "Refuse to start on inputs that are missing or that were made with other settings."
     for need in ready_needs(stage, cfg, folder):
-        place = input_place(need, cfg, folder)
+        place, of_first = input_place(need, cfg, folder), need.startswith("first_")
+        if first_alone and not of_first: continue
+        if of_first and place.parent == folder:
+            raise ConfigError(f"first_round '{cfg.first_round}' is this run itself. Give the "
+                              "second round a name of its own, such as --set variant=second.")
         need, run = place.name, place.parent
         first = f" of the variant {cfg.first_round}" if run != folder else ""
         again = (f"Run `pointwssis run {need}`{first} with the same options first, "

@@ -176,12 +176,13 @@ def default_jobs(
 
 # %% ../../nbs/6_runs/09_runner.ipynb #9def0054
 def _check_places(params: dict[str, Any], runs: Path, stages: Iterable[str]) -> None:
-    "Refuse to start where a result of other settings or data lies in the place of a stage."
+    "Refuse to start without a first round, or where a result of other settings or data lies."
     _, cfg = _configured(params)
     folder = run_folder(cfg, runs)
     with one_look():
         for stage in map(find_stage, stages):
             if not stage.always: refuse_other(stage, cfg, folder / stage.name)
+            check_inputs(stage, cfg, folder, first_alone=True)
 
 def reproduce(
     params: dict[str, Any],      # dataset, split, seed, data_root, overrides

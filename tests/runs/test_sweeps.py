@@ -84,6 +84,14 @@ def test_a_second_round_reads_the_student_of_the_first(stages):
     with pytest.raises(StageError, match="10p-recipe_competition.s0.student_refined was made"): go(second)
 
 
+@pytest.mark.parametrize("error, settings", [
+    (ConfigError, {"first_round": "main"}), (StageError, {"first_round": "main", "variant": "second"}), (StageError, {"first_round": "none_such"})])
+def test_a_second_round_without_a_first_is_refused_before_anything_runs(stages, error, settings):
+    says = "first_round 'main' is this run itself. Give the second round a name" if error is ConfigError else "'pseudo' needs 'student_refined', which has not"
+    with pytest.raises(error, match=says): reproduce({"overrides": settings}, notebooks=stages)
+    assert not Path("outputs").exists()
+
+
 def test_variants_share_what_they_do_not_change(stages):
     for experiment in experiments(tables="unmatched_points"):
         how = {o.stage: o.how for o in reproduce(experiment.params, notebooks=stages, stages=experiment.stages)}
