@@ -101,9 +101,9 @@ def pytest_addoption(parser):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config) -> int:
-    "One worker a core, at most eight: each holds torch in its memory."
+    "One worker more than cores, as tests also wait, and at most eight: each holds torch in its memory."
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(cores, 8)
+    return min(cores + 1, 8)
 
 
 def git_status() -> str:
