@@ -15,6 +15,7 @@ from pointwssis.data.masks import encode
 from pointwssis.runs.cli import main
 from chain import Chain
 
+pytestmark = pytest.mark.whole
 GRIDS = {"num_grids": (8, 8, 6, 5, 4), "fpn_channels": 32, "instance_channels": 32, "instance_convs": 1, "num_kernels": 16, "mask_channels": 16}
 RANGES = {"teacher": ((1, 21), (21, 30), (30, 41), (41, 53), (53, 2048)), "student": ((1, 23), (18, 32), (26, 45), (37, 59), (50, 2048))}
 SIDES = {"short_sides": (64,), "long_side": 64, "warmup_steps": 10, "batch_size": 16, "precision": "fp32"}
