@@ -94,7 +94,7 @@ def test_a_training_step_of_the_refiner_asks_nothing(tmp_path, quirks):
 def test_a_training_step_costs_as_many_calls_for_3_objects_as_for_30(tmp_path):
     few, many = (one_step(tiny_model(), solov2_loss, batch(n), STEP, tmp_path / str(n)) for n in (3, 30))
     assert few.calls == many.calls < 1300                     # 1195 with torch 2.15
-    assert few.peak < 3.6 * MIB and many.peak < 3.8 * MIB     # 3.2 and 3.4
+    assert few.peak < 4.4 * MIB and many.peak < few.peak + .4 * MIB     # 3.2 and 3.4, where convolutions need no more; 4.1 with AVX2 alone
 
 
 def test_only_the_class_head_grows_with_classes(tmp_path):
@@ -136,6 +136,7 @@ def pseudo_step(clicked: int) -> Counts:
 
 def test_a_pseudo_label_step_costs_as_many_calls_for_3_clicks_as_for_30():
     "Results go to the host, so this step does ask; but image by image, not click by click."
+    pseudo_step(3)     # the first call in a process makes a few more
     few, many = pseudo_step(3), pseudo_step(30)
     assert few.calls == many.calls < 1200 and few.waits == many.waits and len(many.waits) < 60     # 1088 and 47 with torch 2.15
     assert many.peak < 33 * MIB                                                                    # 29.5
