@@ -53,6 +53,7 @@ demo: $(READY)
 	@$(BIN)/pointwssis reproduce --dataset demo --split $(SPLIT) --seed $(SEED)
 
 TESTS := $(BIN)/python -m pytest -q --numprocesses=auto --dist=loadfile --no-loadscope-reorder --unchanged
+
 test: $(READY)
 	@$(TESTS) tests
 

@@ -173,15 +173,13 @@ def refiner_weights(cfg: Config, inputs: dict[str, Path], weak: CocoData, rough:
                                         cfg.quirks)
 
 # %% ../../nbs/1_method/10_stages.ipynb #cfe1591b
-def lost_at(weak: CocoData, answers: list[PseudoMask], rough: list[PseudoMask],
-            kept: list[PseudoMask], refined: list[PseudoMask] | None = None,
-            network: str = "teacher",
-            lost: str = "masks of other points hold its pixels") -> dict[int, str]:
+def lost_at(cfg: Config, weak: CocoData, answers: list[PseudoMask], rough: list[PseudoMask],
+            kept: list[PseudoMask], refined: list[PseudoMask] | None = None) -> dict[int, str]:
     "The reason of each point without a mask."
-    steps = {f"the {network} draws no mask": answers,
+    steps = {f"the {'student' if cfg.first_round else 'teacher'} draws no mask": answers,
              "other points are nearer to all pixels of its mask": rough}
     if refined is not None: steps["the refined mask is empty"] = refined
-    return reasons(weak, steps | {lost: kept})
+    return reasons(weak, steps | {RECIPES[cfg.recipe].lost: kept})
 
 def _without_points(cfg: Config, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     "`sw_without_points`: strong masks and the masks that the teacher predicts without points."
@@ -213,8 +211,7 @@ def pseudo(cfg: Config, inputs: dict[str, Path], out: Path, points: bool = True)
     final = ((lambda masks: masks) if cfg.quirks.suppress_rough
              else partial(recipe.after, weak=weak, cfg=cfg.teacher))
     kept = {"sw": final(rough), "sw_refined": final(refined)}
-    of = partial(lost_at, weak, answers, rough, lost=recipe.lost,
-                 network="student" if cfg.first_round else "teacher")
+    of = partial(lost_at, cfg, weak, answers, rough)
     lost = {"sw": of(kept["sw"]), "sw_refined": of(kept["sw_refined"], refined)}
     stem = f"{cfg.data.split_stem}_{cfg.split}"
     written = {name: len(pseudo_labels.write_pseudo(out/f"{stem}_{name}.json", strong, weak, masks,

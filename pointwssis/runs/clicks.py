@@ -14,7 +14,7 @@ import numpy as np
 from torch import nn
 
 from ..config import Config
-from ..core import DataError, counted, pick_device
+from ..core import DataError, counted, pick_device, run_beside
 from ..data.coco import CategoryTable, CocoData
 from ..data.convert import format_of, read_annotations
 from ..data.masks import pixels_of
@@ -24,7 +24,7 @@ from ..detector.tiles import Box, Found, moved, tiles_of
 from ..journal import Journal, in_batches, recall
 from ..method.pseudo_labels import PseudoMask, best_of_each_point, refine_masks
 from ..method.pseudo_labels import rough_masks
-from ..method.stages import lost_at
+from ..method.stages import lost_at, network_of_points
 from ..registry import RECIPES, REFINERS, Refiner
 from .inputs import Inputs
 from ..training.device import network_options
@@ -109,17 +109,22 @@ def networks_for_clicks(
     cfg: Config,
     say: Callable[[str], None],
 ) -> tuple[Predictor, Refiner | None]:
-    "The teacher of the weights' run, or else the network given; and the run's refiner."
+    "The network that made the masks of the weights' run, or else that given; and its refiner."
     run = weights.absolute().parent.parent.parent
-    teacher, refiner = (run / stage / "artifacts/last.safetensors"
-                        for stage in ("teacher", "refiner"))
+    places = {"teacher": run / "teacher/artifacts"}
+    refiner, said = run / "refiner/artifacts/last.safetensors", "run's teacher"
+    if cfg.first_round:
+        places["first_student_refined"] = (run_beside(run, cfg.first_round)
+                                           / "student_refined/artifacts")
+        said = "first round's student"
+    net, schedule, source = network_of_points(cfg, places)
     refines = refiner.is_file()
-    if teacher.is_file():
-        say(f"Masks are those of the run's teacher{', refined' if refines else ''}.")
-        given = load_model(cfg.teacher, teacher)
+    if source.is_file():
+        say(f"Masks are those of the {said}{', refined' if refines else ''}.")
+        given = load_model(net, source)
     else: say(f"Masks are those of {weights}, asked at each click.")
     ask = predictor(given, cfg.data, pick_device(cfg.device), RECIPES[cfg.recipe].prompt, "none",
-                    cfg.quirks, cfg.level, **network_options(cfg.teacher_train))
+                    cfg.quirks, cfg.level, **network_options(schedule))
     return ask, REFINERS[cfg.refiner.kind].load(cfg, classes, refiner) if refines else None
 
 def masks_of_clicks(
@@ -137,7 +142,7 @@ def masks_of_clicks(
     teacher, final = (recipe.after(_in_image(masks, weak), data, cfg.teacher)
                       for masks in (rough, refined))
     steps = [_in_image(masks, weak) for masks in (answers, rough)]
-    return teacher, final, lost_at(data, *steps, final, _in_image(refined, weak))
+    return teacher, final, lost_at(cfg, data, *steps, final, _in_image(refined, weak))
 
 # %% ../../nbs/6_runs/24_clicks.ipynb #7b130013
 AT_ONCE = 8   # images in memory; the next ones are read ahead

@@ -12,7 +12,7 @@ from typing import Any
 from ..config import Config, dotted, neutral_keys, to_dict
 from ..core import file_hash, read_json
 from ..data.pictures import pictures_hash
-from .stage_graph import STAGES, Stage, needs_of, input_place
+from .stage_graph import STAGES, Stage, input_place, needs_of
 
 # %% auto #0
 __all__ = []

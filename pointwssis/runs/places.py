@@ -12,10 +12,10 @@ from typing import Any
 
 from ..config import Config, to_dict
 from ..core import ConfigError, StageError, atomic_path, read_json
-from .stage_graph import STAGES, Stage, config_of, input_place
-from .fingerprints import decisive, expected, finished
+from .fingerprints import decisive, expected, finished, given_hashes, is_done
+from .fingerprints import ready_needs
+from .stage_graph import FIRST, STAGES, Stage, config_of, input_place, needs_of
 from .stage_graph import of_run
-from .fingerprints import given_hashes, is_done, ready_needs
 
 # %% auto #0
 __all__ = []
@@ -33,7 +33,7 @@ def _text(value: Any) -> str:
 
 def _changed_files(stage: Stage, manifest: dict[str, Any], given: dict[str, str]) -> list[str]:
     "Files of the user that are changed, new or gone; an older manifest names no images."
-    made = {*stage.needs, *(f"first_{name}" for name in stage.first)}
+    made = {*stage.needs, *(FIRST + name for name in stage.first)}
     before = {name: value for name, value in manifest.get("inputs", {}).items()
               if name.partition("/")[0] not in made}
     known = set(before) | set(given) if "config" in manifest else set(before) & set(given)
@@ -74,35 +74,46 @@ def refuse_other(
                      f"{_few(changed)}. {cure}")
 
 # %% ../../nbs/6_runs/04_places.ipynb #86f6e719
+def _check_input(stage: Stage, cfg: Config, place: Path, where: str = "") -> None:
+    "Refuse an input that is missing or that was made with other settings."
+    need, run = place.name, place.parent
+    again = (f"Run `pointwssis run {need}`{where} with the same options first, "
+             "or `pointwssis reproduce` for all stages.")
+    if not is_done(place):
+        raise StageError(f"stage '{stage.name}' needs '{need}', which has not finished in "
+                         f"{run}. {again}")
+    if is_done(place, expected(STAGES[need], cfg, run)[0]): return
+    changed = differences(STAGES[need], cfg, finished(place))
+    made = (f"with other settings or data: {_few(changed)}"
+            if changed else "from files of earlier stages that have changed since")
+    if changed:
+        again = ("Pass --name OTHER for a run of its own, or make it again with `pointwssis "
+                 f"run {need} --force`.")
+    raise StageError(f"stage '{stage.name}' needs '{need}', but {place} was made "
+                     f"{made}. {again}")
+
+def check_first_round(
+    stage: Stage,
+    cfg: Config,
+    folder: Path,  # of the run
+) -> None:
+    "Refuse to start a second round without its first one."
+    for need in needs_of(stage, cfg):
+        if not need.startswith(FIRST): continue
+        if (place := input_place(need, cfg, folder)).parent == folder:
+            raise ConfigError(f"first_round '{cfg.first_round}' is this run itself. Give the "
+                              "second round a name of its own, such as --set variant=second.")
+        _check_input(stage, cfg, place, f" of the variant {cfg.first_round}")
+
 def check_inputs(
     stage: Stage,
     cfg: Config,
     folder: Path,  # of the run
-    first_alone: bool = False,   # only those of a first round
 ) -> None:
     "Refuse to start on inputs that are missing or that were made with other settings."
     for need in ready_needs(stage, cfg, folder):
-        place, of_first = input_place(need, cfg, folder), need.startswith("first_")
-        if first_alone and not of_first: continue
-        if of_first and place.parent == folder:
-            raise ConfigError(f"first_round '{cfg.first_round}' is this run itself. Give the "
-                              "second round a name of its own, such as --set variant=second.")
-        need, run = place.name, place.parent
-        first = f" of the variant {cfg.first_round}" if run != folder else ""
-        again = (f"Run `pointwssis run {need}`{first} with the same options first, "
-                 "or `pointwssis reproduce` for all stages.")
-        if not is_done(place):
-            raise StageError(f"stage '{stage.name}' needs '{need}', which has not finished in "
-                             f"{run}. {again}")
-        if is_done(place, expected(STAGES[need], cfg, run)[0]): continue
-        changed = differences(STAGES[need], cfg, finished(place))
-        made = (f"with other settings or data: {_few(changed)}"
-                if changed else "from files of earlier stages that have changed since")
-        if changed:
-            again = ("Pass --name OTHER for a run of its own, or make it again with `pointwssis "
-                     f"run {need} --force`.")
-        raise StageError(f"stage '{stage.name}' needs '{need}', but {place} was made "
-                         f"{made}. {again}")
+        if not need.startswith(FIRST): _check_input(stage, cfg, folder / need)
+    check_first_round(stage, cfg, folder)
 
 # %% ../../nbs/6_runs/04_places.ipynb #5ff5fce1
 def _link(source: str, target: str) -> None:

@@ -17,17 +17,15 @@ from ..data.pictures import one_look
 from ..process import claim, clear_remains
 from ..report.provenance import drop_pictures, git_commit, source_hash
 from .execution import _checked, _configured, _machine, _make
+from .fingerprints import expected, finished, is_done, ready_needs
 from .jobs import Named, RunClock, Watched, beside, check_jobs, cores
 from .jobs import side_by_side
 from .kernels import Kernel, Kernels, ask, kernels, one_directory
-from .places import check_inputs, prepare_folder, refuse_other, set_aside, take_over
-from .places import twin_of
+from .places import check_first_round, check_inputs, prepare_folder, refuse_other
+from .places import set_aside, take_over, twin_of
 from .processes import local_processes, processes_of_command
-from .stage_graph import RUN, STAGES, Stage, config_of, find_stage
-from .fingerprints import expected
-from .stage_graph import needs_of, of_run, input_place
-from .fingerprints import finished, is_done, ready_needs
-from .stage_graph import run_folder, wanted_stages
+from .stage_graph import RUN, STAGES, Stage, config_of, find_stage, input_place
+from .stage_graph import needs_of, of_run, run_folder, wanted_stages
 from .timing import work_of
 
 # %% auto #0
@@ -182,7 +180,7 @@ def _check_places(params: dict[str, Any], runs: Path, stages: Iterable[str]) -> 
     with one_look():
         for stage in map(find_stage, stages):
             if not stage.always: refuse_other(stage, cfg, folder / stage.name)
-            check_inputs(stage, cfg, folder, first_alone=True)
+            check_first_round(stage, cfg, folder)
 
 def reproduce(
     params: dict[str, Any],      # dataset, split, seed, data_root, overrides

@@ -77,13 +77,15 @@ STAGES: dict[str, Stage] = {stage.name: stage for stage in (
 )}
 
 # %% ../../nbs/6_runs/02_stage_graph.ipynb #c0de17a2
+FIRST = "first_"   # before the name of a need that a first round's run has made
+
 def needs_of(
     stage: Stage,
     cfg: Config,
 ) -> dict[str, tuple[str, ...]]:   # as Stage.needs
     "Inputs of a stage: those of a first round have `first_` before their names."
     left_out = () if cfg.student_start == "teacher" else stage.starts
-    first = {f"first_{name}": patterns for name, patterns in stage.first.items() if cfg.first_round}
+    first = {FIRST + name: patterns for name, patterns in stage.first.items() if cfg.first_round}
     own = {need: patterns for need, patterns in stage.needs.items() if need not in left_out}
     return own | first
 
@@ -93,8 +95,8 @@ def input_place(
     folder: Path,  # of the run
 ) -> Path:         # its last part is a key of STAGES
     "Folder of an input: a stage of the run, or of the run that is its first round."
-    first = need.startswith("first_")
-    return (run_beside(folder, cfg.first_round) if first else folder) / need.removeprefix("first_")
+    first = need.startswith(FIRST)
+    return (run_beside(folder, cfg.first_round) if first else folder) / need.removeprefix(FIRST)
 
 def wanted_stages(
     cfg: Config,

@@ -17,6 +17,7 @@ from pointwssis.method.pseudo_labels import PseudoMask, write_pseudo
 from pointwssis.method.recipes import compete, reasons, share_pixels
 from pointwssis.registry import RECIPES
 from pointwssis.runs.presets import preset
+from pointwssis.runs.stage_graph import config_of
 
 H, W = 12, 17
 scenes = st.lists(st.tuples(st.integers(0, 2**32 - 1), st.floats(0, W - .01), st.floats(0, H - .01)), max_size=6)
@@ -105,8 +106,9 @@ def test_a_mask_elsewhere_than_its_point_is_no_label():
     kept = {name: RECIPES[name].after(masks, weak, None) for name in ("competition", "competition_in_box")}
     assert [m.point_id for m in kept["competition"]] == [1, 2, 3, 4] and [m.point_id for m in kept["competition_in_box"]] == [2, 4]
     assert all(m in kept["competition"] for m in kept["competition_in_box"])
-    assert set(stages.lost_at(weak, masks, masks, kept["competition_in_box"], lost=RECIPES["competition_in_box"].lost).values()) == {
-        "its mask lies elsewhere, or masks of other points hold its pixels"}
+    cfg = config_of(overrides={"recipe": "competition_in_box", "first_round": "main"})
+    assert set(stages.lost_at(cfg, weak, masks, masks, kept["competition_in_box"]).values()) == {"its mask lies elsewhere, or masks of other points hold its pixels"}
+    assert set(stages.lost_at(cfg, weak, [], [], []).values()) == {"the student draws no mask"}
 
 
 def test_a_mask_that_leaves_its_point_out_says_so(weak, tmp_path):

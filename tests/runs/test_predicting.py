@@ -260,12 +260,19 @@ def test_images_that_cannot_be_read_are_named_and_the_others_done(seen, capsys):
     assert len(written()["images"]) == 3 and Path("predictions/overlay/3.jpg").is_file()
 
 
-def test_clicks_are_answered_as_the_stage_pseudo_answers_them(tmp_path, drawn, monkeypatch):
+@pytest.mark.parametrize("settings, who", [({}, "run's teacher"), ({"recipe": "competition_in_box", "first_round": "main"}, "first round's student")])
+def test_clicks_are_answered_as_the_stage_pseudo_answers_them(tmp_path, drawn, monkeypatch, capsys, settings, who):
     "The same masks, bit for bit, and the same reasons, from real networks."
-    chain = Chain(tmp_path, "demo", "50p", drawn).run("split", "teacher", "refiner", "pseudo")
-    for stage in ("teacher", "refiner"): shutil.copytree(chain.inputs[stage], tmp_path / "run" / stage / "artifacts")
-    weak, labels = chain.half("w"), chain.labels("sw_refined")
-    networks = clicks.networks_for_clicks(None, tmp_path / "run/student_refined/artifacts/last.safetensors", len(weak.categories), chain.cfg, print)
+    chain, run = Chain(tmp_path, "demo", "50p", drawn, **settings).run("split", "teacher", "refiner"), tmp_path / "drawn/50p-again/s0"
+    for stage in ("teacher", "refiner"): shutil.copytree(chain.inputs[stage], run / stage / "artifacts")
+    if settings:     # the teacher's weights stand for a student's
+        first = shutil.copytree(chain.inputs["teacher"], tmp_path / "drawn/50p/s0/student_refined/artifacts")
+        chain.inputs["first_student_refined"] = Path(first)
+        (run / "teacher/artifacts/last.safetensors").write_bytes(b"no weights")
+    weak, labels = chain.half("w"), chain.run("pseudo").labels("sw_refined")
+    capsys.readouterr()
+    networks = clicks.networks_for_clicks(None, run / "student_refined/artifacts/last.safetensors", len(weak.categories), chain.cfg, print)
+    assert capsys.readouterr().out == f"Masks are those of the {who}, refined.\n"
     teacher, final, lost = clicks.masks_of_clicks(*networks, weak, chain.cfg, lambda height, width, read: None)
     made = {m.point_id: m.rle for m in final if len(pixels_of(m.rle))}
     assert made == {k: a["segmentation"] for k, a in linked(labels).items()} and len(made) > 3
