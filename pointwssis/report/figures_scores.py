@@ -186,7 +186,7 @@ def _draw_panel(ax: Any, names: list[str], values: list[dict], keys: tuple[str, 
         spread = [v["sd"] or 0 for v in bars]
         ax.errorbar(means, at, xerr=spread, fmt="none", ecolor="black", elinewidth=.8)
     hollow = dict(mfc="white", mec="black", mew=.8, ms=3.5)
-    ax.plot([v["mean"] for v in rings], ring_at, "o", **hollow, label="teacher's masks")
+    ax.plot([v["mean"] for v in rings], ring_at, "o", **hollow, label="unrefined masks")
     reach = max(v["mean"] + (v["sd"] or 0) for v in [*bars, *rings])
     _label_bars(ax, at, bars, rings, reach)
     ax.set(xlim=(0, 1.06 * reach or 1))
