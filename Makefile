@@ -5,8 +5,9 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 READY := .venv/requirements.lock
 PINNED := --require-hashes --no-deps -r
 LOCKING := --extra=dev --universal --generate-hashes --python-version=3.11 --no-header --no-annotate --no-emit-index-url
-# uv, from the PATH or from .venv, and where it cannot be had or reaches no registry, pip
-install = PATH="$(BIN):$$PATH" uv pip install --quiet --python=$(BIN)/python $(1) || $(PIP) install --root-user-action=ignore $(1)
+# uv, from the PATH or from .venv, and where it cannot be had or reaches no registry, pip. uv compiles modules only where asked to,
+# as pip does; where Python may not write what it compiles, each process would do it again
+install = PATH="$(BIN):$$PATH" uv pip install --quiet $(2) --python=$(BIN)/python $(1) || $(PIP) install --root-user-action=ignore $(1)
 SPLIT ?= 10p
 SEED ?= 0
 SUITES ?=
@@ -39,7 +40,7 @@ $(READY): requirements.lock settings.ini
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > .venv/uv.txt
 	@command -v uv > /dev/null || $(PIP) install --root-user-action=ignore $(PINNED) .venv/uv.txt || true
-	@$(call install,$(PINNED) requirements.lock)
+	@$(call install,$(PINNED) requirements.lock,--compile-bytecode)
 	@$(call install,--no-deps --no-build-isolation -e .)
 	@cp requirements.lock $(READY)
 

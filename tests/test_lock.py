@@ -53,6 +53,12 @@ def test_the_lock_has_what_settings_ini_asks_for(system, machine, python):
         assert name in found and need.specifier.contains(found[name]), need
 
 
+def test_set_up_compiles_the_modules_that_it_installs():
+    "Where PYTHONDONTWRITEBYTECODE is set, as in many containers, each process would compile torch and the others again, for seconds."
+    said = subprocess.run(["make", "--dry-run", "--always-make", "setup"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert re.search(r"uv pip install .*--compile-bytecode .*requirements\.lock", said)
+
+
 def test_cuda_is_for_linux_alone():
     assert [name for name in pins("darwin", "arm64") if ONLY_CUDA.match(name)] == []
     assert [name for name in pins("linux", "x86_64") if ONLY_CUDA.match(name)]
