@@ -102,7 +102,7 @@ def test_a_mask_elsewhere_than_its_point_is_no_label():
     records = [{"id": i, "image_id": 1, "category_id": 1, "point": xy, "iscrowd": 0} for i, xy in at.items()]
     weak = CocoData(Path("w.json"), Path(), {1: {"id": 1, "height": H, "width": W}}, {1: records}, CategoryTable((1,), ("a",)), {})
     hollow = PseudoMask(4, 1, 0, encode(painted(12, 0, 17, 5) & ~painted(14, 1, 16, 4)), .9)
-    masks = [one(1, 3, 0, 6, 4), one(2, 6, 4, 10, 7), one(3, 6, 3, 10, 7), hollow]     # beside it; around it; only where the second is nearer; a ring
+    masks = [one(1, 0, 0, 2, 4), one(2, 6, 4, 10, 7), one(3, 6, 3, 10, 7), hollow]     # up to it; around it; only where the second is nearer; a ring
     kept = {name: RECIPES[name].after(masks, weak, None) for name in ("competition", "competition_in_box")}
     assert [m.point_id for m in kept["competition"]] == [1, 2, 3, 4] and [m.point_id for m in kept["competition_in_box"]] == [2, 4]
     assert all(m in kept["competition"] for m in kept["competition_in_box"])

@@ -45,6 +45,8 @@ ask = provenance._git
 def test_the_modules_of_a_source_and_all_that_they_import(package):
     assert list(closure({"c"})) == ["a", "b", "c"] and list(closure({"a"})) == ["a", "b"] and list(closure({"b"})) == ["b"]
     assert imported_modules("import pointwssis.a, numpy\nfrom pointwssis import b, missing\nfrom .c import y") == {"a", "b", "c"}
+    assert imported_modules("try: x\nexcept ImportError: from pointwssis import a\nelse: import pointwssis.b\nfinally: from .c import y") == {"a", "b", "c"}
+    assert imported_modules("match x:\n  case 1: from pointwssis import a\nif x: y\nelse:\n  def f(): from pointwssis import b") == {"a", "b"}
 
 
 def test_a_stage_has_another_hash_when_its_code_has_changed(package, tmp_path):

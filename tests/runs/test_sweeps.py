@@ -14,6 +14,7 @@ from pointwssis.report.report import write_report
 from pointwssis.report.results import collect
 from pointwssis.report.verify_tables import BARE
 from pointwssis.runs.cli import main
+from pointwssis.runs.fingerprints import decisive
 from pointwssis.runs.runner import reproduce, run_stage
 from pointwssis.runs.stage_graph import STAGES, config_of
 from pointwssis.runs.sweeps import LABELS, VARIANT, experiments, reproduce_all
@@ -90,6 +91,14 @@ def test_a_second_round_without_a_first_is_refused_before_anything_runs(stages, 
     says = "first_round 'main' is this run itself. Give the second round a name" if error is ConfigError else "'pseudo' needs 'student_refined', which has not"
     with pytest.raises(error, match=says): reproduce({"overrides": settings}, notebooks=stages)
     assert not Path("outputs").exists()
+    alone = reproduce({"overrides": settings}, notebooks=stages, stages=("split", "teacher", "refiner"))
+    with pytest.raises(error, match=says): run_stage("pseudo", {"overrides": settings}, notebooks=stages)
+    assert len(alone) == 3
+
+
+def test_only_the_masks_of_the_points_are_made_anew_for_a_second_round():
+    read = {name for name, stage in STAGES.items() if "first_round" in decisive(stage, to_dict(config_of(overrides={"first_round": "main"})))}
+    assert read - {"evaluate", "report"} == {"pseudo"}
 
 
 def test_variants_share_what_they_do_not_change(stages):

@@ -91,6 +91,12 @@ def test_the_time_of_several_runs_counts_shared_stages_once(tmp_path, half_a_sec
     assert estimate_of_all(two, tmp_path).startswith("2 runs, 11 stages to do. ")
 
 
+def test_a_second_round_adds_its_own_masks_and_student_to_the_time(tmp_path, half_a_second):
+    both = [one for one in experiments("shapes", ["10p"], tables="additions") if one.config.variant in ("recipe_competition", "ours_second_round")]
+    first, all_of_it = estimate_of_all(both[:1], tmp_path), estimate_of_all(both, tmp_path)
+    assert first.startswith("1 run, 6 stages to do. ") and all_of_it.startswith("2 runs, 9 stages to do. ")     # pseudo, student_refined, evaluate
+
+
 def test_settings_of_each_stage_of_a_sweep_are_compared_once(tmp_path, monkeypatch, half_a_second):
     "An estimate costs as many steps as the sweep has stages, however deep the graph is."
     asked = []
