@@ -98,7 +98,9 @@ def _section(name: str, tables: dict[str, Table], pictures: list[Plate], known: 
         "notebooks": {"columns": columns, "rows": rows}}
 
 def _sections(runs: Path, figures: Path, known: dict[str, dict]) -> list[dict[str, Any]]:
-    "Data sets, those with most runs first; the runs behind their tables are added to `known`."
+    """Data sets, those whose main table compares most networks first, then with most runs.
+
+    The runs behind their tables are added to `known`."""
     pictures, tables = plates(figures), tables_in(figures)
     names = sorted({*(p.dataset for p in pictures), *(t["dataset"] for t in tables.values())})
     made = []
@@ -107,9 +109,9 @@ def _sections(runs: Path, figures: Path, known: dict[str, dict]) -> list[dict[st
                if t["dataset"] == name}
         found = [p for p in pictures if p.dataset == name]
         made.append(_section(name, own, found, known, runs, figures))
-    size = {part["name"]: len(part["main"]["cells"]) if part["main"] else 0 for part in made}
-    def place(part: dict[str, Any]) -> tuple[bool, bool, int]:
-        return not part["ran"], bool(part["smoke"]), -size[part["name"]]
+    def place(part: dict[str, Any]) -> tuple[bool, bool, int, int]:
+        main = part["main"]["table"] if part["main"] else {"columns": (), "runs": ()}
+        return (not part["ran"], bool(part["smoke"]), -len(main["columns"]), -len(main["runs"]))
     return sorted(made, key=place)
 
 @cache

@@ -289,6 +289,17 @@ def test_the_first_screen_has_one_table_the_hours_and_findings(tmp_path):
     assert "published" not in page and "Losses." in folded and folded.count("<table>") == 2 and "<summary>Quality of pseudo masks" in folded
 
 
+def test_the_data_set_with_most_to_compare_comes_first(tmp_path):
+    "Networks in the main table count before shares, and then the runs behind it."
+    runs, figures = tmp_path / "runs", tmp_path / "figures"
+    def main(name: str, networks: int, shares: int, seeds: int) -> None:
+        rows = [[f"{10 * (k + 1)}%", *[number(16.2)] * networks] for k in range(shares)]
+        table(figures, f"table_main_{name}", name, ["masks", *(f"network {k}" for k in range(networks))], rows, runs={f"{name}/10p/s{k}/evaluate": {} for k in range(seeds)})
+    for name, *sizes in (("a", 2, 5, 5), ("b", 3, 1, 1), ("c", 3, 1, 2)): main(name, *sizes)
+    page = write_page(runs, figures)[0].read_text(encoding="utf-8")
+    assert re.findall(r'<section id="(\w+)">', page) == ["c", "b", "a"]
+
+
 def test_published_numbers_are_one_table_and_a_smoke_test_is_one_line(tmp_path):
     runs, figures = tmp_path / "runs", tmp_path / "figures"
     rows = [["PL-DC", "masks", "R-50", "val", "README", number(25.2)], ["this method, reproduced", "both", "R-101", "val", "runs", number(None)]]
