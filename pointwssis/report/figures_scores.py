@@ -13,10 +13,11 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from ..data.show import style
-from ..method.ablations import ABLATIONS
+from ..method.ablations import ABLATIONS, settings_of
 from ..registry import FIGURES
 from .budget import ERROR_BARS, hours_between, hours_figure, option, spread_note
 from .comparisons import SUPERVISED
+from .comparisons_ablations import SECOND
 from .figures import Drawing, compared, over_seeds, seeds_caption
 from .results import CAPTIONS, POINT_SECONDS, PRICES, PUBLISHED
 from .results import Measured, lines, measured, share_of
@@ -186,7 +187,7 @@ def _draw_panel(ax: Any, names: list[str], values: list[dict], keys: tuple[str, 
         spread = [v["sd"] or 0 for v in bars]
         ax.errorbar(means, at, xerr=spread, fmt="none", ecolor="black", elinewidth=.8)
     hollow = dict(mfc="white", mec="black", mew=.8, ms=3.5)
-    ax.plot([v["mean"] for v in rings], ring_at, "o", **hollow, label="unrefined masks")
+    ax.plot([v["mean"] for v in rings], ring_at, "o", **hollow, label="teacher's masks")
     reach = max(v["mean"] + (v["sd"] or 0) for v in [*bars, *rings])
     _label_bars(ax, at, bars, rings, reach)
     ax.set(xlim=(0, 1.06 * reach or 1))
@@ -229,8 +230,11 @@ def _ablation_caption(table: str, first: list[dict], values: list[dict], panels:
     share = f"At {share_of(first[0]['split']):g}% of the images with masks."
     trained = {v["seeds"] for v in values if v["result"] == STUDENT}
     fewer = len(panels) > 1 and min(trained) < len(first)
+    shown = {v["row"] for v in values}
+    again = any(settings_of(variant).get("first_round")
+                for row, variant in ABLATIONS[table].rows.items() if row in shown)
     parts = [ABLATIONS[table].subject, share, INFLATED * (table == "weak_labels"),
-             seeds_caption(r["seed"] for r in first),
+             SECOND * again, seeds_caption(r["seed"] for r in first),
              f"Students: {min(trained)} of these seeds." if fewer else ""]
     return " ".join(filter(None, parts))
 

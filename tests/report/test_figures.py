@@ -14,6 +14,7 @@ from matplotlib.colors import to_rgb
 from pointwssis.core import write_json
 from pointwssis.data.show import save_picture, show_grid, style
 from pointwssis.method.ablations import ABLATIONS
+from pointwssis.report.comparisons_ablations import SECOND
 from pointwssis.report.figures import compared, figures_of, of_main_split, over_seeds, seeds_caption, write_figures
 from pointwssis.report.figures_details import curves_figure, gains, gains_figure, proposals, proposals_figure
 from pointwssis.report.comparisons import SUPERVISED
@@ -283,6 +284,12 @@ def test_names_of_an_ablation_lie_inside_its_picture(table, tmp_path):
     shown = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
     assert len(figure.axes) == 2 and len(shown) == len(ABLATIONS[table].rows) and min(box.x0 for box in shown) >= 0
     assert not any(a.overlaps(b) for a, b in combinations(shown, 2))
+
+
+def test_the_caption_says_whose_masks_a_second_round_has():
+    rows = [row(variant=name, **{ROUGH: 50.0, REFINED: 60.0}) for name in ("recipe_competition", "ours_copy_paste", "ours_second_round")]
+    with_it, without = (ablation_figure("", some, "additions").caption for some in (rows, rows[:2]))
+    assert SECOND in with_it and SECOND not in without
 
 
 def test_students_of_one_seed_stand_beside_that_seed_of_the_method():
