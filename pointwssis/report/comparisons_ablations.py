@@ -69,10 +69,12 @@ def ablation(
     asked, body, known = ABLATIONS[name], [], results_in(rows)
     measures = [one for one in MEASURES if one[1] in known]
     varied = [r for r in rows if r["variant"] in {*asked.rows.values()} - {"", asked.reference}]
+    there = {asked.reference, *(r["variant"] for r in rows)}
+    shown = {row: variant for row, variant in asked.rows.items() if variant in there}
     measures += [SUPERVISED] * any(map(_of_supervised, varied))
     for split in shares_in(varied):
         method = runs_of(rows, split, asked.reference)
-        for row, variant in asked.rows.items():
+        for row, variant in shown.items():
             own, main = runs_of(rows, split, variant), runs_of(rows, split, "")
             seeds = cell(evidence, "runs", references(own, "pseudo_sw_miou_percent"))
             other = "" if variant == asked.reference else variant
@@ -83,7 +85,9 @@ def ablation(
     trained = [r for split in shares_in(varied) for r in runs_of(rows, split, asked.reference)]
     said = schedule_caption(evidence.runs, [*trained, *varied])
     if any(settings_of(r["variant"]).get("first_round") for r in varied): said += f" {SECOND}"
-    parts = [asked.subject, HEADS, comparable(dataset), PERCENT, UNMATCHED, said]
+    absent = "; ".join(row for row in asked.rows if row not in shown)
+    parts = [asked.subject, HEADS, comparable(dataset), PERCENT, UNMATCHED,
+             f"Not run: {absent}." if absent else "", said]
     caption = " ".join(filter(None, parts))
     columns = [asked.varied, "masks", *columns, "seeds"]
     return make_table(evidence, dataset, caption, columns, body) if body else None

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from pointwssis.core import DataError, StageError, write_json
+from pointwssis.method.ablations import ABLATIONS, VARIANTS
 from pointwssis.report.comparisons import results_by_split, tables_of, without_points
 from pointwssis.report.comparisons_ablations import ablation
 from pointwssis.report.comparisons_costs import cost_by_split, times
@@ -172,6 +173,18 @@ def test_additions_to_a_variant_are_compared_with_that_variant(runs):
     assert ablation(Evidence(runs), "dolls", of(runs, "dolls"), "additions") is None      # a reference alone has nothing to be compared with
 
 
+def test_variants_that_nobody_ran_are_named_in_the_caption(runs):
+    "A row of dashes would say no more."
+    for variant in ("", "-recipe_competition", "-ours_average_weights"): put(runs, "toys", f"10p{variant}", 0, 20.0, 25.0, 28.0)
+    put(runs, "toys", "5p-recipe_competition", 0, 20.0, 25.0, 28.0)
+    put(runs, "toys", "5p-ours_label_score", 0, 20.0, 25.0, 28.0)
+    made = ablation(Evidence(runs), "toys", of(runs, "toys"), "additions")
+    assert [row[:2] for row in made["rows"]] == [[name, share] for share in ("5%", "10%") for name in ("none", "average of the student's weights", "labels weighted by score")]
+    absent = [row for row, variant in ABLATIONS["additions"].rows.items() if variant not in ("recipe_competition", "ours_average_weights", "ours_label_score")]
+    assert f" Not run: {'; '.join(absent)}. " in made["caption"] + " "
+    assert "Not run" not in ablation(Evidence(runs), "toys", [*of(runs, "toys"), *({**of(runs, "toys")[0], "variant": v} for v in VARIANTS)], "additions")["caption"]
+
+
 def test_a_training_setting_stands_beside_the_same_setting_under_full_supervision(runs):
     "The reference is the supervised network of the main run. The caption of a second round says that there are two."
     for variant, *aps in (("", 25.0, 35.0), ("-recipe_competition", 28.0, None), ("-ours_copy_paste", 29.5, 36.5), ("-ours_second_round", 31.0, None)):
@@ -306,13 +319,13 @@ def test_a_number_of_only_some_of_a_rows_runs_says_so(runs):
     assert "⁶" not in markdown(main_table(runs, "shapes")) + markdown(main_table(runs, "coco"))
 
 
-def test_an_ablation_has_its_rows_and_dashes_for_what_was_not_run(runs):
+def test_an_ablation_has_a_row_for_each_variant_that_was_run(runs):
     for seed in (0, 1): put(runs, "shapes", "10p-level_0", seed, 20.0 + seed, 25.0, 26.0 + seed, 35.0, pseudo_sw_refined_miou_percent=50.0)
     put(runs, "shapes", "10p-prompt_none", 0, pseudo_sw_miou_percent=31.0)
     made = markdown(ablation(Evidence(runs), "shapes", of(runs, "shapes"), "levels"))
     ours = link(0, 1, run="shapes/10p-level_0")
     assert f"| always 1 of 5 | 10% | 60.0 ± 0.0 | 50.0 ± 0.0 | -20.1⁴ from 70.1, n = 2 | —² | —² | 26.5 ± 0.7 | -3.5⁴ from 30.0, n = 2 | {ours} |" in made
-    assert "| always 2 of 5 | 10% | —² | —² | —² | —² | —² | —² | —² | —² |" in made
+    assert "| always 2 of 5 |" not in made and "Not run: always 2 of 5; always 3 of 5; always 4 of 5; always 5 of 5; by true size (oracle)." in made
     method = "60.0 ± 0.0 | 70.1 ± 0.0 | the method | —² | the method | 30.0 ± 0.0 | the method"
     assert f"| adaptive | 10% | {method} | {link(0, 1, 10)} |" in made
     kinds = ablation(Evidence(runs), "shapes", of(runs, "shapes"), "weak_labels")
