@@ -28,7 +28,7 @@ help:
 	@echo "make bench   how fast it is against plain versions: benchmarks/results.md (SUITES=\"nms targets\" for some)"
 	@echo "make gpu     all that wants a GPU, in under 8 minutes: checks and speeds, in outputs/gpu/page.md"
 	@echo "make evidence  the committed runs/ and figures/ again, for maintainers; many hours"
-	@echo "make readme  README.md from nbs/index.ipynb"
+	@echo "make readme  README.md from nbs/index.ipynb, its tables from runs/ and figures/"
 	@echo "make setup   only .venv, with the versions of requirements.lock"
 	@echo "make lock    requirements.lock from settings.ini (UV_FLAGS=--upgrade for newer versions); make lock-check tries it for Linux and macOS"
 
@@ -79,4 +79,6 @@ evidence: $(READY)
 	@$(BIN)/pointwssis report --verify --runs runs
 
 readme: $(READY)
+	@$(BIN)/jupyter nbconvert --log-level=ERROR --to=notebook --execute --inplace nbs/index.ipynb
+	@$(BIN)/nbdev_clean --fname nbs/index.ipynb
 	@$(BIN)/jupyter nbconvert --log-level=WARN --config=nbs/readme_config.py nbs/index.ipynb

@@ -8,10 +8,13 @@ import sys
 import tokenize
 import zipfile
 from collections import Counter
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 ROOT = Path(__file__).parent.parent
 TEXT = {".py", ".ipynb", ".md", ".ini", ".toml", ".cff", ".json", ".csv", ".lock", ".txt", ""}
@@ -103,6 +106,14 @@ def test_readme_is_made_from_the_index(tmp_path):
     subprocess.run([*command, f"--output-dir={tmp_path}", "nbs/index.ipynb"], cwd=ROOT, check=True, capture_output=True)
     for made in (path for path in tmp_path.rglob("*") if path.is_file()):
         assert made.read_bytes() == (ROOT / made.relative_to(tmp_path)).read_bytes(), f"{made.name} is stale: run make readme"
+
+
+def test_the_tables_of_the_readme_are_those_of_the_evidence():
+    "The index computes them from runs/ and figures/."
+    stored = nbformat.read(ROOT / "nbs/index.ipynb", 4)
+    made = NotebookClient(deepcopy(stored), resources={"metadata": {"path": ROOT / "nbs"}}).execute()
+    def tables(index) -> list[str]: return [out.data["text/markdown"] for cell in index.cells if cell.cell_type == "code" for out in cell.outputs]
+    assert len(tables(made)) == 2 and tables(stored) == tables(made), "README.md is stale: run make readme"
 
 
 def test_the_recorded_values_are_bytes_to_git():
