@@ -76,6 +76,7 @@ gpu: $(READY)
 
 evidence: $(READY)
 	@$(BIN)/pointwssis reproduce $(EVIDENCE) --runs runs --same-code
+	@$(BIN)/pointwssis report --slim --runs runs
 	@$(BIN)/pointwssis report --verify --runs runs
 
 readme: $(READY)

@@ -2081,6 +2081,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
                                                                                                'pointwssis/report/provenance.py'),
                                               'pointwssis.report.provenance.read_sums': ( '7_report/provenance.html#read_sums',
                                                                                           'pointwssis/report/provenance.py'),
+                                              'pointwssis.report.provenance.slim': ( '7_report/provenance.html#slim',
+                                                                                     'pointwssis/report/provenance.py'),
                                               'pointwssis.report.provenance.smallest': ( '7_report/provenance.html#smallest',
                                                                                          'pointwssis/report/provenance.py'),
                                               'pointwssis.report.provenance.source_hash': ( '7_report/provenance.html#source_hash',

@@ -147,7 +147,7 @@ def smallest(
     return min(packed, key=lambda kind: len(kind[1]))
 
 # %% ../../nbs/7_report/05_provenance.ipynb #ca6b7ab3
-LEFT_OUT = "The picture is left out, as in every run of an ablation. It is drawn by: "
+LEFT_OUT = "The picture is left out. It is drawn by: "
 
 def command_of(
     manifest: dict[str, Any],   # stage and parameters, as in params.json
@@ -202,6 +202,15 @@ def drop_pictures(
     tidy(nb, command_of(manifest))
     with atomic_path(path) as temporary: nbformat.write(nb, temporary)
     write_json(folder / "params.json", {**manifest, "files": hashes_of(folder)}, indent=1)
+
+def slim(
+    runs: str | Path,   # the folder of runs
+) -> int:               # notebooks that had pictures
+    "Keep the pictures of seed 0 alone in the executed notebooks."
+    found = [path for path in sorted(Path(runs).glob("*/*/s[1-9]*/*/notebook.ipynb"))
+             if '"image/' in path.read_text(encoding="utf-8")]
+    for path in found: drop_pictures(path.parent)
+    return len(found)
 
 # %% ../../nbs/7_report/05_provenance.ipynb #bae87737
 SUMS = "SHA256SUMS"

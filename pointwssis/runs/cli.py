@@ -115,6 +115,9 @@ def _report(parser: Parser) -> None:
                         help="draw only the pictures with masks, of runs that still have weights")
     parser.add_argument("--without", type=numbers, default=(), metavar="ID,...",
                         help="images that no picture shows")
+    parser.add_argument("--slim", action="store_true",
+                        help="keep pictures in the executed notebooks of seed 0 alone; the others "
+                             "name the command that draws them")
 
 @_command(commands.command_plan, "plugin", "runs", "figures")
 def _plan(parser: Parser) -> None:

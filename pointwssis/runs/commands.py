@@ -163,6 +163,7 @@ def command_pictures(runs: str, figures: str | Path, hidden: Sequence[int]) -> N
 def command_report(args: argparse.Namespace) -> None:
     "Make tables and figures from all runs, or check those that are there."
     from pointwssis.runs.jobs import cores
+    from pointwssis.report.provenance import slim
     from pointwssis.report.report import write_report
     from pointwssis.report.verify import verify
     if not Path(args.runs).is_dir():
@@ -171,6 +172,7 @@ def command_report(args: argparse.Namespace) -> None:
     figures = args.figures or figures_beside(args.runs)
     if args.verify: return print(verify(args.runs, figures, cores()))
     if args.pictures: return command_pictures(args.runs, figures, args.without)
+    if args.slim: print(f"{counted(slim(args.runs), 'notebook')} without pictures now")
     write_report(Path(args.runs), Path(figures), cores())
     print(f"tables and figures are in {figures}")
 

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from pointwssis.core import file_hash, read_json, write_json
-from pointwssis.report.provenance import LEFT_OUT, command_of, drop_pictures, hashes_of, smallest, tidy
-from pointwssis.runs.cli import make_parser
+from pointwssis.report.provenance import LEFT_OUT, command_of, drop_pictures, hashes_of, slim, smallest, tidy
+from pointwssis.runs.cli import main, make_parser
 from pointwssis.runs.commands import run_params
 
 MANIFEST = {"stage": "pseudo", "parameters": {"dataset": "shapes", "split": "12.5p", "seed": 3, "data_root": "",
@@ -96,3 +96,21 @@ def test_a_stage_that_was_taken_over_loses_its_pictures_alone(tmp_path):
     assert "image/" not in json.dumps(nbformat.read(own / "notebook.ipynb", 4))
     files = read_json(own / "params.json")["files"]
     assert files == {name: file_hash(own / name) for name in ("notebook.ipynb", "metrics.json")}
+
+
+def test_pictures_of_other_seeds_than_0_are_left_out_on_demand(tmp_path, monkeypatch, capsys):
+    "Their manifests hold the new hash, and a second time nothing changes."
+    def put(run: str):
+        (folder := tmp_path / run).mkdir(parents=True)
+        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(outputs=[nbformat.v4.new_output("display_data", {"image/png": "aGk="})])]), folder / "notebook.ipynb")
+        write_json(folder / "params.json", MANIFEST | {"files": hashes_of(folder)})
+        return folder
+    first, second, tenth = (put(f"shapes/10p/s{seed}/pseudo") for seed in (0, 1, 10))
+    before = (first / "notebook.ipynb").read_bytes()
+    monkeypatch.setattr("pointwssis.report.report.write_report", lambda *places: None)
+    assert main(["report", "--slim", "--runs", str(tmp_path)]) == 0 and "2 notebooks without pictures now" in capsys.readouterr().out
+    assert slim(tmp_path) == 0
+    assert (first / "notebook.ipynb").read_bytes() == before
+    for folder in (second, tenth):
+        assert "image/" not in (folder / "notebook.ipynb").read_text() and LEFT_OUT in (folder / "notebook.ipynb").read_text()
+        assert read_json(folder / "params.json")["files"] == hashes_of(folder)
