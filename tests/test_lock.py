@@ -54,7 +54,7 @@ def test_the_lock_has_what_settings_ini_asks_for(system, machine, python):
 
 
 def test_set_up_compiles_the_modules_that_it_installs():
-    "Where PYTHONDONTWRITEBYTECODE is set, as in many containers, each process would compile torch and the others again, for seconds."
+    "Each process would compile torch and the others again, for seconds, if PYTHONDONTWRITEBYTECODE is set, as in many containers."
     said = subprocess.run(["make", "--dry-run", "--always-make", "setup"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert re.search(r"uv pip install .*--compile-bytecode .*requirements\.lock", said)
 
