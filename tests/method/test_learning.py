@@ -1,6 +1,7 @@
 """A training that is small and real: the detector, the refiner and the student learn something, at a fixed seed, in fp32 on one thread.
 The pictures are easy (one or two large shapes, each class in its own colour), so that a hundred steps are enough."""
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from PIL import Image
 from pointwssis.core import write_json
 from pointwssis.data import coco, shapes
 from pointwssis.data.masks import encode
+from pointwssis.detector.predict import load_model, predictor
 from pointwssis.runs.cli import main
+from pointwssis.runs.inputs import is_one_scene, usual_sizes
 from chain import Chain
 
 pytestmark = pytest.mark.whole
@@ -58,16 +61,35 @@ def test_the_student_is_better_than_its_teacher(learned):
 
 
 def moved(mask: np.ndarray, place: int) -> dict:
-    "A mask of the picture in this place of sixteen, four in a row."
+    "The mask of the picture in this place of sixteen, four in a row."
     whole = np.zeros((288, 288), bool)
     y, x = 72 * (place // 4), 72 * (place % 4)
     whole[y:y + 72, x:x + 72] = mask
     return encode(whole)
 
 
-def test_a_large_image_is_cut_where_it_shows_more_objects_and_not_where_it_shows_them_larger(learned, tmp_path, monkeypatch, capsys):
-    """Sixteen pictures side by side, and twelve that are four times as large, with the student's weights in the folder of a run.
-    Of 40 enlarged pictures 26 stayed whole; in sixteen side by side 11 of 21 objects were found in tiles, none in the whole."""
+def side_by_side(val: coco.CocoData, ids: Sequence[int]) -> np.ndarray:
+    "Sixteen pictures in four rows."
+    return np.concatenate([np.concatenate([val.read_image(i) for i in ids[k:k + 4]], 1) for k in range(0, 16, 4)])
+
+
+@pytest.fixture
+def val(learned) -> coco.CocoData: return coco.load(learned.cfg.data.root + "/annotations/instances_val.json")
+
+
+def test_more_objects_are_told_from_larger_ones(learned, val):
+    """Sixteen pictures side by side are to be cut, single ones that are four times as large to stay whole.
+    With seeds 0 and 1, 20 and 19 of 20 were cut, and 18 and 32 of 40 stayed whole: a network of so few steps errs, but not the same way on both."""
+    ask = predictor(load_model(learned.cfg.student, learned.inputs["student_refined"] / "last.safetensors"), learned.cfg.data, torch.device("cpu"))
+    rng, usual = np.random.default_rng(0), usual_sizes(learned.half("s"))
+    more = [side_by_side(val, rng.permutation(val.ids)[:16].tolist()) for _ in range(20)]
+    larger = [np.asarray(Image.fromarray(val.read_image(i)).resize((288, 288), Image.Resampling.BICUBIC)) for i in val.ids]
+    stay, kept = (np.mean([is_one_scene(ask, image, 64, usual) for image in images]) for images in (larger, more))
+    assert stay > kept + .2, (stay, kept)
+
+
+def test_tiles_find_what_the_whole_image_hides(learned, val, tmp_path, monkeypatch, capsys):
+    "With the student's weights in the folder of a run; in sixteen pictures side by side 11 of 21 objects were found in tiles, none in the whole."
     for stage in ("split", "student_refined"):
         (tmp_path / "run" / stage).mkdir(parents=True)
         (tmp_path / "run" / stage / "artifacts").symlink_to(learned.inputs[stage])
@@ -75,17 +97,13 @@ def test_a_large_image_is_cut_where_it_shows_more_objects_and_not_where_it_shows
     write_json(tmp_path / "run/student_refined/params.json",
                {"stage": "student_refined", "parameters": {"dataset": "shapes", "overrides": NETS | TRAININGS | STEPS}})
     monkeypatch.chdir(tmp_path)
-    val = coco.load(learned.cfg.data.root + "/annotations/instances_val.json")
     ids = val.ids[:16]
-    rows = [np.concatenate([val.read_image(i) for i in ids[k:k + 4]], 1) for k in range(0, 16, 4)]
-    Image.fromarray(np.concatenate(rows)).save("many.png")
-    for i in ids[:12]: Image.fromarray(val.read_image(i)).resize((288, 288), Image.Resampling.BICUBIC).save(f"{i}.png")
+    Image.fromarray(side_by_side(val, ids)).save("many.png")
     truth = [moved(val.mask(a), k) for k, i in enumerate(ids) for a in val.annotations[i]]
-    def predicted(name: str, *words: str) -> tuple[str, int]:
-        "The lines printed, and the number of true objects found."
-        assert main(["predict", name, "--weights", str(weights), "--score", "0.1", "--save", "coco", *words]) == 0
-        found = [a["segmentation"] for a in json.loads(Path("predictions/predictions.json").read_text())["annotations"]]
-        return capsys.readouterr().out, int((rle_api.iou(found, truth, [0] * len(truth)).max(0) > .5).sum()) if found else 0
-    (said, tiled), (_, whole) = predicted("many.png"), predicted("many.png", "--tile", "0")
-    assert "is predicted in tiles" in said and tiled > whole + 3, (tiled, whole)
-    assert sum("is predicted as a whole" in predicted(f"{i}.png")[0] for i in ids[:12]) > 6
+    def found(tile: int) -> int:
+        "True objects that are found."
+        assert main(["predict", "many.png", "--weights", str(weights), "--score", "0.1", "--save", "coco", "--tile", str(tile)]) == 0
+        masks = [a["segmentation"] for a in json.loads(Path("predictions/predictions.json").read_text())["annotations"]]
+        return int((rle_api.iou(masks, truth, [0] * len(truth)).max(0) > .5).sum()) if masks else 0
+    tiled, whole = found(72), found(0)
+    assert tiled > whole + 3, (tiled, whole)
