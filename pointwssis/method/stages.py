@@ -119,13 +119,15 @@ def prompts_for(cfg: Config, inputs: dict[str, Path]) -> Callable:   # list of P
                        boxes=torch.tensor(boxes, dtype=torch.float64).view(-1, 4))
     return sized
 
+FIRST_STUDENT = "first_student_refined"   # input: the student of a first round
+
 def network_of_points(
     cfg: Config,
     inputs: dict[str, Path],
 ) -> tuple[SOLOv2Config, TrainConfig, Path]:   # network, its schedule, its weights
     "The network that makes the points' masks: the teacher, or in a second round the first student."
-    first = "first_student_refined"
-    part, stage = ("student", first) if first in inputs else ("teacher", "teacher")
+    second = FIRST_STUDENT in inputs
+    part, stage = ("student", FIRST_STUDENT) if second else ("teacher", "teacher")
     return getattr(cfg, part), getattr(cfg, f"{part}_train"), inputs[stage]/"last.safetensors"
 
 def rough_labels(cfg: Config, inputs: dict[str, Path], weak: CocoData, device: torch.device,

@@ -24,7 +24,7 @@ from ..detector.tiles import Box, Found, moved, tiles_of
 from ..journal import Journal, in_batches, recall
 from ..method.pseudo_labels import PseudoMask, best_of_each_point, refine_masks
 from ..method.pseudo_labels import rough_masks
-from ..method.stages import lost_at, network_of_points
+from ..method.stages import FIRST_STUDENT, lost_at, network_of_points
 from ..registry import RECIPES, REFINERS, Refiner
 from .inputs import Inputs
 from ..training.device import network_options
@@ -114,8 +114,7 @@ def networks_for_clicks(
     places = {"teacher": run / "teacher/artifacts"}
     refiner, said = run / "refiner/artifacts/last.safetensors", "run's teacher"
     if cfg.first_round:
-        places["first_student_refined"] = (run_beside(run, cfg.first_round)
-                                           / "student_refined/artifacts")
+        places[FIRST_STUDENT] = run_beside(run, cfg.first_round) / "student_refined/artifacts"
         said = "first round's student"
     net, schedule, source = network_of_points(cfg, places)
     refines = refiner.is_file()
