@@ -3043,8 +3043,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
                                                                                              'pointwssis/training/weights.py'),
                                              'pointwssis.training.weights.ArrayUnpickler.find_class': ( '5_training/weights.html#arrayunpickler.find_class',
                                                                                                         'pointwssis/training/weights.py'),
-                                             'pointwssis.training.weights._cause': ( '5_training/weights.html#_cause',
-                                                                                     'pointwssis/training/weights.py'),
                                              'pointwssis.training.weights._classes': ( '5_training/weights.html#_classes',
                                                                                        'pointwssis/training/weights.py'),
                                              'pointwssis.training.weights._content': ( '5_training/weights.html#_content',

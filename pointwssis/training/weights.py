@@ -4,7 +4,7 @@
 
 # %% ../../nbs/5_training/09_weights.ipynb #a4a9fd1e
 from __future__ import annotations
-import os, pickle, re, sys, zlib
+import pickle, re, sys, zlib
 from collections import OrderedDict, defaultdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +14,7 @@ from zipfile import BadZipFile, ZipFile, is_zipfile
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from ..core import CheckpointError, atomic_path
@@ -30,8 +30,7 @@ def save_weights(
     "Write a state dict as safetensors, whole or not at all."
     plain = {k: v.detach().cpu().contiguous() for k, v in state.items()}
     with atomic_path(path) as temporary:
-        try: save_file(plain, temporary, metadata={"format": "pt"})
-        except SafetensorError as e: raise _cause(e) from None
+        temporary.write_bytes(save(plain, metadata={"format": "pt"}))
 
 # %% ../../nbs/5_training/09_weights.ipynb #006619ca
 def save_state(
@@ -41,13 +40,8 @@ def save_state(
     "Write a training state, whole or not at all."
     with atomic_path(path) as temporary, open(temporary, "wb") as f:
         try: torch.save(content, f)
-        except RuntimeError as e: raise _cause(e) from None
-
-def _cause(e: Exception) -> Exception:
-    "The system's own error, such as a full disk, where a library has wrapped it."
-    if isinstance(e.__context__, OSError): return e.__context__
-    number = re.search(r"\(os error (\d+)\)", str(e))
-    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else e
+        except RuntimeError as e:   # PyTorch's own around the system's, such as that of a full disk
+            raise (e.__context__ if isinstance(e.__context__, OSError) else e) from None
 
 # %% ../../nbs/5_training/09_weights.ipynb #a782760c
 _MAKERS = {"multiarray._reconstruct": np.zeros(1).__reduce__()[0],

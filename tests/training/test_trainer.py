@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from pointwssis.config import TrainConfig
-from pointwssis.core import CheckpointError, ConfigError, DataError, StageError
+from pointwssis.core import CheckpointError, ConfigError, DataError, StageError, remove_litter
 from pointwssis.training import device, trainer
 from pointwssis.training.trainer import Meter, STATES, StepSampler, learning_rate, load_into, make_optimizer, newest_state
 from pointwssis.training.trainer import save_weights, train, update_average
@@ -226,6 +226,31 @@ def test_a_full_disk_is_one_line_and_the_last_good_state_stays(tmp_path, monkeyp
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
     assert newest_state(tmp_path)[1]["step"] == 8 and not list(tmp_path.glob("*new*")) + list(tmp_path.glob(".*"))
+
+
+KILLED = """
+import os, resource, signal, stat, sys
+from pathlib import Path
+import torch
+from pointwssis.training.trainer import save_weights
+from pointwssis.training.weights import save_state
+os.umask(0o022)
+for save, name in ((save_weights, "w.safetensors"), (save_state, "s.pt")):
+    save(name, {"x": torch.zeros(9)})
+    print(oct(stat.S_IMODE(Path(name).stat().st_mode)))
+    if not (child := os.fork()):
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
+        save(name, {"x": torch.zeros(99999)})
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGXFSZ)
+"""
+
+def test_a_file_that_a_killed_process_was_writing_has_a_name_of_ours(tmp_path):
+    "So the next start finds and removes it; finished files can be read by others, as far as the system's settings allow."
+    done = subprocess.run([sys.executable, "-c", KILLED], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0o644", "True", "0o644", "True"]
+    assert len(list(tmp_path.iterdir())) == 4 and len(remove_litter(tmp_path.iterdir())) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s.pt", "w.safetensors"]
 
 
 class Pretrained(nn.Module):
