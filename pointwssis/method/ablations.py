@@ -42,6 +42,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ours_copy_paste": OURS | {"student_train.copy_paste_prob": .5},
     "ours_other_points": OURS | {"refiner.use_other_points": True},
     "ours_second_round": OURS | {"first_round": "recipe_competition"},
+    "ours_copy_paste_second_round": OURS | {"student_train.copy_paste_prob": .5,
+                                            "first_round": "ours_copy_paste"},
     "ours_points_random": OURS | {"point_strategy": "random"},
     "ours_inside_points": OURS | {"point_strategy": "random",
                                   "teacher_train.positive_cells": "inside"},
@@ -94,14 +96,15 @@ ABLATIONS: dict[str, Ablation] = {
                           {"fixed": "", "published": "published"}),
     "recipe": Ablation("Rule that makes labels of the masks of different points.", "recipe", {
         "paper: suppression": "", "ours: competition": "recipe_competition"}),
-    "additions": Ablation("Additions to our recipe, each alone.", "addition", {
+    "additions": Ablation("Additions to our recipe, each alone and two together.", "addition", {
         "none": "recipe_competition", "masks whose box holds the click": "ours_in_box",
         "average of the student's weights": "ours_average_weights",
         "labels weighted by score": "ours_label_score",
         "labels weighted by 2 × score − 1": "ours_label_margin",
         "outlined objects pasted": "ours_copy_paste",
         "other points as input of the refiner": "ours_other_points",
-        "second round": "ours_second_round"},
+        "second round": "ours_second_round",
+        "outlined objects pasted, in both rounds": "ours_copy_paste_second_round"},
         reference="recipe_competition"),
     "positive_cells": Ablation("Positive cells of the teacher, with clicks anywhere inside.",
                                "positive cells", {
