@@ -1814,6 +1814,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
                                                                                                     'pointwssis/report/figures_scores.py'),
                                                   'pointwssis.report.figures_scores._label_bars': ( '7_report/figures_scores.html#_label_bars',
                                                                                                     'pointwssis/report/figures_scores.py'),
+                                                  'pointwssis.report.figures_scores._panels_of': ( '7_report/figures_scores.html#_panels_of',
+                                                                                                   'pointwssis/report/figures_scores.py'),
                                                   'pointwssis.report.figures_scores._values': ( '7_report/figures_scores.html#_values',
                                                                                                 'pointwssis/report/figures_scores.py'),
                                                   'pointwssis.report.figures_scores.ablation_figure': ( '7_report/figures_scores.html#ablation_figure',

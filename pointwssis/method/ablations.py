@@ -34,6 +34,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     **{f"points_{name}": {"point_strategy": name} for name in POINTS.own() if name != "centroid"},
     **{f"click_gain_{n}": {"refiner.click_gain": float(n)} for n in (3, 8)},
     "unanswered_background": {"unanswered": "background"},
+    **{f"steps_{n}": {"student_train.steps": n} for n in (250, 400, 1000, 1600)},
     "published": {"behaviour": "published"}, "recipe_competition": OURS,
     "ours_in_box": {"recipe": "competition_in_box"},
     "ours_average_weights": OURS | {"student_train.ema_decay": .998},
@@ -92,6 +93,10 @@ ABLATIONS: dict[str, Ablation] = {
     "unmatched_points": Ablation("Surroundings of points without a mask in the student's training.",
                            "surroundings of the click", {
         "ignored": "", "background": "unanswered_background"}),
+    "steps": Ablation("Steps of the student and of the supervised network, with the same start.",
+                      "schedule", {
+        "for 250 steps": "steps_250", "for 400 steps": "steps_400", "as in the main table": "",
+        "for 1000 steps": "steps_1000", "for 1600 steps": "steps_1600"}),
     "behaviour": Ablation("Effect of the published code's faults.", "behaviour",
                           {"fixed": "", "published": "published"}),
     "recipe": Ablation("Rule that makes labels of the masks of different points.", "recipe", {

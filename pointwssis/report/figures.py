@@ -75,9 +75,11 @@ def compared(
     of_split = [r for r in rows if r["split"] == split and r["seed"] is not None]
     runs = {name: {r["seed"]: r for r in of_split if r["variant"] == variant}
             for name, variant in variants.items()}
-    runs = {name: by_seed for name, by_seed in runs.items() if by_seed}
-    common = sorted(set.intersection(*map(set, runs.values()))) if len(runs) > 1 else []
-    return {name: [by_seed[s] for s in common] for name, by_seed in runs.items()} if common else {}
+    shared = [[name for name, by_seed in runs.items() if s in by_seed]   # most names, then seeds
+              for s in sorted(set().union(*runs.values()))]
+    names = max(shared, key=lambda one: (len(one), shared.count(one)), default=[])
+    common = sorted(set.intersection(*(set(runs[name]) for name in names))) if names else []
+    return {name: [runs[name][s] for s in common] for name in names} if len(names) > 1 else {}
 
 # %% ../../nbs/7_report/14_figures.ipynb #73d0f7b7
 About = dict[str, Any]   # the content of a figure's JSON

@@ -148,7 +148,8 @@ def ap_by_hours(runs: str | Path, rows: Sequence[dict]) -> Drawing | None:
 STUDENT = "student_sw_refined_ap_percent"
 PANELS = {  # axis: bar, and ring if there is one
     "pseudo masks,\nmIoU (%)": ("pseudo_sw_refined_miou_percent", "pseudo_sw_miou_percent"),
-    "student,\nmask AP (%)": (STUDENT,)}
+    "student,\nmask AP (%)": (STUDENT,),
+    "supervised,\nmask AP (%)": (SUPERVISED,)}
 INFLATED = ("Masks made without points are matched to the objects that they overlap best, which "
             "inflates IoU. Their mIoU is over the objects, so it ignores a mask without an object; "
             "AP of pseudo labels counts it as a false positive.")
@@ -159,6 +160,7 @@ def _values(runs: dict[str, list[dict]], own: str) -> list[dict]:
     for key in (key for keys in PANELS.values() for key in keys):
         known = {name: [r["metrics"].get(key) for r in of] for name, of in runs.items()}
         known = {name: values for name, values in known.items() if set(values) != {None}}
+        if key == SUPERVISED and own not in known: continue   # nothing to compare it with
         shared = [values for values in zip(*known.values()) if None not in values]
         for name, values in zip(known, zip(*shared)):
             mean, sd = over_seeds(values)
@@ -207,6 +209,13 @@ def _draw_ablation(title: str, names: list[str], values: list[dict], panels: dic
         fig.legend(*handles, loc="outside lower center", ncols=2, title=spread)
     return fig
 
+def _panels_of(values: list[dict]) -> dict[str, tuple[str, ...]]:
+    "The panels with two bars or more; panels of equal bars only if no other differs."
+    bars = {label: [v for v in values if v["result"] == keys[0]] for label, keys in PANELS.items()}
+    known = [label for label, each in bars.items() if len(each) > 1]
+    differ = [label for label in known if len({v["mean"] for v in bars[label]}) > 1]
+    return {label: PANELS[label] for label in differ or known}
+
 def ablation_figure(
     runs: str | Path,         # the folder of runs
     rows: Sequence[dict],     # from `collect`, of one data set, variants among them
@@ -218,24 +227,26 @@ def ablation_figure(
     own = next((name for name, variant in ablation.rows.items()
                 if variant == ablation.reference), "")
     values, names = _values(kept, own), [*kept][::-1]
-    panels = {label: keys for label, keys in PANELS.items()
-              if sum(v["result"] == keys[0] for v in values) > 1}
-    if not panels: return None
+    if not (panels := _panels_of(values)): return None
     title = f"{rows[0]['dataset']}, by {ablation.varied}"
     draw = partial(_draw_ablation, title, names, values, panels)
-    first = next(iter(kept.values()))
-    return Drawing(draw, _ablation_caption(table, first, values, panels), values)
+    of_split = [r for r in rows if r["split"] == next(iter(kept.values()))[0]["split"]]
+    return Drawing(draw, _ablation_caption(table, kept, of_split, values), values)
 
-def _ablation_caption(table: str, first: list[dict], values: list[dict], panels: dict) -> str:
+def _ablation_caption(
+    table: str, kept: dict[str, list[dict]], of_split: list[dict], values: list[dict],
+) -> str:
+    first, shown = next(iter(kept.values())), {v["row"] for v in values}
     share = f"At {share_of(first[0]['split']):g}% of the images with masks."
     trained = {v["seeds"] for v in values if v["result"] == STUDENT}
-    fewer = len(panels) > 1 and min(trained) < len(first)
-    shown = {v["row"] for v in values}
-    again = any(settings_of(variant).get("first_round")
-                for row, variant in ABLATIONS[table].rows.items() if row in shown)
+    fewer = trained and min(trained) < len(first)
+    tried, named = {r["variant"] for r in of_split}, ABLATIONS[table].rows
+    again = any(settings_of(named[row]).get("first_round") for row in shown)
+    other = "; ".join(row for row in named if named[row] in tried and row not in kept)
     parts = [ABLATIONS[table].subject, share, INFLATED * (table == "weak_labels"),
              SECOND * again, seeds_caption(r["seed"] for r in first),
-             f"Students: {min(trained)} of these seeds." if fewer else ""]
+             f"Students: {min(trained)} of these seeds." if fewer else "",
+             f"Not drawn, as of other seeds: {other}." if other else ""]
     return " ".join(filter(None, parts))
 
 for name in ABLATIONS: FIGURES.register(f"ablation_{name}")(partial(ablation_figure, table=name))

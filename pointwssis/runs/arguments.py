@@ -5,6 +5,7 @@
 # %% ../../nbs/6_runs/27_arguments.ipynb #a4600003
 from __future__ import annotations
 import argparse, json
+from ast import literal_eval
 from typing import Any, NoReturn
 
 from ..core import RUNS
@@ -29,8 +30,13 @@ def setting(
     "One override as typed on the command line."
     key, equals, value = text.partition("=")
     if not (key and equals): raise argparse.ArgumentTypeError(f"'{text}' is not key=value")
-    try: return key, json.loads(value)
-    except (ValueError, RecursionError): return key, value   # plain text, then
+    for read in (json.loads, literal_eval):
+        try: found = read(value)
+        except (ValueError, SyntaxError, RecursionError, MemoryError): continue
+        if isinstance(found, tuple): found = list(found)
+        if found is None or isinstance(found, (bool, int, float, str, list, dict)):
+            return key, found
+    return key, value
 
 # %% ../../nbs/6_runs/27_arguments.ipynb #a460000b
 def numbers(text: str) -> list[int]:

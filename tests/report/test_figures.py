@@ -267,7 +267,7 @@ def test_ablations_have_a_bar_for_each_finished_row():
     assert sorted(p.get_width() for p in ax.patches) == [30, 35, 60] and len({p.get_facecolor() for p in ax.patches}) == 2
     rings = next(line for line in ax.lines if line.get_label() == "teacher's masks")
     assert sorted(rings.get_xdata().tolist()) == [20.5, 25.5, 50.5]
-    trained = [r | {"metrics": r["metrics"] | {"student_sw_refined_ap_percent": 20.0}} for r in variants()]
+    trained = [r | {"metrics": r["metrics"] | {"student_sw_refined_ap_percent": 20.0 + len(r["variant"])}} for r in variants()]
     assert len(ablation_figure("", trained, "weak_labels").figure.axes) == 2
     assert len(ablation_figure("", [*trained[:2], *variants()[2:]], "weak_labels").figure.axes) == 1      # one student has nothing beside it
     assert ablation_figure("", variants(), "levels") is None and ablation_figure("", [], "levels") is None
@@ -276,14 +276,37 @@ def test_ablations_have_a_bar_for_each_finished_row():
 @pytest.mark.parametrize("table", ABLATIONS)
 def test_names_of_an_ablation_lie_inside_its_picture(table, tmp_path):
     "With two panels, beside which the least room is left; letters are wider in a picture than on a screen."
-    both = {ROUGH: 50.0, REFINED: 60.0, "student_sw_refined_ap_percent": 30.0}
-    figure = ablation_figure("", [row(variant=name, **both) for name in ABLATIONS[table].rows.values()], table).figure
+    rows = [row(variant=name, **{ROUGH: 50.0, REFINED: 60.0 + i, "student_sw_refined_ap_percent": 30.0 + i})
+            for i, name in enumerate(ABLATIONS[table].rows.values())]
+    figure = ablation_figure("", rows, table).figure
     save_picture(figure, tmp_path / table, dpi=220)
     figure.set_dpi(220)
     with style(): figure.draw_without_rendering()
     shown = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
     assert len(figure.axes) == 2 and len(shown) == len(ABLATIONS[table].rows) and min(box.x0 for box in shown) >= 0
     assert not any(a.overlaps(b) for a, b in combinations(shown, 2))
+
+
+def test_a_panel_that_says_nothing_is_left_out():
+    "The masks are the same under every schedule of the students, and the supervised network has that schedule, too."
+    rows = [row(variant=name, **{ROUGH: 50.0, REFINED: 60.0, "student_sw_refined_ap_percent": 30.0 + i, "supervised_ap_percent": 40.0 + i})
+            for i, name in enumerate(("", "steps_250", "steps_1600"))]
+    drawing = ablation_figure("", rows, "steps")
+    assert [ax.get_xlabel() for ax in drawing.figure.axes] == ["student,\nmask AP (%)", "supervised,\nmask AP (%)"]
+    assert [sorted(p.get_width() for p in ax.patches) for ax in drawing.figure.axes] == [[30, 31, 32], [40, 41, 42]]
+    del rows[0]["metrics"]["supervised_ap_percent"]
+    assert len(ablation_figure("", rows, "steps").figure.axes) == 1
+    alike = [r | {"metrics": {ROUGH: 50.0, REFINED: 60.0}} for r in rows]
+    assert len(ablation_figure("", alike, "steps").figure.axes) == 1
+
+
+def test_a_row_of_other_seeds_is_named_and_not_drawn():
+    rows = [row(seed=seed, variant=name, **{ROUGH: 50.0, REFINED: 60.0 + i})
+            for i, (name, seeds) in enumerate((("", (0, 1, 2)), ("level_0", (0,)), ("level_1", (0, 1)), ("level_2", (2,)))) for seed in seeds]
+    drawing = ablation_figure("", rows, "levels")
+    assert {v["row"] for v in drawing.values} == {"always 1 of 5", "always 2 of 5", "adaptive"}
+    assert drawing.caption.endswith("Not drawn, as of other seeds: always 3 of 5.")
+    assert "Not drawn" not in ablation_figure("", [r for r in rows if r["variant"] != "level_2"], "levels").caption
 
 
 def test_the_caption_says_whose_masks_a_second_round_has():

@@ -12,6 +12,7 @@ from PIL import Image
 
 from pointwssis.data import shapes
 from pointwssis.core import figures_beside
+from pointwssis.runs.arguments import setting
 from pointwssis.runs.cli import COMMANDS, main, make_parser
 from pointwssis.runs.doctor import checks
 
@@ -179,3 +180,12 @@ def test_doctor_says_what_is_missing(monkeypatch, capsys):
 def test_the_command_is_installed():
     done = subprocess.run([Path(sys.executable).parent / "pointwssis", "run", "techer"], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("error: unknown stage 'techer'")
+
+
+@pytest.mark.parametrize("typed, value", [("0.5", .5), (".5", .5), ("5.", 5.), ("True", True), ("true", True), ("None", None), ("null", None),
+                                          ("(8, 6)", [8, 6]), ("[8, 6]", [8, 6]), ("deepest", "deepest"), ("'deepest'", "deepest"), ("1/2", "1/2"),
+                                          ("b'x'", "b'x'"), ("{1, 2}", "{1, 2}"), ("", ""), ("(" * 9999, "(" * 9999), ("-1e-3", -.001)])
+def test_a_value_is_read_as_json_as_python_or_as_text(typed, value):
+    "Decimals without a leading zero and Python's names are what people type."
+    found = setting(f"a.b={typed}")
+    assert found == ("a.b", value) and type(found[1]) is type(value)
