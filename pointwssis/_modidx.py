@@ -2263,6 +2263,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
                                                                                 'pointwssis/runs/arguments.py'),
                                            'pointwssis.runs.arguments.numbers': ( '6_runs/arguments.html#numbers',
                                                                                   'pointwssis/runs/arguments.py'),
+                                           'pointwssis.runs.arguments.seed': ('6_runs/arguments.html#seed', 'pointwssis/runs/arguments.py'),
                                            'pointwssis.runs.arguments.setting': ( '6_runs/arguments.html#setting',
                                                                                   'pointwssis/runs/arguments.py')},
             'pointwssis.runs.clean': { 'pointwssis.runs.clean.Room': ('6_runs/clean.html#room', 'pointwssis/runs/clean.py'),

@@ -15,7 +15,7 @@ from msgspec import Meta
 from .core import ConfigError, check_device, nearest
 from .options import LATER, NEUTRAL, REFINER_TRAIN, TEACHER_GRIDS, TEACHER_RANGES
 from .options import DataConfig, RefinerConfig, SOLOv2Config, TrainConfig
-from .options import Share, stored, stored_name
+from .options import Index, Share, stored, stored_name
 from .quirks import BEHAVIOURS, Quirks
 from .registry import DATASETS, DETECTORS, POINTS, PROMPTS, RECIPES, REFINERS, Registry
 
@@ -41,7 +41,7 @@ class Config:
     """
     dataset: str
     split: str = "10p"
-    seed: int = 0
+    seed: Index = 0
     behaviour: str = "fixed"   # "published" keeps the published code's faults: quirks.Quirks
     point_strategy: str = "centroid"
     # what turns weak labels into masks: a name in registry.PROMPTS

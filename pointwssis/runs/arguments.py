@@ -21,7 +21,7 @@ class Parser(argparse.ArgumentParser):
                          formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}. See {self.prog} --help.\n")
+        self.exit(2, f"error: {message.rstrip('.')}. See {self.prog} --help.\n")
 
 # %% ../../nbs/6_runs/27_arguments.ipynb #a4600008
 def setting(
@@ -39,12 +39,17 @@ def setting(
     return key, value
 
 # %% ../../nbs/6_runs/27_arguments.ipynb #a460000b
+def seed(text: str) -> int:
+    "A whole number from 0."
+    if text.isdecimal(): return int(text)
+    raise argparse.ArgumentTypeError(f"'{text}' is no seed. Take a whole number from 0")
+
 def numbers(text: str) -> list[int]:
     "Numbers with commas between them."
     try: return [int(part) for part in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"'{text}' is not a list of whole numbers. "
-                                         "Write it like 0,1,2.") from None
+                                         "Write it like 0,1,2") from None
 
 def names(text: str) -> list[str]:
     "Words with commas between them."
@@ -57,7 +62,7 @@ SHARED: dict[str, dict[str, Any]] = {
                         "nuclei, coco_union, coco, bdd100k, custom (any COCO-format folder)"},
     "split": {"default": "", "help": "share of the images that keep their masks, "
                                      "such as 1p or 12.5p (default 10p)"},
-    "seed": {"type": int, "default": 0, "help": "one seed for everything random (default 0)"},
+    "seed": {"type": seed, "default": 0, "help": "one seed for everything random (default 0)"},
     "data-root": {"default": "", "metavar": "DIR", "help": "the data set's folder"},
     "name": {"default": "", "metavar": "NAME",
              "help": "of the run's folder (default: the preset's, or that of the images' folder)"},
