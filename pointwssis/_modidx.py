@@ -1067,6 +1067,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
                                                                                           'pointwssis/method/ablations.py')},
             'pointwssis.method.artifacts': { 'pointwssis.method.artifacts.data_root': ( '1_method/artifacts.html#data_root',
                                                                                         'pointwssis/method/artifacts.py'),
+                                             'pointwssis.method.artifacts.earlier': ( '1_method/artifacts.html#earlier',
+                                                                                      'pointwssis/method/artifacts.py'),
                                              'pointwssis.method.artifacts.open_artifact': ( '1_method/artifacts.html#open_artifact',
                                                                                             'pointwssis/method/artifacts.py'),
                                              'pointwssis.method.artifacts.open_truth': ( '1_method/artifacts.html#open_truth',

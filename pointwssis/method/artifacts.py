@@ -4,15 +4,30 @@
 
 # %% ../../nbs/1_method/06_artifacts.ipynb #a7f10004
 from __future__ import annotations
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..config import Config
+from ..core import StageError
 from ..data.coco import CocoData, load
 
 # %% auto #0
 __all__ = []
 
 # %% ../../nbs/1_method/06_artifacts.ipynb #06bed29e
+FIRST = ("Run the earlier stages first (`pointwssis reproduce`, with the same data set, split and "
+         "seed), or name their folders in `inputs`.")
+
+def earlier(
+    inputs: Mapping[str, str | Path],   # artifacts of earlier stages, by stage
+) -> dict[str, Path]:
+    "The folders as paths; StageError for one that is not there."
+    for stage, folder in inputs.items():
+        if not Path(folder).is_dir():
+            raise StageError(f"{folder}: no such folder, but '{stage}' should have left its results"
+                             f" here. {FIRST}")
+    return {stage: Path(folder) for stage, folder in inputs.items()}
+
 def data_root(
     cfg: Config,
     split: str | Path,  # artifacts of the stage `split`
@@ -26,9 +41,11 @@ def open_artifact(
     folder: str | Path,  # artifacts of any stage
     ending: str,         # "_s.json", "_w.json", "_sw.json" or "_sw_refined.json"
 ) -> CocoData:
-    "Annotations of training images that a stage has written."
-    path, need = next(Path(folder).glob(f"*{ending}")), "points" if ending == "_w.json" else "masks"
-    return load(path, data_root(cfg, split) / cfg.data.train_images, need)
+    "Annotations of training images that a stage has written; StageError when there are none."
+    found = [*Path(folder).glob(f"*{ending}")]
+    if not found: raise StageError(f"{folder}: no annotations (*{ending}) lie here. {FIRST}")
+    need = "points" if ending == "_w.json" else "masks"
+    return load(found[0], data_root(cfg, split) / cfg.data.train_images, need)
 
 # %% ../../nbs/1_method/06_artifacts.ipynb #4b0479a4
 def open_val(cfg: Config, split: str | Path) -> CocoData:

@@ -160,7 +160,7 @@ def _values(runs: dict[str, list[dict]], own: str) -> list[dict]:
     for key in (key for keys in PANELS.values() for key in keys):
         known = {name: [r["metrics"].get(key) for r in of] for name, of in runs.items()}
         known = {name: values for name, values in known.items() if set(values) != {None}}
-        if key == SUPERVISED and own not in known: continue   # nothing to compare it with
+        if key == SUPERVISED and (own not in known or len(known) == 1): continue
         shared = [values for values in zip(*known.values()) if None not in values]
         for name, values in zip(known, zip(*shared)):
             mean, sd = over_seeds(values)
