@@ -37,10 +37,10 @@ SECOND = ("In the second round the first student's masks stand in the place of t
 POINTLESS = ("prompt_none", "prompt_category")   # variants whose masks belong to no point
 REFERENCE = "the method"
 
-def _of_supervised(row: dict) -> bool:
-    "True for a run whose setting is one of supervised training, too, and which has that network."
+def supervised_with_setting(row: dict) -> float | None:
+    "AP of the supervised network, where the variant's setting is one of that training, too."
     changed = any(key.startswith("student_train.") for key in settings_of(row["variant"]))
-    return changed and SUPERVISED[1] in row["metrics"]
+    return row["metrics"].get(SUPERVISED[1]) if changed else None
 
 def _measured(
     evidence: Evidence, measures: Sequence[tuple], own: list[dict], method: list[dict],
@@ -71,7 +71,7 @@ def ablation(
     varied = [r for r in rows if r["variant"] in {*asked.rows.values()} - {"", asked.reference}]
     there = {asked.reference, *(r["variant"] for r in rows)}
     shown = {row: variant for row, variant in asked.rows.items() if variant in there}
-    measures += [SUPERVISED] * any(map(_of_supervised, varied))
+    measures += [SUPERVISED] * any(supervised_with_setting(r) is not None for r in varied)
     for split in shares_in(varied):
         method = runs_of(rows, split, asked.reference)
         for row, variant in shown.items():

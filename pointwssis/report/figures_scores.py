@@ -17,7 +17,7 @@ from ..method.ablations import ABLATIONS, settings_of
 from ..registry import FIGURES
 from .budget import ERROR_BARS, hours_between, hours_figure, option, spread_note
 from .comparisons import SUPERVISED
-from .comparisons_ablations import SECOND
+from .comparisons_ablations import SECOND, supervised_with_setting
 from .figures import Drawing, compared, over_seeds, seeds_caption
 from .results import CAPTIONS, POINT_SECONDS, PRICES, PUBLISHED
 from .results import Measured, lines, measured, share_of
@@ -158,7 +158,8 @@ def _values(runs: dict[str, list[dict]], own: str) -> list[dict]:
     "The bars and rings of an ablation, each result over the seeds of all rows that have it."
     found = []
     for key in (key for keys in PANELS.values() for key in keys):
-        known = {name: [r["metrics"].get(key) for r in of] for name, of in runs.items()}
+        known = {name: [r["metrics"].get(key) if key != SUPERVISED or name == own
+                        else supervised_with_setting(r) for r in of] for name, of in runs.items()}
         known = {name: values for name, values in known.items() if set(values) != {None}}
         if key == SUPERVISED and (own not in known or len(known) == 1): continue
         shared = [values for values in zip(*known.values()) if None not in values]
