@@ -114,6 +114,10 @@ def test_few_outlined_images_are_cross_validated(here, capsys):
     assert "pointwssis plan" not in page        # it counts runs that are evaluated
     assert not (run / "evaluate").exists() and (run / "result/pseudo_labels.json").is_file()
     assert train("--name", "few") == 0 and "done in" not in capsys.readouterr().out
+    assert train("--name", "few", "--set", "first_round=main", "--set", "variant=second") == 0      # a second round, judged in the same way
+    said, again = capsys.readouterr().out, next(place.glob("*p-second/s0"))
+    assert f"AP of {count} images: teacher" in said and "teacher taken over" in said and (again / "result/index.html").is_file()
+    assert any(name.startswith("first_student_refined/") for name in json.loads((again / "pseudo/params.json").read_text())["inputs"])
 
 
 @pytest.mark.whole
