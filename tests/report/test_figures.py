@@ -296,6 +296,9 @@ def test_a_panel_that_says_nothing_is_left_out():
     assert [sorted(p.get_width() for p in ax.patches) for ax in drawing.figure.axes] == [[30, 31, 32], [40, 41, 42]]
     del rows[0]["metrics"]["supervised_ap_percent"]
     assert len(ablation_figure("", rows, "steps").figure.axes) == 1
+    both = {ROUGH: 50.0, "student_sw_refined_ap_percent": 30.0, "supervised_ap_percent": 40.0}
+    levels = ablation_figure("", [row(variant=name, **{**both, REFINED: 60.0 + i}) for i, name in enumerate(("", "level_0"))], "levels")
+    assert "supervised_ap_percent" not in {v["result"] for v in levels.values}       # it is the same network, of which a level changes nothing
     alike = [r | {"metrics": {ROUGH: 50.0, REFINED: 60.0}} for r in rows]
     assert len(ablation_figure("", alike, "steps").figure.axes) == 1
 
