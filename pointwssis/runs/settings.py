@@ -215,6 +215,8 @@ def suggested(
             Setting("refiner.crop_size", chosen.crop, "of the crop around an object, pixels"),
             Setting("refiner.perturb_prob", .5, "few outlines, so examples are varied"),
             Setting("student_start", "teacher", "the teacher's weights are a start"),
+            Setting("student_train.copy_paste_prob", .5,
+                    "few outlines, so outlined objects are pasted into other images"),
             _cache(facts),
             *(Setting(f"{part}_train.workers", 0 if size == "small" else 4,
                       "processes that read images") for part in ("teacher", "student", "refiner"))]
