@@ -18,7 +18,7 @@ __all__ = []
 FIRST = ("Run the earlier stages first (`pointwssis reproduce`, with the same data set, split and "
          "seed), or name their folders in `inputs`.")
 
-def earlier(
+def earlier_stages(
     inputs: Mapping[str, str | Path],   # artifacts of earlier stages, by stage
 ) -> dict[str, Path]:
     "The folders as paths; StageError for one that is not there."

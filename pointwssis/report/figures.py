@@ -75,10 +75,11 @@ def compared(
     of_split = [r for r in rows if r["split"] == split and r["seed"] is not None]
     runs = {name: {r["seed"]: r for r in of_split if r["variant"] == variant}
             for name, variant in variants.items()}
-    shared = [[name for name, by_seed in runs.items() if s in by_seed]   # most names, then seeds
-              for s in sorted(set().union(*runs.values()))]
-    names = max(shared, key=lambda one: (len(one), shared.count(one)), default=[])
-    common = sorted(set.intersection(*(set(runs[name]) for name in names))) if names else []
+    there = {s: [name for name, by_seed in runs.items() if s in by_seed]
+             for s in sorted(set().union(*runs.values()))}
+    each = [*there.values()]   # the most names are chosen, then the most seeds
+    names = max(each, key=lambda one: (len(one), each.count(one)), default=[])
+    common = [s for s in there if there[s] == names]
     return {name: [runs[name][s] for s in common] for name in names} if len(names) > 1 else {}
 
 # %% ../../nbs/7_report/14_figures.ipynb #73d0f7b7

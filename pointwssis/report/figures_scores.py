@@ -154,12 +154,16 @@ INFLATED = ("Masks made without points are matched to the objects that they over
             "inflates IoU. Their mIoU is over the objects, so it ignores a mask without an object; "
             "AP of pseudo labels counts it as a false positive.")
 
+def _score(row: dict, key: str, is_method: bool) -> float | None:
+    "A result; of a variant's supervised network only where its setting is one of that, too."
+    if key == SUPERVISED and not is_method: return supervised_with_setting(row)
+    return row["metrics"].get(key)
+
 def _values(runs: dict[str, list[dict]], own: str) -> list[dict]:
     "The bars and rings of an ablation, each result over the seeds of all rows that have it."
     found = []
     for key in (key for keys in PANELS.values() for key in keys):
-        known = {name: [r["metrics"].get(key) if key != SUPERVISED or name == own
-                        else supervised_with_setting(r) for r in of] for name, of in runs.items()}
+        known = {name: [_score(r, key, name == own) for r in of] for name, of in runs.items()}
         known = {name: values for name, values in known.items() if set(values) != {None}}
         if key == SUPERVISED and (own not in known or len(known) == 1): continue
         shared = [values for values in zip(*known.values()) if None not in values]
@@ -231,17 +235,17 @@ def ablation_figure(
     if not (panels := _panels_of(values)): return None
     title = f"{rows[0]['dataset']}, by {ablation.varied}"
     draw = partial(_draw_ablation, title, names, values, panels)
-    of_split = [r for r in rows if r["split"] == next(iter(kept.values()))[0]["split"]]
-    return Drawing(draw, _ablation_caption(table, kept, of_split, values), values)
+    return Drawing(draw, _ablation_caption(table, rows, kept, values), values)
 
 def _ablation_caption(
-    table: str, kept: dict[str, list[dict]], of_split: list[dict], values: list[dict],
+    table: str, rows: Sequence[dict], kept: dict[str, list[dict]], values: list[dict],
 ) -> str:
     first, shown = next(iter(kept.values())), {v["row"] for v in values}
-    share = f"At {share_of(first[0]['split']):g}% of the images with masks."
+    split, named = first[0]["split"], ABLATIONS[table].rows
+    share = f"At {share_of(split):g}% of the images with masks."
     trained = {v["seeds"] for v in values if v["result"] == STUDENT}
     fewer = trained and min(trained) < len(first)
-    tried, named = {r["variant"] for r in of_split}, ABLATIONS[table].rows
+    tried = {r["variant"] for r in rows if r["split"] == split and r["seed"] is not None}
     again = any(settings_of(named[row]).get("first_round") for row in shown)
     other = "; ".join(row for row in named if named[row] in tried and row not in kept)
     parts = [ABLATIONS[table].subject, share, INFLATED * (table == "weak_labels"),

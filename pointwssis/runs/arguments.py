@@ -39,11 +39,6 @@ def setting(
     return key, value
 
 # %% ../../nbs/6_runs/27_arguments.ipynb #a460000b
-def seed(text: str) -> int:
-    "A whole number from 0."
-    if text.isdecimal(): return int(text)
-    raise argparse.ArgumentTypeError(f"'{text}' is no seed. Take a whole number from 0")
-
 def numbers(text: str) -> list[int]:
     "Numbers with commas between them."
     try: return [int(part) for part in text.split(",")]
@@ -62,7 +57,7 @@ SHARED: dict[str, dict[str, Any]] = {
                         "nuclei, coco_union, coco, bdd100k, custom (any COCO-format folder)"},
     "split": {"default": "", "help": "share of the images that keep their masks, "
                                      "such as 1p or 12.5p (default 10p)"},
-    "seed": {"type": seed, "default": 0, "help": "one seed for everything random (default 0)"},
+    "seed": {"type": int, "default": 0, "help": "one seed for everything random (default 0)"},
     "data-root": {"default": "", "metavar": "DIR", "help": "the data set's folder"},
     "name": {"default": "", "metavar": "NAME",
              "help": "of the run's folder (default: the preset's, or that of the images' folder)"},

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pointwssis.core import StageError
-from pointwssis.method.artifacts import earlier, open_artifact
+from pointwssis.method.artifacts import earlier_stages, open_artifact
 from pointwssis.runs.presets import preset
 
 NOTEBOOKS = sorted(path for path in (Path(__file__).parents[2] / "nbs/stages").glob("*.ipynb") if path.stem != "split")
@@ -23,7 +23,7 @@ def test_a_notebook_opened_by_hand_says_which_stages_come_first(path, tmp_path, 
     with pytest.raises(StageError, match=r"10p/s0/split/artifacts: no such folder, but 'split' .* Run the earlier stages first \(`pointwssis reproduce`"):
         exec(code[1], names)
     for place in names["inputs"].values(): Path(place).mkdir(parents=True)
-    assert earlier(names["inputs"]) == {stage: Path(place) for stage, place in names["inputs"].items()}
+    assert earlier_stages(names["inputs"]) == {stage: Path(place) for stage, place in names["inputs"].items()}
 
 
 def test_a_stage_without_annotations_is_named(tmp_path):
