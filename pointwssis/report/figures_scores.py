@@ -189,12 +189,12 @@ def _draw_panel(ax: Any, names: list[str], values: list[dict], keys: tuple[str, 
     bars, rings = ([v for v in values if v["result"] in part] for part in (keys[:1], keys[1:]))
     at, ring_at = ([names.index(v["row"]) for v in drawn] for drawn in (bars, rings))
     means, colours = [v["mean"] for v in bars], ["C0" if v["method"] else "C9" for v in bars]
-    ax.barh(at, means, height=.66, color=colours, label="refined masks")
+    ax.barh(at, means, height=.66, color=colours, label="refined masks" if rings else None)
     if any(v["sd"] for v in bars):
         spread = [v["sd"] or 0 for v in bars]
         ax.errorbar(means, at, xerr=spread, fmt="none", ecolor="black", elinewidth=.8)
-    hollow = dict(mfc="white", mec="black", mew=.8, ms=3.5)
-    ax.plot([v["mean"] for v in rings], ring_at, "o", **hollow, label="teacher's masks")
+    hollow = dict(mfc="white", mec="black", mew=.8, ms=3.5, label="teacher's masks")
+    if rings: ax.plot([v["mean"] for v in rings], ring_at, "o", **hollow)
     reach = max(v["mean"] + (v["sd"] or 0) for v in [*bars, *rings])
     _label_bars(ax, at, bars, rings, reach)
     ax.set(xlim=(0, 1.06 * reach or 1))
@@ -210,8 +210,9 @@ def _draw_ablation(title: str, names: list[str], values: list[dict], panels: dic
         axes[0].set_yticks(range(len(names)), names)
         fig.suptitle(title, parse_math=False)
         spread = ERROR_BARS if any(v["sd"] for v in values) else None
-        handles = axes[0].get_legend_handles_labels()
-        fig.legend(*handles, loc="outside lower center", ncols=2, title=spread)
+        handles, labels = axes[0].get_legend_handles_labels()
+        if handles or spread:
+            fig.legend(handles, labels, loc="outside lower center", ncols=2, title=spread)
     return fig
 
 def _panels_of(values: list[dict]) -> dict[str, tuple[str, ...]]:

@@ -294,6 +294,7 @@ def test_a_panel_that_says_nothing_is_left_out():
     drawing = ablation_figure("", rows, "steps")
     assert [ax.get_xlabel() for ax in drawing.figure.axes] == ["student,\nmask AP (%)", "supervised,\nmask AP (%)"]
     assert [sorted(p.get_width() for p in ax.patches) for ax in drawing.figure.axes] == [[30, 31, 32], [40, 41, 42]]
+    assert not drawing.figure.legends        # bars and rings are of masks, of which there are none here
     del rows[0]["metrics"]["supervised_ap_percent"]
     assert len(ablation_figure("", rows, "steps").figure.axes) == 1
     both = {ROUGH: 50.0, "student_sw_refined_ap_percent": 30.0, "supervised_ap_percent": 40.0}
