@@ -1161,6 +1161,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
                                                                                     'pointwssis/method/prompts.py'),
                                            'pointwssis.method.prompts._competing_points': ( '1_method/prompts.html#_competing_points',
                                                                                             'pointwssis/method/prompts.py'),
+                                           'pointwssis.method.prompts._competing_points_any_size': ( '1_method/prompts.html#_competing_points_any_size',
+                                                                                                     'pointwssis/method/prompts.py'),
                                            'pointwssis.method.prompts._none': ( '1_method/prompts.html#_none',
                                                                                 'pointwssis/method/prompts.py'),
                                            'pointwssis.method.prompts._object_cells': ( '1_method/prompts.html#_object_cells',

@@ -37,6 +37,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     **{f"steps_{n}": {"student_train.steps": n} for n in (250, 400, 1000, 1600)},
     "published": {"behaviour": "published"}, "recipe_competition": OURS,
     "ours_in_box": {"recipe": "competition_in_box"},
+    "ours_any_size": {"recipe": "competition_any_size"},
     "ours_average_weights": OURS | {"student_train.ema_decay": .998},
     "ours_label_score": OURS | {"student_train.label_weight": "score"},
     "ours_label_margin": OURS | {"student_train.label_weight": "margin"},
@@ -104,6 +105,7 @@ ABLATIONS: dict[str, Ablation] = {
         "paper: suppression": "", "ours: competition": "recipe_competition"}),
     "additions": Ablation("Additions to our recipe, each alone and two together.", "addition", {
         "none": "recipe_competition", "masks whose box holds the click": "ours_in_box",
+        "small masks kept": "ours_any_size",
         "average of the student's weights": "ours_average_weights",
         "labels weighted by score": "ours_label_score",
         "labels weighted by 2 × score − 1": "ours_label_margin",

@@ -105,6 +105,7 @@ def point_guided(
     level: int = -1,              # -1: adaptive pyramid-level selection; else this level only
     quirks: Quirks = FIXED,       # `one_point_a_cell`: a later point replaces an earlier one
     alone: bool = False,          # divide a level's score by 1 + other points inside its mask
+    any_size: bool = False,       # also masks that are not larger than their level's stride
 ) -> Candidates:                  # N, in the order of the points; scores: maskness, 0..1
     """One candidate for each point: its cell at the level with the best maskness times class score.
 
@@ -126,8 +127,8 @@ def point_guided(
     if quirks.one_point_a_cell:
         chosen = chosen.masked_fill(_replaced(cells, sum(s * s for s in cfg.num_grids)), -1)
     best = n, chosen.argmax(1)
-    strides = cell_strides(cfg.num_grids, cells.device)[cells]
-    found = Candidates(kernels[best], maskness[best], prompts.classes, areas[best], strides[best],
+    needed = cell_strides(cfg.num_grids, cells.device)[cells] * (not any_size)
+    found = Candidates(kernels[best], maskness[best], prompts.classes, areas[best], needed[best],
                        n, soft, n * cells.shape[1] + best[1])
     return found.take(n[chosen[best] >= 0]) if quirks.one_point_a_cell else found
 
@@ -156,6 +157,11 @@ def _point(q: Query) -> Candidates:
 @PROMPTS.register("competing_points", needs="points")
 def _competing_points(q: Query) -> Candidates:
     return point_guided(q.outputs, q.b, q.prompts, q.padded, q.cfg, q.level, q.quirks, alone=True)
+
+@PROMPTS.register("competing_points_any_size", needs="points")
+def _competing_points_any_size(q: Query) -> Candidates:
+    return point_guided(q.outputs, q.b, q.prompts, q.padded, q.cfg, q.level, q.quirks, alone=True,
+                        any_size=True)
 
 @PROMPTS.register("point_with_size", needs="sizes")
 def _point_with_size(q: Query) -> Candidates:

@@ -86,6 +86,7 @@ def _shared_in_box(masks: list[PseudoMask], weak: CocoData,
 
 RECIPES.register("paper")(Recipe("point", lambda masks, weak: masks, _suppressed))
 RECIPES.register("competition")(Recipe("competing_points", compete, _shared))
+RECIPES.register("competition_any_size")(Recipe("competing_points_any_size", compete, _shared))
 RECIPES.register("competition_in_box")(
     Recipe("competing_points", compete, _shared_in_box,
            "its mask lies elsewhere, or masks of other points hold its pixels"))
