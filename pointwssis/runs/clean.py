@@ -80,6 +80,7 @@ def rooms(
     kinds = [word for word in (words or USUAL) if word in KINDS]
     named = [_named(runs, word.rstrip("/")) for word in words if word not in KINDS]
     every, found = runs_in(runs), named
+    if not runs.is_dir(): say(f"{runs}: no such folder of runs")
     kept = [run for run in every if is_tracked(run)]
     found += [room for run in every for room in _of_run(run) if room.kind in kinds]
     caches = cache_folder() if "caches" in kinds else None

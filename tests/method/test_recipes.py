@@ -9,8 +9,12 @@ from faster_coco_eval import mask as rle_api
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pointwssis.config import SOLOv2Config
 from pointwssis.core import ConfigError
 from pointwssis.data.coco import CategoryTable, CocoData, decode, encode
+from pointwssis.data.points import Prompts
+from pointwssis.detector.cells import Outputs
+from pointwssis.detector.inference import candidates, to_instances
 from pointwssis.method import stages
 from pointwssis.method.prompts import points_inside
 from pointwssis.method.pseudo_labels import PseudoMask, write_pseudo
@@ -64,6 +68,25 @@ def test_the_level_that_holds_other_points_loses():
     whole, left = torch.tensor([9., 9.]), torch.tensor([9., -9.])
     kernels = torch.stack([torch.stack([whole, left])] * 2)
     assert points_inside(kernels, features, torch.tensor([[2., 3.], [13., 3.]]), .5).tolist() == [[1, 0], [1, 1]]
+
+
+def answers(recipe: str, side: int):
+    "Masks of a click in 64 x 64 pixels, when each level's mask is a square of this side at stride 4."
+    cfg = SOLOv2Config(num_classes=1, num_grids=(4, 4, 2, 2, 2))
+    features = torch.full((1, 1, 16, 16), -4.)
+    features[0, 0, 5:5 + side, 4:4 + side] = 4.
+    logits = [torch.full((1, 1, s, s), 3. if level == 2 else -3.) for level, s in enumerate(cfg.num_grids)]
+    outputs = Outputs(logits, [torch.ones(1, 1, s, s) for s in cfg.num_grids], features, [])
+    click = Prompts(torch.tensor([[20., 24.]]), torch.tensor([0]))
+    found = candidates(outputs, 0, RECIPES[recipe].prompt, click, (64, 64), cfg)
+    return to_instances(found, features[0], (64, 64), (64, 64), cfg, "none")
+
+
+@pytest.mark.parametrize("recipe, least", [("paper", 5), ("competition", 5), ("competition_in_box", 5), ("competition_any_size", 1)])
+def test_a_click_keeps_a_small_mask_where_the_recipe_says_so(recipe, least):
+    "Stride 16 of the clicked level takes masks of up to 16 pixels at stride 4; an empty mask is none in any recipe."
+    assert [len(answers(recipe, side)) for side in range(6)] == [int(side >= least) for side in range(6)]
+    assert answers(recipe, 5).points.tolist() == [0]
 
 
 @pytest.fixture

@@ -144,6 +144,12 @@ def test_committed_evidence_is_left_alone(here, capsys):
     assert [room.place for room in rooms(Path("outputs/runs"), ["states"], lambda text: None)] == [RUN.with_name("s1") / "teacher"]
 
 
+def test_a_folder_of_runs_that_is_not_there_is_named(tmp_path, capsys):
+    "Caches can be freed without runs, so it is a note and no error."
+    assert main(["clean", "--runs", str(tmp_path / "nope")]) == 0
+    assert f"{tmp_path / 'nope'}: no such folder of runs" in capsys.readouterr().out
+
+
 def test_without_git_a_checkout_is_left_alone(here, capsys, monkeypatch):
     finished(RUN / "teacher", state__pt=4000)
     def missing(*args, **options): raise FileNotFoundError("git")
