@@ -47,6 +47,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ours_second_round": OURS | {"first_round": "recipe_competition"},
     "ours_copy_paste_second_round": OURS | {"student_train.copy_paste_prob": .5,
                                             "first_round": "ours_copy_paste"},
+    "ours_any_size_second_round": {"recipe": "competition_any_size",
+                                   "first_round": "ours_any_size"},
     "ours_points_random": OURS | {"point_strategy": "random"},
     "ours_inside_points": OURS | {"point_strategy": "random",
                                   "teacher_train.positive_cells": "inside"},
@@ -103,7 +105,7 @@ ABLATIONS: dict[str, Ablation] = {
                           {"fixed": "", "published": "published"}),
     "recipe": Ablation("Rule that makes labels of the masks of different points.", "recipe", {
         "paper: suppression": "", "ours: competition": "recipe_competition"}),
-    "additions": Ablation("Additions to our recipe, each alone and two together.", "addition", {
+    "additions": Ablation("Additions to our recipe, each alone and some together.", "addition", {
         "none": "recipe_competition", "masks whose box holds the click": "ours_in_box",
         "small masks kept": "ours_any_size",
         "average of the student's weights": "ours_average_weights",
@@ -113,7 +115,8 @@ ABLATIONS: dict[str, Ablation] = {
         "other points as input of the refiner": "ours_other_points",
         "refiner trained for 1000 steps": "ours_long_refiner",
         "second round": "ours_second_round",
-        "outlined objects pasted, in both rounds": "ours_copy_paste_second_round"},
+        "outlined objects pasted, in both rounds": "ours_copy_paste_second_round",
+        "small masks kept, in both rounds": "ours_any_size_second_round"},
         reference="recipe_competition"),
     "positive_cells": Ablation("Positive cells of the teacher, with clicks anywhere inside.",
                                "positive cells", {

@@ -16,6 +16,7 @@ from PIL import Image
 import pointwssis
 from .. import registry
 from ..core import atomic_path, file_hash, read_json, write_json
+from .results import share_of
 
 # %% auto #0
 __all__ = []
@@ -206,9 +207,13 @@ def drop_pictures(
 def slim(
     runs: str | Path,   # the folder of runs
 ) -> int:               # notebooks that had pictures
-    "Keep the pictures of seed 0 alone in the executed notebooks."
-    found = [path for path in sorted(Path(runs).glob("*/*/s[1-9]*/*/notebook.ipynb"))
-             if '"image/' in path.read_text(encoding="utf-8")]
+    "Keep the pictures of one run of each data set: seed 0, at the share nearest to 10%."
+    def from_10(run: Path) -> float: return abs(share_of(run.parent.name) - 10)
+    each = ([run for run in name.glob("*/s0") if "-" not in run.parent.name]
+            for name in Path(runs).iterdir())
+    kept = [min(found, key=from_10) for found in each if found]
+    found = [path for path in sorted(Path(runs).glob("*/*/s*/*/notebook.ipynb"))
+             if path.parents[1] not in kept and '"image/' in path.read_text(encoding="utf-8")]
     for path in found: drop_pictures(path.parent)
     return len(found)
 

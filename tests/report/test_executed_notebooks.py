@@ -98,7 +98,7 @@ def test_a_stage_that_was_taken_over_loses_its_pictures_alone(tmp_path):
     assert files == {name: file_hash(own / name) for name in ("notebook.ipynb", "metrics.json")}
 
 
-def test_pictures_of_other_seeds_than_0_are_left_out_on_demand(tmp_path, monkeypatch, capsys):
+def test_pictures_of_other_runs_than_seed_0_at_10_percent_are_left_out_on_demand(tmp_path, monkeypatch, capsys):
     "Their manifests hold the new hash, and a second time nothing changes."
     def put(run: str):
         (folder := tmp_path / run).mkdir(parents=True)
@@ -106,11 +106,13 @@ def test_pictures_of_other_seeds_than_0_are_left_out_on_demand(tmp_path, monkeyp
         write_json(folder / "params.json", MANIFEST | {"files": hashes_of(folder)})
         return folder
     first, second, tenth = (put(f"shapes/10p/s{seed}/pseudo") for seed in (0, 1, 10))
+    other, only = put("shapes/5p/s0/pseudo"), put("union/20p/s0/pseudo")
     before = (first / "notebook.ipynb").read_bytes()
     monkeypatch.setattr("pointwssis.report.report.write_report", lambda *places: None)
-    assert main(["report", "--slim", "--runs", str(tmp_path)]) == 0 and "2 notebooks without pictures now" in capsys.readouterr().out
+    assert main(["report", "--slim", "--runs", str(tmp_path)]) == 0 and "3 notebooks without pictures now" in capsys.readouterr().out
     assert slim(tmp_path) == 0
     assert (first / "notebook.ipynb").read_bytes() == before
-    for folder in (second, tenth):
+    assert "image/" in (only / "notebook.ipynb").read_text()      # nearest of its data set
+    for folder in (second, tenth, other):
         assert "image/" not in (folder / "notebook.ipynb").read_text() and LEFT_OUT in (folder / "notebook.ipynb").read_text()
         assert read_json(folder / "params.json")["files"] == hashes_of(folder)
