@@ -78,6 +78,7 @@ def _note_ends(address: Any, others: list[subprocess.Popen], over: threading.Eve
         for rank, process in enumerate(others, 1):
             if process.poll() is not None and rank not in noted:
                 store.set(f"lost/{rank}", str(process.returncode))
+                store.add("gone", 1)   # it will not answer
                 noted.add(rank)
 
 def _dismiss(store: Any, code: int, world: int, over: threading.Event) -> None:
@@ -86,7 +87,7 @@ def _dismiss(store: Any, code: int, world: int, over: threading.Event) -> None:
     with suppress(Exception):
         store.set("end", str(code))
         for _ in range(100):
-            if store.add("gone", 0) == world - 1: break
+            if store.add("gone", 0) >= world - 1: break
             time.sleep(.1)
 
 @contextmanager

@@ -125,7 +125,7 @@ def _watch(address: Address, number: int, over: threading.Event) -> None:
         if beats != counts.get(r): counts[r], since[r] = beats, now
         return now - since[r] > SILENCE or store.check([f"lost/{r}"])
     while not over.wait(1):
-        if (store.check([f"error/{number}"]) or any(map(gone, others))) and not over.wait(8):
+        if (store.check([f"error/{number}"]) or any(map(gone, others))) and not over.wait(5):
             os._exit(LOST)
 
 def _in_all(stage: Callable, address: Address, cfg: Any, args: tuple, extra: dict) -> Any:

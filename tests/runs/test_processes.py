@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -14,9 +15,11 @@ import torch
 
 from pointwssis.core import ConfigError
 from pointwssis.process import GROUP
+from pointwssis.runs import processes
 from pointwssis.runs.cli import main
 from pointwssis.runs.jobs import check_jobs
 from pointwssis.runs.runner import run_stage
+from pointwssis.training.together import Address
 from chain import TINY
 
 ROOT = Path(__file__).parents[2]
@@ -96,6 +99,18 @@ def test_a_run_by_two_processes_ends_with_the_metrics_of_one(place):
     one, two = ({key: value for key, value in metrics.items() if isinstance(value, int | float)} for metrics in found)
     assert one.keys() == two.keys() and one["points"] == two["points"] and {"supervised_ap_percent", "student_sw_refined_ap_percent"} <= one.keys()
     assert max(abs(one[key] - two[key]) for key in one if key.endswith("percent") and "found" not in key) <= 5
+
+
+def test_the_end_of_a_command_waits_for_no_process_that_has_ended(monkeypatch):
+    waits = []
+    monkeypatch.setattr(processes, "time", SimpleNamespace(sleep=waits.append))
+    monkeypatch.setattr(processes, "FOLLOW", "")
+    with processes.leading([], None, 2, "cpu"):
+        store = Address.read(os.environ[GROUP]).connect()
+        until = time.monotonic() + 60
+        while not store.check(["lost/1"]) and time.monotonic() < until: time.sleep(.05)
+        assert store.get("lost/1") == b"0"
+    assert len(waits) <= 1
 
 
 def test_what_cannot_be_shared_is_refused_before_anything_runs(capsys, monkeypatch, tmp_path):
