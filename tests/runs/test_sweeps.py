@@ -26,7 +26,8 @@ pytestmark = pytest.mark.usefixtures("warm")
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_variant_changes_what_it_says_and_no_stage_before(name):
     "The stages that it shares with the method have the same configuration, as far as they look at it."
-    reference = {"ours_inside_points": "ours_points_random", "ours_copy_paste_second_round": "ours_copy_paste"}.get(name, "recipe_competition" if name.startswith("ours_") else "")
+    reference = {"ours_inside_points": "ours_points_random", "ours_copy_paste_second_round": "ours_copy_paste",
+                 "ours_any_size_second_round": "ours_any_size"}.get(name, "recipe_competition" if name.startswith("ours_") else "")
     plain, varied = (to_dict(config_of(overrides=settings_of(v)), whole=True) for v in (reference, name))
     changed = {key for key in plain if plain[key] != varied[key]} - {"variant"}
     assert len(changed) == 1
