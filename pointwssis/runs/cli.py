@@ -116,9 +116,9 @@ def _report(parser: Parser) -> None:
     parser.add_argument("--without", type=numbers, default=(), metavar="ID,...",
                         help="images that no picture shows")
     parser.add_argument("--slim", action="store_true",
-                        help="keep pictures in the executed notebooks of one run of each data set, seed "
-                             "0 at the share nearest to 10%%; the others name the command that "
-                             "draws them")
+                        help="keep pictures in the executed notebooks of one run of each data "
+                             "set, seed 0 at the share nearest to 10%%; the others name the "
+                             "command that draws them")
 
 @_command(commands.command_plan, "plugin", "runs", "figures")
 def _plan(parser: Parser) -> None:
