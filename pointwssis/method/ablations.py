@@ -104,8 +104,10 @@ ABLATIONS: dict[str, Ablation] = {
     "behaviour": Ablation("Effect of the published code's faults.", "behaviour",
                           {"fixed": "", "published": "published"}),
     "recipe": Ablation("Rule that makes labels of the masks of different points.", "recipe", {
-        "paper: suppression": "", "ours: competition": "recipe_competition"}),
-    "additions": Ablation("Additions to our recipe, each alone and some together.", "addition", {
+        "paper: suppression": "", "competition": "recipe_competition",
+        "ours: competition, small masks kept": "ours_any_size"}),
+    "additions": Ablation("Additions to the recipe competition, each alone and some together.",
+                          "addition", {
         "none": "recipe_competition", "masks whose box holds the click": "ours_in_box",
         "small masks kept": "ours_any_size",
         "average of the student's weights": "ours_average_weights",

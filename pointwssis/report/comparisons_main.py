@@ -23,7 +23,7 @@ from .tables import Table, make_table, percent, references
 __all__ = []
 
 # %% ../../nbs/7_report/10_comparisons_main.ipynb #3a110007
-OURS = "recipe_competition"   # the variant
+OURS = "ours_any_size"   # the variant
 
 def recipe_in(runs: str | Path, row: dict) -> str:
     "Return \"paper\" or \"ours\"."
@@ -41,11 +41,14 @@ def by_recipe(
     rows: Sequence[dict],   # from `results.collect`, of one data set
     split: str,
 ) -> dict[str, list[dict]]:   # "paper", "ours": runs, one a seed
-    "Group the runs of a split by recipe, without those of other variants."
+    "Group the runs of a split by recipe, with the seeds that all recipes have if there are any."
     found: dict[str, list[dict]] = {}
     for row in (*runs_of(rows, split), *runs_of(rows, split, OURS)):
         found.setdefault(recipe_in(runs, row), []).append(row)
-    return found
+    if not found: return {}
+    seeds = set.intersection(*({r["seed"] for r in own} for own in found.values()))
+    return {name: [r for r in own if r["seed"] in seeds or not seeds]
+            for name, own in found.items()}
 
 # %% ../../nbs/7_report/10_comparisons_main.ipynb #3a110009
 STUDENT = "student_sw_refined_ap_percent"
@@ -72,7 +75,8 @@ def main_table(evidence: Evidence, dataset: str, rows: Sequence[dict]) -> Table 
     recipes = [name for name in ("paper", "ours") if any(name in of for of in each.values())]
     shown = [key for key in HEADS if key in results_in(main)]
     body = [_row(evidence, split, of, shown, recipes) for split, of in each.items()]
-    whole = references(supervised_runs(rows), SUPERVISED)
+    seeds = {r["seed"] for of in each.values() for own in of.values() for r in own}
+    whole = references(supervised_runs([r for r in rows if r["seed"] in seeds]), SUPERVISED)
     if whole:
         left, right = [""] * len(shown), [""] * 2 * (len(recipes) > 1)
         body.append(["all, supervised", *left, cell(evidence, "mean", whole), *right,
@@ -82,7 +86,8 @@ def main_table(evidence: Evidence, dataset: str, rows: Sequence[dict]) -> Table 
                  for name in recipes), *["ours over the paper's"] * (len(recipes) > 1),
                "seeds"]
     said = schedule_caption(evidence.runs, main)
-    caption = " ".join(filter(None, ["Mask AP.", comparable(dataset), PERCENT, said]))
+    fewer = "Only seeds that both recipes have." if {r["seed"] for r in main} - seeds else ""
+    caption = " ".join(filter(None, ["Mask AP.", comparable(dataset), PERCENT, fewer, said]))
     return make_table(evidence, dataset, caption, columns, body)
 
 # %% ../../nbs/7_report/10_comparisons_main.ipynb #3a110011

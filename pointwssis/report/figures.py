@@ -150,5 +150,5 @@ def write_figures(
     figures, code = Path(os.path.normpath(figures)), drawing_code()
     made = figures_of(runs, rows)
     for stem, drawing, about in _new_figures(made, figures, code): _save(stem, drawing, about, code)
-    for name, (_, about) in made.items(): write_json(figures / f"{name}.json", about, indent=1)
+    for name, (_, about) in made.items(): write_json(figures / f"{name}.json", about)
     return [figures / f"{name}{suffix}" for name in made for suffix in (".png", ".pdf", ".json")]

@@ -193,7 +193,8 @@ def save_table(
     stem: str | Path,     # of the three files
 ) -> list[Path]:          # .md, .csv, .json
     "Write a table; the same evidence gives the same bytes."
-    as_json = json.dumps(table, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    as_json = json.dumps(table, separators=(",", ":"), ensure_ascii=False,
+                         allow_nan=False) + "\n"
     texts = {".md": markdown(table), ".csv": spreadsheet(table), ".json": as_json}
     for suffix, text in texts.items():
         with atomic_path(f"{stem}{suffix}") as temporary:

@@ -92,7 +92,7 @@ SHAPES = {  # the embedded data set, from random weights
 # %% ../../nbs/6_runs/01_presets.ipynb #02de0002
 DEMO = SHAPES | {"teacher_train.steps": 320, "teacher_train.checkpoint_steps": (160, 240),
                  "refiner_train.steps": 200, "student_train.steps": 320, "student_start": "teacher",
-                 "recipe": "competition", "controls": False}
+                 "recipe": "competition_any_size", "controls": False}
 
 # %% ../../nbs/6_runs/01_presets.ipynb #212300a6
 ANIMALS7 = {  # seven animals in 700 photographs, MobileNetV2 from ImageNet weights given as a file
@@ -117,7 +117,7 @@ ANIMALS7 = {  # seven animals in 700 photographs, MobileNetV2 from ImageNet weig
 _LITE = {"backbone": "timm:efficientnet_lite0", "weights": "package", "channel_order": "rgb",
          "pixel_mean": (127.5,) * 3, "pixel_std": (127.5,) * 3}
 NUCLEI = {  # 24 outlined and 216 clicked images of the 2018 Data Science Bowl: docs/own_data.md
-    "recipe": "competition", "student_start": "teacher",
+    "recipe": "competition_any_size", "student_start": "teacher",
     **_both("", **_LITE, **_NARROW, num_grids=(36, 31, 21, 15, 10)),
     "teacher.scale_ranges": ((1, 15), (15, 21), (21, 29), (29, 50), (50, 2048)),
     "student.scale_ranges": ((1, 20), (12, 27), (16, 38), (22, 65), (38, 2048)),
@@ -137,7 +137,7 @@ NUCLEI = {  # 24 outlined and 216 clicked images of the 2018 Data Science Bowl: 
 
 # %% ../../nbs/6_runs/01_presets.ipynb #71614869
 CUSTOM = {
-    "recipe": "competition",
+    "recipe": "competition_any_size",
     **_both("", backbone="torchvision:resnet50", weights="imagenet", **_RGB),
     **_both("_train", optimizer="adamw", lr=1e-4, weight_decay=.05, clip_norm=1.0,
             schedule="cosine", decay_at=(), warmup_steps=500),

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ from pointwssis.method.ablations import ABLATIONS, VARIANTS
 from pointwssis.report.comparisons import results_by_split, tables_of, without_points
 from pointwssis.report.comparisons_ablations import ablation
 from pointwssis.report.comparisons_costs import cost_by_split, times
+from pointwssis.report.comparisons_main import main_table as recipes_table
+from pointwssis.report.comparisons_main import summary_of
 from pointwssis.report.evidence import Evidence
 from pointwssis.report.figures_scores import ap_figure
 from pointwssis.report.matches import Detections, Matches, Record
@@ -163,6 +166,23 @@ def test_a_difference_stands_beside_its_reference_on_the_same_seeds(runs):
     assert gain["reference"] == 28.4 and gain["n"] == 1 and gain["reference"] + gain["value"] == pytest.approx(value["value"])
     text = markdown(ablation(Evidence(runs), "toys", of(runs, "toys"), "behaviour"))
     assert "| 25.6 | -2.8⁴ from 28.4, n = 1 |" in text
+
+
+def test_both_recipes_are_shown_with_the_seeds_that_both_have(runs):
+    "Also those of the controls and of full supervision; a split with one recipe keeps all."
+    for share in ("5p", "10p"):
+        for seed in (0, 1, 2): put(runs, "toys", share, seed, 20.0 + seed, 25.0, 26.0 + seed, 34.0 + seed)
+    made = recipes_table(Evidence(runs), "toys", of(runs, "toys"))
+    assert [row[-1]["numbers"]["value"] for row in made["rows"]] == [3, 3, 3] and "both recipes" not in made["caption"]
+    for seed in (1, 2): put(runs, "toys", "10p-ours_any_size", seed, 20.0, 25.0, 30.0 + seed)
+    evidence = Evidence(runs)
+    five, ten, whole = recipes_table(evidence, "toys", of(runs, "toys"))["rows"]
+    assert ten[0] == "10%" and [entry["numbers"]["value"] for entry in ten[1:]] == [21.5, 27.5, 31.5, 4.0, 2] and five[-1]["numbers"]["value"] == 3
+    found = summary_of(evidence, of(runs, "toys"))["toys"]
+    assert [found["10p"][name]["seeds"] for name in ("paper", "ours")] == [2, 2] and found["10p"]["paper"]["supervised_ap_percent"] == 35.5 and found["5p"]["paper"]["seeds"] == 3
+    for seed in (0, 1, 2): shutil.rmtree(runs / f"toys/5p/s{seed}")
+    made = recipes_table(Evidence(runs), "toys", of(runs, "toys"))
+    assert "Only seeds that both recipes have." in made["caption"] and made["rows"][-1][-1]["numbers"]["value"] == 2
 
 
 def test_additions_to_a_variant_are_compared_with_that_variant(runs):
