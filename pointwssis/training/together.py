@@ -17,7 +17,6 @@ import torch.distributed as dist
 
 from ..core import ConfigError, PointWSSISError, StageError, pick_device
 from ..process import GROUP, LOST
-from .distributed import world
 
 # %% auto #0
 __all__ = []
@@ -49,6 +48,7 @@ class _Call:
     "A stage that runs in all processes."
     store: dist.Store
     number: int          # of the announcement
+    count: int           # processes
     meetings: int = 0
 
 _calls: list[_Call] = []   # at most one
@@ -57,8 +57,8 @@ def _said(call: _Call) -> StageError | None:
     "The error of another process, or that it has ended."
     if call.store.check([key := f"error/{call.number}"]):
         return StageError(call.store.get(key).decode())
-    lost = [r for r in range(1, world()) if call.store.check([f"lost/{r}"])]
-    return lost_process(lost[0], world()) if lost else None
+    lost = [r for r in range(1, call.count) if call.store.check([f"lost/{r}"])]
+    return lost_process(lost[0], call.count) if lost else None
 
 def lost_process(number: int, count: int) -> StageError:
     return StageError(f"process {number} of {count} has ended, so the stage cannot go on. "
@@ -71,7 +71,7 @@ def meet() -> None:
     call.meetings += 1
     key = f"meet/{call.number}/{call.meetings}"
     call.store.add(key, 1)
-    while call.store.add(key, 0) < world():
+    while call.store.add(key, 0) < call.count:
         if error := _said(call): raise error
         time.sleep(.02)
 
@@ -100,10 +100,10 @@ def joined(
     "A process group for as long as the block runs; at its end all wait for each other."
     on_cuda = device.type == "cuda"
     if on_cuda: torch.cuda.set_device(local % torch.cuda.device_count())
-    dist.init_process_group("nccl" if on_cuda else "gloo", rank=me, world_size=count,
-                            store=dist.PrefixStore(f"group{number}", store))
-    _calls.append(call := _Call(store, number))
-    try:
+    _calls.append(call := _Call(store, number, count))
+    try:   # another process may have failed before this one has found it
+        dist.init_process_group("nccl" if on_cuda else "gloo", rank=me, world_size=count,
+                                store=dist.PrefixStore(f"group{number}", store))
         yield
         meet()
     except Exception as e:
@@ -111,7 +111,7 @@ def joined(
         raise found from None if found is not e else e.__cause__
     finally:
         _calls.clear()
-        dist.destroy_process_group()
+        if dist.is_initialized(): dist.destroy_process_group()
 
 # %% ../../nbs/5_training/06_together.ipynb #870fb521
 SILENCE = 20.   # seconds without a sign of life after which a process counts as gone

@@ -13,12 +13,13 @@ import psutil
 import pytest
 import torch
 
-from pointwssis.core import ConfigError
+from pointwssis.core import ConfigError, StageError
 from pointwssis.process import GROUP
 from pointwssis.runs import processes
 from pointwssis.runs.cli import main
 from pointwssis.runs.jobs import check_jobs
 from pointwssis.runs.runner import run_stage
+from pointwssis.training import together
 from pointwssis.training.together import Address
 from chain import TINY
 
@@ -99,6 +100,16 @@ def test_a_run_by_two_processes_ends_with_the_metrics_of_one(place):
     one, two = ({key: value for key, value in metrics.items() if isinstance(value, int | float)} for metrics in found)
     assert one.keys() == two.keys() and one["points"] == two["points"] and {"supervised_ap_percent", "student_sw_refined_ap_percent"} <= one.keys()
     assert max(abs(one[key] - two[key]) for key in one if key.endswith("percent") and "found" not in key) <= 5
+
+
+def test_a_process_that_never_meets_the_others_says_why_they_have_gone(monkeypatch):
+    "Another one may fail before this one has found it."
+    def broken(*_, **__): raise RuntimeError("connectFullMesh failed")
+    monkeypatch.setattr(together.dist, "init_process_group", broken)
+    for key, said in (("error/1", "a.jpg: broken image"), ("lost/1", "process 1 of 2 has ended")):
+        store = together.dist.HashStore()
+        store.set(key, "a.jpg: broken image")
+        with pytest.raises(StageError, match=said), together.joined(store, 1, 0, 0, 2, torch.device("cpu")): pass
 
 
 def test_the_end_of_a_command_waits_for_no_process_that_has_ended(monkeypatch):
