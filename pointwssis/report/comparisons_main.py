@@ -75,7 +75,8 @@ def main_table(evidence: Evidence, dataset: str, rows: Sequence[dict]) -> Table 
     recipes = [name for name in ("paper", "ours") if any(name in of for of in each.values())]
     shown = [key for key in HEADS if key in results_in(main)]
     body = [_row(evidence, split, of, shown, recipes) for split, of in each.items()]
-    seeds = {r["seed"] for of in each.values() for own in of.values() for r in own}
+    used = [r for of in each.values() for own in of.values() for r in own if not r["variant"]]
+    seeds = {r["seed"] for r in used}
     whole = references(supervised_runs([r for r in rows if r["seed"] in seeds]), SUPERVISED)
     if whole:
         left, right = [""] * len(shown), [""] * 2 * (len(recipes) > 1)
@@ -86,7 +87,7 @@ def main_table(evidence: Evidence, dataset: str, rows: Sequence[dict]) -> Table 
                  for name in recipes), *["ours over the paper's"] * (len(recipes) > 1),
                "seeds"]
     said = schedule_caption(evidence.runs, main)
-    fewer = "Only seeds that both recipes have." if {r["seed"] for r in main} - seeds else ""
+    fewer = "Only seeds that both recipes have." if len(used) < len(main) else ""
     caption = " ".join(filter(None, ["Mask AP.", comparable(dataset), PERCENT, fewer, said]))
     return make_table(evidence, dataset, caption, columns, body)
 

@@ -113,9 +113,12 @@ def ap_by_split(runs: str | Path, rows: Sequence[dict]) -> Drawing | None:
     main = [r for r in rows if not r["variant"]]
     if all(r["seed"] is None for r in main): return None
     made = [p for p in lines(main) if p["result"] in SERIES]
-    seeds = seeds_caption(range(max(p["seeds"] for p in made)))
-    said = schedule_caption(runs, main)
-    caption = f"Mask AP by the share of images that keep their masks. {seeds} {said}".rstrip()
+    most = max(p["seeds"] for p in made)
+    one = len({p["split"] for p in made}) == 1
+    few = [f"{SERIES[p['result']][2]} {p['seeds']}" for p in made if one and 0 < p["seeds"] < most]
+    said = [f"Fewer seeds: {', '.join(few)}." if few else "", schedule_caption(runs, main)]
+    caption = " ".join(filter(None, ["Mask AP by the share of images that keep their masks.",
+                                     seeds_caption(range(most)), *said]))
     return Drawing(partial(ap_figure, main), caption, made)
 
 # %% ../../nbs/7_report/15_figures_scores.ipynb #9cdff250
