@@ -1223,6 +1223,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
                                                                                                    'pointwssis/method/pseudo_labels.py')},
             'pointwssis.method.recipes': { 'pointwssis.method.recipes.Recipe': ( '1_method/recipes.html#recipe',
                                                                                  'pointwssis/method/recipes.py'),
+                                           'pointwssis.method.recipes.Recipe.refined': ( '1_method/recipes.html#recipe.refined',
+                                                                                         'pointwssis/method/recipes.py'),
                                            'pointwssis.method.recipes._around_points': ( '1_method/recipes.html#_around_points',
                                                                                          'pointwssis/method/recipes.py'),
                                            'pointwssis.method.recipes._shared': ( '1_method/recipes.html#_shared',

@@ -20,9 +20,11 @@ def _inputs(*kept: str) -> dict[str, Any]:
     "Overrides that leave the refiner these inputs."
     return {f"refiner.use_{name}": name in kept for name in ("image", "mask", "point")}
 
-OURS = {"recipe": "competition"}
+COMPETITION = {"recipe": "competition"}
+STUDENT = {"student_train.copy_paste_prob": .5, "student_train.label_weight": "margin"}
 
 VARIANTS: dict[str, dict[str, Any]] = {
+    "ours": {"recipe": "competition_two_passes"} | STUDENT, "paper_labels": STUDENT,
     "prompt_none": {"prompt": "none"}, "prompt_category": {"prompt": "category"},
     "prompt_point_with_size": {"prompt": "point_with_size"},
     **{f"level_{i}": {"level": i} for i in range(5)},
@@ -35,23 +37,24 @@ VARIANTS: dict[str, dict[str, Any]] = {
     **{f"click_gain_{n}": {"refiner.click_gain": float(n)} for n in (3, 8)},
     "unanswered_background": {"unanswered": "background"},
     **{f"steps_{n}": {"student_train.steps": n} for n in (250, 400, 1000, 1600)},
-    "published": {"behaviour": "published"}, "recipe_competition": OURS,
+    "published": {"behaviour": "published"}, "recipe_competition": COMPETITION,
     "ours_in_box": {"recipe": "competition_in_box"},
     "ours_any_size": {"recipe": "competition_any_size"},
-    "ours_average_weights": OURS | {"student_train.ema_decay": .998},
-    "ours_label_score": OURS | {"student_train.label_weight": "score"},
-    "ours_label_margin": OURS | {"student_train.label_weight": "margin"},
-    "ours_copy_paste": OURS | {"student_train.copy_paste_prob": .5},
-    "ours_other_points": OURS | {"refiner.use_other_points": True},
-    "ours_long_refiner": OURS | {"refiner_train.steps": 1000},
-    "ours_second_round": OURS | {"first_round": "recipe_competition"},
-    "ours_copy_paste_second_round": OURS | {"student_train.copy_paste_prob": .5,
-                                            "first_round": "ours_copy_paste"},
+    "ours_two_passes": {"recipe": "competition_two_passes"},
+    "ours_average_weights": COMPETITION | {"student_train.ema_decay": .998},
+    "ours_label_score": COMPETITION | {"student_train.label_weight": "score"},
+    "ours_label_margin": COMPETITION | {"student_train.label_weight": "margin"},
+    "ours_copy_paste": COMPETITION | {"student_train.copy_paste_prob": .5},
+    "ours_other_points": COMPETITION | {"refiner.use_other_points": True},
+    "ours_long_refiner": COMPETITION | {"refiner_train.steps": 1000},
+    "ours_second_round": COMPETITION | {"first_round": "recipe_competition"},
+    "ours_copy_paste_second_round": COMPETITION | {"student_train.copy_paste_prob": .5,
+                                                   "first_round": "ours_copy_paste"},
     "ours_any_size_second_round": {"recipe": "competition_any_size",
                                    "first_round": "ours_any_size"},
-    "ours_points_random": OURS | {"point_strategy": "random"},
-    "ours_inside_points": OURS | {"point_strategy": "random",
-                                  "teacher_train.positive_cells": "inside"},
+    "ours_points_random": COMPETITION | {"point_strategy": "random"},
+    "ours_inside_points": COMPETITION | {"point_strategy": "random",
+                                         "teacher_train.positive_cells": "inside"},
 }
 
 def settings_of(
@@ -103,13 +106,16 @@ ABLATIONS: dict[str, Ablation] = {
         "for 1000 steps": "steps_1000", "for 1600 steps": "steps_1600"}),
     "behaviour": Ablation("Effect of the published code's faults.", "behaviour",
                           {"fixed": "", "published": "published"}),
-    "recipe": Ablation("Rule that makes labels of the masks of different points.", "recipe", {
-        "paper: suppression": "", "competition": "recipe_competition",
-        "ours: competition, small masks kept": "ours_any_size"}),
+    "recipe": Ablation("Rule that makes labels of the clicks, and training of the student.",
+                       "recipe", {
+        "paper: suppression": "", "paper, objects pasted, labels weighted": "paper_labels",
+        "competition": "recipe_competition", "competition, small masks kept": "ours_any_size",
+        "ours: small masks kept, refined twice, objects pasted, labels weighted": "ours"}),
     "additions": Ablation("Additions to the recipe competition, each alone and some together.",
                           "addition", {
         "none": "recipe_competition", "masks whose box holds the click": "ours_in_box",
         "small masks kept": "ours_any_size",
+        "small masks kept, refined twice": "ours_two_passes",
         "average of the student's weights": "ours_average_weights",
         "labels weighted by score": "ours_label_score",
         "labels weighted by 2 × score − 1": "ours_label_margin",

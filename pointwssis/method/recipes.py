@@ -62,6 +62,19 @@ class Recipe:
     # on the teacher's and on the refined masks
     after: Callable[[list[PseudoMask], CocoData, SOLOv2Config], list[PseudoMask]]
     lost: str = "masks of other points hold its pixels"   # reason of a mask that `after` takes
+    passes: int = 1   # of the refiner, over the teacher's masks and then over its own
+
+    def refined(
+        self,
+        rough: list[PseudoMask],   # of the teacher, after `before`
+        weak: CocoData,            # points only
+        # the refiner: masks and the number of the pass, from 1 -> the same masks, refined
+        refine: Callable[[list[PseudoMask], int], list[PseudoMask]],
+    ) -> list[PseudoMask]:
+        "Masks after all passes of the refiner, before `after`."
+        masks = refine(rough, 1)
+        for number in range(2, self.passes + 1): masks = refine(self.before(masks, weak), number)
+        return masks
 
 def _suppressed(masks: list[PseudoMask], weak: CocoData, cfg: SOLOv2Config) -> list[PseudoMask]:
     return without_duplicates(masks, cfg.nms_iou)
@@ -87,6 +100,8 @@ def _shared_in_box(masks: list[PseudoMask], weak: CocoData,
 RECIPES.register("paper")(Recipe("point", lambda masks, weak: masks, _suppressed))
 RECIPES.register("competition")(Recipe("competing_points", compete, _shared))
 RECIPES.register("competition_any_size")(Recipe("competing_points_any_size", compete, _shared))
+RECIPES.register("competition_two_passes")(
+    Recipe("competing_points_any_size", compete, _shared, passes=2))
 RECIPES.register("competition_in_box")(
     Recipe("competing_points", compete, _shared_in_box,
            "its mask lies elsewhere, or masks of other points hold its pixels"))

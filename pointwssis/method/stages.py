@@ -207,8 +207,9 @@ def pseudo(cfg: Config, inputs: dict[str, Path], out: Path, points: bool = True)
                     for ending in ("_s.json", "_w.json"))
     recipe, answers = RECIPES[cfg.recipe], rough_labels(cfg, inputs, weak, device, out)
     rough = recipe.before(answers, weak)
-    refined = refined_labels(cfg, weak, rough, refiner_weights(cfg, inputs, weak, rough, out), out,
-                             "refined")
+    weights = refiner_weights(cfg, inputs, weak, rough, out)
+    refined = recipe.refined(rough, weak, lambda masks, number: refined_labels(
+        cfg, weak, masks, weights, out, f"refined_{number}"))
     if own_rank(): return {}
     final = ((lambda masks: masks) if cfg.quirks.suppress_rough
              else partial(recipe.after, weak=weak, cfg=cfg.teacher))

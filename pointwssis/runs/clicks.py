@@ -137,7 +137,8 @@ def masks_of_clicks(
     recipe, weak = RECIPES[cfg.recipe], _cut_clicks(data, cut)
     answers = best_of_each_point(rough_masks(ask, weak))
     rough = recipe.before(answers, weak)
-    refined = refine_masks(refiner, weak, rough) if refiner else rough
+    refined = (recipe.refined(rough, weak, lambda masks, _: refine_masks(refiner, weak, masks))
+               if refiner else rough)
     teacher, final = (recipe.after(_in_image(masks, weak), data, cfg.teacher)
                       for masks in (rough, refined))
     steps = [_in_image(masks, weak) for masks in (answers, rough)]
