@@ -24,7 +24,7 @@ COMPETITION = {"recipe": "competition"}
 STUDENT = {"student_train.copy_paste_prob": .5, "student_train.label_weight": "margin"}
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    "ours": {"recipe": "competition_two_passes"} | STUDENT, "paper_labels": STUDENT,
+    "ours": {"recipe": "competition_three_passes"} | STUDENT, "paper_labels": STUDENT,
     "prompt_none": {"prompt": "none"}, "prompt_category": {"prompt": "category"},
     "prompt_point_with_size": {"prompt": "point_with_size"},
     **{f"level_{i}": {"level": i} for i in range(5)},
@@ -40,7 +40,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "published": {"behaviour": "published"}, "recipe_competition": COMPETITION,
     "ours_in_box": {"recipe": "competition_in_box"},
     "ours_any_size": {"recipe": "competition_any_size"},
-    "ours_two_passes": {"recipe": "competition_two_passes"},
+    "ours_three_passes": {"recipe": "competition_three_passes"},
     "ours_average_weights": COMPETITION | {"student_train.ema_decay": .998},
     "ours_label_score": COMPETITION | {"student_train.label_weight": "score"},
     "ours_label_margin": COMPETITION | {"student_train.label_weight": "margin"},
@@ -110,12 +110,12 @@ ABLATIONS: dict[str, Ablation] = {
                        "recipe", {
         "paper: suppression": "", "paper, objects pasted, labels weighted": "paper_labels",
         "competition": "recipe_competition", "competition, small masks kept": "ours_any_size",
-        "ours: small masks kept, refined twice, objects pasted, labels weighted": "ours"}),
+        "ours: small masks kept, refined three times, objects pasted, labels weighted": "ours"}),
     "additions": Ablation("Additions to the recipe competition, each alone and some together.",
                           "addition", {
         "none": "recipe_competition", "masks whose box holds the click": "ours_in_box",
         "small masks kept": "ours_any_size",
-        "small masks kept, refined twice": "ours_two_passes",
+        "small masks kept, refined three times": "ours_three_passes",
         "average of the student's weights": "ours_average_weights",
         "labels weighted by score": "ours_label_score",
         "labels weighted by 2 × score − 1": "ours_label_margin",

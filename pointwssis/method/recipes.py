@@ -100,8 +100,8 @@ def _shared_in_box(masks: list[PseudoMask], weak: CocoData,
 RECIPES.register("paper")(Recipe("point", lambda masks, weak: masks, _suppressed))
 RECIPES.register("competition")(Recipe("competing_points", compete, _shared))
 RECIPES.register("competition_any_size")(Recipe("competing_points_any_size", compete, _shared))
-RECIPES.register("competition_two_passes")(
-    Recipe("competing_points_any_size", compete, _shared, passes=2))
+RECIPES.register("competition_three_passes")(
+    Recipe("competing_points_any_size", compete, _shared, passes=3))
 RECIPES.register("competition_in_box")(
     Recipe("competing_points", compete, _shared_in_box,
            "its mask lies elsewhere, or masks of other points hold its pixels"))
