@@ -2089,6 +2089,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
                                                                                                  'pointwssis/report/provenance.py'),
                                               'pointwssis.report.provenance.own_repository': ( '7_report/provenance.html#own_repository',
                                                                                                'pointwssis/report/provenance.py'),
+                                              'pointwssis.report.provenance.pack': ( '7_report/provenance.html#pack',
+                                                                                     'pointwssis/report/provenance.py'),
                                               'pointwssis.report.provenance.read_sums': ( '7_report/provenance.html#read_sums',
                                                                                           'pointwssis/report/provenance.py'),
                                               'pointwssis.report.provenance.slim': ( '7_report/provenance.html#slim',

@@ -23,7 +23,7 @@ from .tables import Table, make_table, percent, references
 __all__ = []
 
 # %% ../../nbs/7_report/10_comparisons_main.ipynb #3a110007
-OURS = "ours_any_size"   # the variant
+OURS = "ours"   # the variant
 
 def recipe_in(runs: str | Path, row: dict) -> str:
     "Return \"paper\" or \"ours\"."

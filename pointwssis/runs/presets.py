@@ -12,12 +12,13 @@ from typing import Any
 from ..config import Config, override
 from ..core import ConfigError
 from ..data import shapes
+from ..method.ablations import VARIANTS
 from ..quirks import FIXED
 from ..options import IMAGENET_MEAN, IMAGENET_STD
 from ..registry import DATASETS
 
 # %% auto #0
-__all__ = ['Preset', 'preset']
+__all__ = ['OURS', 'Preset', 'preset']
 
 # %% ../../nbs/6_runs/01_presets.ipynb #deb768c0
 def _with(cfg: Config, changes: dict[str, Any]) -> Config:
@@ -71,6 +72,7 @@ _FAST = {"optimizer": "adamw", "schedule": "cosine", "decay_at": (), "final_fact
 _NARROW = {"fpn_channels": 64, "instance_channels": 64, "instance_convs": 2, "mask_channels": 32,
            "num_kernels": 32}
 _RGB = {"channel_order": "rgb", "pixel_mean": IMAGENET_MEAN, "pixel_std": IMAGENET_STD}
+OURS = VARIANTS["ours"]
 
 # %% ../../nbs/6_runs/01_presets.ipynb #67241ff1
 SHAPES = {  # the embedded data set, from random weights
@@ -92,7 +94,7 @@ SHAPES = {  # the embedded data set, from random weights
 # %% ../../nbs/6_runs/01_presets.ipynb #02de0002
 DEMO = SHAPES | {"teacher_train.steps": 320, "teacher_train.checkpoint_steps": (160, 240),
                  "refiner_train.steps": 200, "student_train.steps": 320, "student_start": "teacher",
-                 "recipe": "competition_any_size", "controls": False}
+                 "controls": False, **OURS}
 
 # %% ../../nbs/6_runs/01_presets.ipynb #212300a6
 ANIMALS7 = {  # seven animals in 700 photographs, MobileNetV2 from ImageNet weights given as a file
@@ -117,7 +119,7 @@ ANIMALS7 = {  # seven animals in 700 photographs, MobileNetV2 from ImageNet weig
 _LITE = {"backbone": "timm:efficientnet_lite0", "weights": "package", "channel_order": "rgb",
          "pixel_mean": (127.5,) * 3, "pixel_std": (127.5,) * 3}
 NUCLEI = {  # 24 outlined and 216 clicked images of the 2018 Data Science Bowl: docs/own_data.md
-    "recipe": "competition_any_size", "student_start": "teacher",
+    "student_start": "teacher",
     **_both("", **_LITE, **_NARROW, num_grids=(36, 31, 21, 15, 10)),
     "teacher.scale_ranges": ((1, 15), (15, 21), (21, 29), (29, 50), (50, 2048)),
     "student.scale_ranges": ((1, 20), (12, 27), (16, 38), (22, 65), (38, 2048)),
@@ -132,19 +134,18 @@ NUCLEI = {  # 24 outlined and 216 clicked images of the 2018 Data Science Bowl: 
     **{f"refiner_train.{k}": v
        for k, v in (_FAST | {"steps": 300, "lr": 1e-3, "weight_decay": .02,
                           "precision": "fp32"}).items()},
-    "data.short_side": 384, "data.long_side": 384, "data.cache_images": True,
+    "data.short_side": 384, "data.long_side": 384, "data.cache_images": True, **OURS,
 }
 
 # %% ../../nbs/6_runs/01_presets.ipynb #71614869
 CUSTOM = {
-    "recipe": "competition_any_size",
     **_both("", backbone="torchvision:resnet50", weights="imagenet", **_RGB),
     **_both("_train", optimizer="adamw", lr=1e-4, weight_decay=.05, clip_norm=1.0,
             schedule="cosine", decay_at=(), warmup_steps=500),
     "teacher_train.steps": 5_000, "teacher_train.checkpoint_steps": (2_500, 3_750),
     "student_train.steps": 20_000,
     "refiner.backbone": "torchvision:resnet50", "refiner_train.steps": 10_000,
-    "refiner_train.warmup_steps": 500,
+    "refiner_train.warmup_steps": 500, **OURS,
 }
 
 # %% ../../nbs/6_runs/01_presets.ipynb #71614871
@@ -225,7 +226,8 @@ def preset(
     split: percentage of the images that keep their masks, such as "10p" or "12.5p".
     overrides: options by dotted keys; steps are optimiser steps, sizes pixels, shares 0 to 1.
     Decays and checkpoints keep their share of an overridden number of steps, and learning rates
-    follow an overridden batch size in proportion.
+    follow an overridden batch size in proportion. An overridden recipe takes the rest of `OURS`
+    away, too.
     Raises ConfigError for an unknown name or option, with the nearest one, and for a wrong value.
     Schedules of coco and bdd100k are those of PointWSSIS (arXiv 2303.15062), section 4.
 
@@ -236,6 +238,8 @@ def preset(
     """
     found = DATASETS[dataset]
     schedule = _published_teacher(split) if found.published_schedule else {}
-    cfg = _with(Config(dataset=dataset, split=split), found.options | schedule)
+    left = OURS if "recipe" in overrides else {}
+    options = {key: value for key, value in found.options.items() if key not in left}
+    cfg = _with(Config(dataset=dataset, split=split), options | schedule)
     follow = _in_proportion(cfg, overrides) | lr_of_batch(cfg, overrides)
     return _check_recipe(_check_checkpoints(_with(cfg, follow | overrides)))

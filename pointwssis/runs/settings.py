@@ -217,6 +217,8 @@ def suggested(
             Setting("student_start", "teacher", "the teacher's weights are a start"),
             Setting("student_train.copy_paste_prob", .5,
                     "few outlines, so outlined objects are pasted into other images"),
+            Setting("student_train.label_weight", "margin",
+                    "a pseudo mask counts less where the teacher is less sure"),
             _cache(facts),
             *(Setting(f"{part}_train.workers", 0 if size == "small" else 4,
                       "processes that read images") for part in ("teacher", "student", "refiner"))]

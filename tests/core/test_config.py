@@ -89,9 +89,11 @@ def test_the_demo_is_shapes_with_shorter_schedules():
     demo, shapes = preset("demo"), preset("shapes")
     assert (demo.teacher, demo.student, demo.refiner, demo.data) == (shapes.teacher, shapes.student, shapes.refiner, shapes.data)
     assert (demo.recipe, shapes.recipe) == (preset("custom").recipe, "paper")
+    ours = {"copy_paste_prob", "label_weight"}
+    assert all(getattr(demo.student_train, key) == getattr(preset("custom").student_train, key) != getattr(shapes.student_train, key) for key in ours)
     for part in ("teacher_train", "refiner_train", "student_train"):
         short, long = (asdict(getattr(cfg, part)) for cfg in (demo, shapes))
-        assert {key for key in short if short[key] != long[key]} <= {"steps", "checkpoint_steps"} and short["steps"] < long["steps"]
+        assert {key for key in short if short[key] != long[key]} - ours <= {"steps", "checkpoint_steps"} and short["steps"] < long["steps"]
     assert (demo.student_start, demo.student_train.steps) == ("teacher", demo.teacher_train.steps)
     assert {name for name, found in DATASETS.items() if found.draw} == {"demo", "shapes"}
 

@@ -125,10 +125,17 @@ def test_a_number_used_again_is_no_owner(monkeypatch):
 
 @pytest.mark.parametrize("number", process.ENDING)
 def test_a_signal_ends_the_descendants(number):
-    asked = python(STARTS.replace("END", "time.sleep(60)"))
+    asked = python(f"import signal; signal.signal({int(number)}, signal.SIG_DFL)\n" + STARTS.replace("END", "time.sleep(60)"))
     child = int(asked.stdout.readline())
     asked.send_signal(number)
     assert asked.wait(timeout=60) == 128 + number and ended(child)
+
+
+def test_a_run_under_nohup_goes_on_when_its_terminal_closes():
+    asked = python("import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + STARTS.replace("END", "time.sleep(1)"))
+    asked.stdout.readline()
+    asked.send_signal(signal.SIGHUP)
+    assert asked.wait(timeout=60) == 0
 
 
 def test_a_second_interrupt_waits_for_the_sweep():

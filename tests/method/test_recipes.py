@@ -1,5 +1,6 @@
 """Recipes: masks of different points that compete for pixels, against the paper's suppression."""
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +83,7 @@ def answers(recipe: str, side: int):
     return to_instances(found, features[0], (64, 64), (64, 64), cfg, "none")
 
 
-@pytest.mark.parametrize("recipe, least", [("paper", 5), ("competition", 5), ("competition_in_box", 5), ("competition_any_size", 1)])
+@pytest.mark.parametrize("recipe, least", [("paper", 5), ("competition", 5), ("competition_in_box", 5), ("competition_any_size", 1), ("competition_three_passes", 1)])
 def test_a_click_keeps_a_small_mask_where_the_recipe_says_so(recipe, least):
     "Stride 16 of the clicked level takes masks of up to 16 pixels at stride 4; an empty mask is none in any recipe."
     assert [len(answers(recipe, side)) for side in range(6)] == [int(side >= least) for side in range(6)]
@@ -146,7 +147,31 @@ def test_a_competition_needs_points(wrong):
         preset("shapes", recipe="competition", **wrong)
 
 
+def test_each_pass_of_the_refiner_gets_the_shared_masks_of_the_one_before(weak):
+    "The last pass is not shared: the recipe's last step does that."
+    seen = []
+    def grow(masks, number):
+        seen.append((number, [m.rle for m in masks]))
+        return [replace(m, rle=box(*((0, 8) if m.point_id == 1 else (4, 12)))) for m in masks]
+    rough = [PseudoMask(1, 7, 0, box(0, 4), .9), PseudoMask(2, 7, 0, box(8, 12), .9)]
+    shared = [box(0, 6), box(6, 12)]
+    assert [m.rle for m in RECIPES["competition_three_passes"].refined(rough, weak, grow)] == [box(0, 8), box(4, 12)]
+    assert seen == [(1, [m.rle for m in rough]), (2, shared), (3, shared)]
+    for name in ("paper", "competition", "competition_any_size", "competition_in_box"):
+        seen.clear()
+        RECIPES[name].refined(rough, weak, grow)
+        assert [number for number, _ in seen] == [1]
+
+
+def test_the_papers_recipe_is_one_word_away():
+    "Also the student is then trained as in the paper; so it is with each recipe that is named, and tables of recipes compare labels alone."
+    def training(**kw): return (t := preset("nuclei", **kw).student_train).copy_paste_prob, t.label_weight
+    assert training() == (.5, "margin")
+    for name in RECIPES: assert training(recipe=name) == (0, "none") and preset("nuclei", recipe=name).recipe == name
+    assert training(recipe="paper", **{"student_train.copy_paste_prob": .2}) == (.2, "none")
+
+
 def test_presets_of_the_paper_keep_its_recipe():
-    ours = dict.fromkeys(("custom", "nuclei", "demo"), "competition_any_size")
+    ours = dict.fromkeys(("custom", "nuclei", "demo"), "competition_three_passes")
     assert {name: preset(name).recipe for name in ("coco", "bdd100k", "shapes", "animals7", *ours)} == {
         "coco": "paper", "bdd100k": "paper", "shapes": "paper", "animals7": "paper"} | ours

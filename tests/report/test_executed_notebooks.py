@@ -106,13 +106,13 @@ def test_pictures_of_other_runs_than_seed_0_at_10_percent_are_left_out_on_demand
         write_json(folder / "params.json", MANIFEST | {"files": hashes_of(folder)})
         return folder
     first, second, tenth = (put(f"shapes/10p/s{seed}/pseudo") for seed in (0, 1, 10))
-    other, only = put("shapes/5p/s0/pseudo"), put("union/20p/s0/pseudo")
-    before = (first / "notebook.ipynb").read_bytes()
+    other, only, smoke = put("shapes/5p/s0/pseudo"), put("union/20p/s0/pseudo"), put("coco_union/20p/s0/pseudo")
+    before = nbformat.read(first / "notebook.ipynb", 4)
     monkeypatch.setattr("pointwssis.report.report.write_report", lambda *places: None)
-    assert main(["report", "--slim", "--runs", str(tmp_path)]) == 0 and "3 notebooks without pictures now" in capsys.readouterr().out
+    assert main(["report", "--slim", "--runs", str(tmp_path)]) == 0 and "4 notebooks without pictures now" in capsys.readouterr().out
     assert slim(tmp_path) == 0
-    assert (first / "notebook.ipynb").read_bytes() == before
+    assert nbformat.read(first / "notebook.ipynb", 4) == before and (first / "notebook.ipynb").read_text().count("\n") == 1     # packed
     assert "image/" in (only / "notebook.ipynb").read_text()      # nearest of its data set
-    for folder in (second, tenth, other):
+    for folder in (second, tenth, other, smoke):
         assert "image/" not in (folder / "notebook.ipynb").read_text() and LEFT_OUT in (folder / "notebook.ipynb").read_text()
-        assert read_json(folder / "params.json")["files"] == hashes_of(folder)
+    for folder in (first, second, tenth, other, only, smoke): assert read_json(folder / "params.json")["files"] == hashes_of(folder)

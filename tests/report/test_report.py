@@ -174,7 +174,7 @@ def test_both_recipes_are_shown_with_the_seeds_that_both_have(runs):
         for seed in (0, 1, 2): put(runs, "toys", share, seed, 20.0 + seed, 25.0, 26.0 + seed, 34.0 + seed)
     made = recipes_table(Evidence(runs), "toys", of(runs, "toys"))
     assert [row[-1]["numbers"]["value"] for row in made["rows"]] == [3, 3, 3] and "both recipes" not in made["caption"]
-    for seed in (1, 2): put(runs, "toys", "10p-ours_any_size", seed, 20.0, 25.0, 30.0 + seed)
+    for seed in (1, 2): put(runs, "toys", "10p-ours", seed, 20.0, 25.0, 30.0 + seed)
     evidence = Evidence(runs)
     made = recipes_table(evidence, "toys", of(runs, "toys"))
     five, ten, whole = made["rows"]

@@ -90,20 +90,21 @@ def test_outlined_objects_are_pasted_for_the_student_alone():
     cfg, said = preset("custom", **values(found)), table_of(found)
     assert (cfg.student_train.copy_paste_prob, cfg.teacher_train.copy_paste_prob) == (.5, 0)
     assert re.search(r"student_train.copy_paste_prob +0.5 +few outlines, so outlined objects are pasted", said)
+    assert (cfg.student_train.label_weight, cfg.teacher_train.label_weight) == ("margin", "none")
+    assert re.search(r"student_train.label_weight +margin +a pseudo mask counts less where the teacher is less sure", said)
 
 
 @needs_photographs
 def test_the_preset_of_nuclei_has_the_settings_that_follow_from_its_strong_half():
     """Batches are smaller, and teacher and refiner have half the steps, for 20 minutes; networks that are compared have equal steps, so no training ends
-    early; recipes are compared without pasted objects."""
+    early."""
     found = suggested(facts_of_folder(preset("custom", **{"data.root": str(NUCLEI)})), "small", "package")
     custom, own = preset("custom", **values(found)), preset("nuclei")
     for part in ("teacher", "student", "refiner"): assert getattr(own, part) == getattr(custom, part)
     for part, share in (("teacher_train", .5), ("student_train", 1), ("refiner_train", .5)):
         mine, theirs = getattr(own, part), getattr(custom, part)
         assert mine.steps == share * theirs.steps
-        shared = {"batch_size": 8, "patience": theirs.steps // 5, "steps": theirs.steps, "checkpoint_steps": theirs.checkpoint_steps,
-                  "copy_paste_prob": .5 if part == "student_train" else 0}
+        shared = {"batch_size": 8, "patience": theirs.steps // 5, "steps": theirs.steps, "checkpoint_steps": theirs.checkpoint_steps}
         assert replace(mine, **shared) == replace(theirs, **shared)
     assert (own.recipe, own.student_start) == (custom.recipe, custom.student_start) and own.data.long_side == custom.data.long_side
 
