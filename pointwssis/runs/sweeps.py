@@ -29,7 +29,9 @@ VARIANT = (*LABELS[:-1], "student_refined", "evaluate")
 
 def _keeps_labels(variant: str) -> bool:
     "True if a variant has the labels of the method or of `recipe_competition`."
-    changed = {*settings_of(variant)} - {"recipe", "variant"}
+    settings = settings_of(variant)
+    changed = {*settings} - {"recipe", "variant"}
+    if settings.get("recipe", "competition") != "competition": return False
     return bool(changed) and all(key == "unanswered" or key.startswith("student")
                                  for key in changed)
 
