@@ -106,11 +106,12 @@ ABLATIONS: dict[str, Ablation] = {
         "for 1000 steps": "steps_1000", "for 1600 steps": "steps_1600"}),
     "behaviour": Ablation("Effect of the published code's faults.", "behaviour",
                           {"fixed": "", "published": "published"}),
-    "recipe": Ablation("Rule that makes labels of the clicks, and training of the student.",
-                       "recipe", {
-        "paper: suppression": "", "paper, objects pasted, labels weighted": "paper_labels",
+    "recipe": Ablation("Labels of the clicks, and training of the student. Ours: competition, "
+                       "small masks kept, refined three times; outlined objects pasted, labels "
+                       "weighted by 2 × score − 1.", "recipe", {
+        "paper: suppression": "", "paper, student trained as in ours": "paper_labels",
         "competition": "recipe_competition", "competition, small masks kept": "ours_any_size",
-        "ours: small masks kept, refined three times, objects pasted, labels weighted": "ours"}),
+        "ours": "ours"}),
     "additions": Ablation("Additions to the recipe competition, each alone and some together.",
                           "addition", {
         "none": "recipe_competition", "masks whose box holds the click": "ours_in_box",

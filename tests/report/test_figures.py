@@ -109,6 +109,13 @@ def test_bars_for_one_split_name_their_error_bars(toys):
     assert "standard deviation over seeds" in ax.get_xlabel() and "standard deviation" not in ap_figure(toys[:1]).axes[0].get_xlabel()
 
 
+def test_a_series_of_fewer_seeds_is_named(toys, coco):
+    "One share has no axis on which a reader could see it; several have markers."
+    fewer = toys[:-1] + [toys[-1] | {"metrics": {k: v for k, v in toys[-1]["metrics"].items() if not k.startswith("student_sw_ap")}}]
+    captions = [figures_of("", rows)["ap_by_split_toys"][0].caption for rows in (fewer, toys)]
+    assert " Fewer seeds: student of teacher's masks 2." in captions[0] and "Fewer seeds" not in captions[1]
+
+
 def test_error_bars_are_the_spread_over_seeds(toys, coco):
     figure = ap_figure([*toys, row("toys", "20p", 0, 25.0, 30.0, 33.0, 35.0)])
     teacher = next(h for h in figure.axes[0].containers if h.get_label() == "teacher")

@@ -66,6 +66,7 @@ def test_the_list_has_main_runs_and_each_variant_once():
     assert found[0].stages == tuple(STAGES) and found[2].stages == VARIANT
     few = {str(e): e.stages for e in experiments(tables="all", labels_only=True)}
     assert few["shapes/10p-level_3/s0"] == LABELS and few["shapes/10p-unanswered_background/s0"] == VARIANT
+    assert few["shapes/10p-ours/s0"] == LABELS and few["shapes/10p-paper_labels/s0"] == VARIANT     # new labels; a student of known ones
 
 
 def test_a_second_round_reads_the_student_of_the_first(stages):
