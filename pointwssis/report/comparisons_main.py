@@ -102,9 +102,11 @@ SHARED = ("teacher_ap_percent", "teacher_long_ap_percent", "student_without_poin
           "supervised_ap_percent")   # networks that do not depend on the recipe
 
 def _mean_of(key: str, own: Sequence[dict], beside: Sequence[dict]) -> float | None:
-    "Mean over seeds; shared networks may stand in the runs beside."
+    "Mean over seeds; of shared networks over the runs without a variant, where these have it."
     seeds = {r["seed"] for r in own}
-    for rows in (own, [r for r in beside if r["seed"] in seeds] if key in SHARED else []):
+    main = [r for r in (*own, *beside) if key in SHARED and r["seed"] in seeds
+            and not r["variant"]]
+    for rows in (main, own):
         known = [v for r in rows if (v := r["metrics"].get(key)) is not None]
         if known: return fmean(known)
     return None
