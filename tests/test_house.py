@@ -46,9 +46,8 @@ def parsed(path: Path) -> ast.Module: return ast.parse(path.read_text(encoding="
 
 @cache
 def prose_of(path: Path) -> str:
-    "A file's text; of a notebook its cells and text outputs, without the base64 of pictures."
-    text = path.read_text(encoding="utf-8")
-    return re.sub(r'"image/(png|jpeg)": "[^"]*"', "", text) if path.suffix == ".ipynb" else text
+    "A file's text; of a notebook its cells and text outputs, of both no base64 of pictures or packed numbers."
+    return re.sub(r'"image/(png|jpeg)": ?"[^"]*"|"<[a-z]\d:[^"]*"', "", path.read_text(encoding="utf-8"))
 
 
 def comments(source: str) -> list[str]:

@@ -204,7 +204,7 @@ def drop_pictures(
     with atomic_path(path) as temporary: nbformat.write(nb, temporary)
     write_json(folder / "params.json", {**manifest, "files": hashes_of(folder)}, indent=1)
 
-def pack(
+def pack_notebook(
     folder: Path,   # of one stage
 ) -> None:
     "Write a stage's notebook without line breaks between its fields; it gets a new hash, too."
@@ -230,7 +230,7 @@ def slim(
         text = path.read_text(encoding="utf-8")
         drawn = path.parents[1] not in kept and '"image/' in text
         if drawn: drop_pictures(path.parent)
-        if drawn or text.startswith("{\n"): pack(path.parent)
+        if drawn or text.startswith("{\n"): pack_notebook(path.parent)
         dropped += drawn
     return dropped
 

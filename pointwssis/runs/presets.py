@@ -18,7 +18,7 @@ from ..options import IMAGENET_MEAN, IMAGENET_STD
 from ..registry import DATASETS
 
 # %% auto #0
-__all__ = ['OURS', 'Preset', 'preset']
+__all__ = ['Preset', 'preset']
 
 # %% ../../nbs/6_runs/01_presets.ipynb #deb768c0
 def _with(cfg: Config, changes: dict[str, Any]) -> Config:
@@ -72,9 +72,10 @@ _FAST = {"optimizer": "adamw", "schedule": "cosine", "decay_at": (), "final_fact
 _NARROW = {"fpn_channels": 64, "instance_channels": 64, "instance_convs": 2, "mask_channels": 32,
            "num_kernels": 32}
 _RGB = {"channel_order": "rgb", "pixel_mean": IMAGENET_MEAN, "pixel_std": IMAGENET_STD}
-OURS = VARIANTS["ours"]
 
 # %% ../../nbs/6_runs/01_presets.ipynb #67241ff1
+OURS = VARIANTS["ours"]
+
 SHAPES = {  # the embedded data set, from random weights
     **_both("", backbone="timm:test_resnet", frozen_stages=0, frozen_norm=False,
             num_grids=(16, 16, 12, 8, 6), **_NARROW, **_RGB),
