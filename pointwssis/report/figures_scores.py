@@ -204,13 +204,15 @@ def _draw_panel(ax: Any, names: list[str], values: list[dict], keys: tuple[str, 
 
 # %% ../../nbs/7_report/15_figures_scores.ipynb #8c9ebf63
 def _draw_ablation(title: str, names: list[str], values: list[dict], panels: dict) -> Figure:
+    narrow = len(panels) > 2   # names leave room for the axes' labels
     with style():
-        fig = Figure(figsize=(3.3, 1.3 + .2 * len(names)), layout="constrained")
+        fig = Figure(figsize=(3.3, 1.3 + (.3 if narrow else .2) * len(names)),
+                     layout="constrained")
         axes = fig.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for ax, (label, keys) in zip(axes, panels.items()):
             _draw_panel(ax, names, values, keys)
             ax.set_xlabel(label if len(panels) > 1 else label.replace("\n", " "))
-        axes[0].set_yticks(range(len(names)), names)
+        axes[0].set_yticks(range(len(names)), [fill(n, 18) for n in names] if narrow else names)
         fig.suptitle(title, parse_math=False)
         spread = ERROR_BARS if any(v["sd"] for v in values) else None
         handles, labels = axes[0].get_legend_handles_labels()

@@ -294,6 +294,21 @@ def test_names_of_an_ablation_lie_inside_its_picture(table, tmp_path):
     assert not any(a.overlaps(b) for a, b in combinations(shown, 2))
 
 
+@pytest.mark.parametrize("table", ["additions", "recipe"])
+def test_labels_of_three_panels_lie_side_by_side(table):
+    "A third one is there where a supervised network has a row's setting."
+    more = {ROUGH: 50.0, "student_sw_refined_ap_percent": 30.0, "supervised_ap_percent": 40.0}
+    rows = [row(variant=name, **more | {REFINED: 60.0 + i}) for i, name in enumerate(ABLATIONS[table].rows.values())]
+    for i, r in enumerate(rows): r["metrics"] |= {key: r["metrics"][key] + i for key in ("student_sw_refined_ap_percent", "supervised_ap_percent")}
+    figure = ablation_figure("", rows, table).figure
+    figure.set_dpi(220)
+    with style(): figure.draw_without_rendering()
+    shown = [ax.xaxis.label.get_window_extent() for ax in figure.axes]
+    names = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
+    assert len(shown) == 3 and max(box.x1 for box in shown) <= figure.bbox.x1 and min(box.x0 for box in names) >= 0
+    assert not any(a.overlaps(b) for a, b in [*combinations(shown, 2), *combinations(names, 2)])
+
+
 def test_a_panel_that_says_nothing_is_left_out():
     "The masks are the same under every schedule of the students, and the supervised network has that schedule, too."
     rows = [row(variant=name, **{ROUGH: 50.0, REFINED: 60.0, "student_sw_refined_ap_percent": 30.0 + i, "supervised_ap_percent": 40.0 + i})
