@@ -20,7 +20,7 @@ EVIDENCE ?= --dataset shapes --splits 10p,1p,2p,5p,20p,30p,40p,50p --seeds 0,1,2
 .PHONY: help setup lock lock-check demo test test-whole test-all lab bench gpu evidence readme
 
 help:
-	@echo "make demo    the whole pipeline on the built-in data set, with short schedules (SPLIT=10p SEED=0); 5 to 6 minutes on two cores with bf16 instructions, about 9 without"
+	@echo "make demo    the whole pipeline on the built-in data set, with short schedules (SPLIT=10p SEED=0); 5 to 7 minutes on two cores with bf16 instructions, about 9 without"
 	@echo "make test    the tests and the notebooks' examples"
 	@echo "make test-whole  the tests of whole runs, several processes and kills, which CI runs beside make test"
 	@echo "make test-all  both, and the long versions of some tests"

@@ -2067,6 +2067,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/pointwssis', 'doc_host': '
                                                                                        'pointwssis/report/provenance.py'),
                                               'pointwssis.report.provenance._read': ( '7_report/provenance.html#_read',
                                                                                       'pointwssis/report/provenance.py'),
+                                              'pointwssis.report.provenance._replace_notebook': ( '7_report/provenance.html#_replace_notebook',
+                                                                                                  'pointwssis/report/provenance.py'),
                                               'pointwssis.report.provenance._shrink': ( '7_report/provenance.html#_shrink',
                                                                                         'pointwssis/report/provenance.py'),
                                               'pointwssis.report.provenance._statements': ( '7_report/provenance.html#_statements',

@@ -193,26 +193,29 @@ def hashes_of(
     return {name: file_hash(folder / name) for name in KEPT if (folder / name).is_file()}
 
 # %% ../../nbs/7_report/05_provenance.ipynb #e5c336dd
+def _replace_notebook(folder: Path, text: str) -> None:
+    "Write a stage's notebook; the manifest gets the new hash."
+    with atomic_path(folder / "notebook.ipynb") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    manifest = read_json(folder / "params.json")
+    write_json(folder / "params.json", {**manifest, "files": hashes_of(folder)}, indent=1)
+
 def drop_pictures(
     folder: Path,   # of one stage
 ) -> None:
     "Replace the pictures of a stage's notebook; the manifest gets the new hash."
     import nbformat
-    manifest, path = read_json(folder / "params.json"), folder / "notebook.ipynb"
-    nb = nbformat.read(path, 4)
-    tidy(nb, command_of(manifest))
-    with atomic_path(path) as temporary: nbformat.write(nb, temporary)
-    write_json(folder / "params.json", {**manifest, "files": hashes_of(folder)}, indent=1)
+    nb = nbformat.read(folder / "notebook.ipynb", 4)
+    tidy(nb, command_of(read_json(folder / "params.json")))
+    _replace_notebook(folder, nbformat.writes(nb) + "\n")
 
 def pack_notebook(
     folder: Path,   # of one stage
 ) -> None:
     "Write a stage's notebook without line breaks between its fields; it gets a new hash, too."
-    path = folder / "notebook.ipynb"
-    text = json.dumps(read_json(path), ensure_ascii=False, separators=(",", ":"))
-    with atomic_path(path) as temporary: temporary.write_text(text + "\n", encoding="utf-8")
-    manifest = read_json(folder / "params.json")
-    write_json(folder / "params.json", {**manifest, "files": hashes_of(folder)}, indent=1)
+    nb = read_json(folder / "notebook.ipynb")
+    text = json.dumps(nb, ensure_ascii=False, separators=(",", ":"))
+    _replace_notebook(folder, text + "\n")
 
 def slim(
     runs: str | Path,   # the folder of runs

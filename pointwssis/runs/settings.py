@@ -13,6 +13,7 @@ import numpy as np
 from ..core import ConfigError, counted, nearest
 from ..options import IMAGENET_MEAN, IMAGENET_STD
 from .facts import Facts
+from .presets import OURS
 
 # %% auto #0
 __all__ = []
@@ -196,6 +197,11 @@ def _cache(facts: Facts) -> Setting:
     gigabytes = f"decoded, all images take at most {needed / 1e9:.1f} GB"
     return Setting("data.cache_images", needed <= MOST_MEMORY, gigabytes)
 
+_STUDENT = {   # options of OURS
+    "student_train.copy_paste_prob":
+        "few outlines, so outlined objects are pasted into other images",
+    "student_train.label_weight": "a pseudo mask counts less where the teacher is less sure"}
+
 def suggested(
     facts: Facts,
     size: str = "small",    # small, base or large
@@ -215,10 +221,7 @@ def suggested(
             Setting("refiner.crop_size", chosen.crop, "of the crop around an object, pixels"),
             Setting("refiner.perturb_prob", .5, "few outlines, so examples are varied"),
             Setting("student_start", "teacher", "the teacher's weights are a start"),
-            Setting("student_train.copy_paste_prob", .5,
-                    "few outlines, so outlined objects are pasted into other images"),
-            Setting("student_train.label_weight", "margin",
-                    "a pseudo mask counts less where the teacher is less sure"),
+            *(Setting(key, OURS[key], reason) for key, reason in _STUDENT.items()),
             _cache(facts),
             *(Setting(f"{part}_train.workers", 0 if size == "small" else 4,
                       "processes that read images") for part in ("teacher", "student", "refiner"))]
